@@ -1,0 +1,2 @@
+//! See the module docs.
+#![forbid(unsafe_code)]
