@@ -97,7 +97,9 @@ impl Filters {
 
 fn values_of(values: Value) -> Result<BTreeSet<String>, InvalidFilter> {
     match values {
-        Value::Array(list) => list.into_iter().map(|v| v.as_str().map(str::to_owned).ok_or(InvalidFilter::Syntax)).collect(),
+        Value::Array(list) => {
+            list.into_iter().map(|v| v.as_str().map(str::to_owned).ok_or(InvalidFilter::Syntax)).collect()
+        }
         Value::Object(set) => set
             .into_iter()
             .filter_map(|(value, on)| match on {

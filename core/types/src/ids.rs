@@ -103,7 +103,10 @@ mod tests {
     #[test]
     fn all_digit_prefixes_are_drawn_again() {
         assert_eq!(ContainerId::from_random([0x11; 32]), None);
-        assert_eq!(ContainerId::from_random([0xab; 32]).map(|id| id.short().to_owned()), Some("abababababab".to_owned()));
+        assert_eq!(
+            ContainerId::from_random([0xab; 32]).map(|id| id.short().to_owned()),
+            Some("abababababab".to_owned())
+        );
     }
 
     #[test]

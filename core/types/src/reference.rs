@@ -161,19 +161,28 @@ impl<'de> Deserialize<'de> for Reference {
 
 fn split_domain(name: &str) -> (String, String) {
     let (domain, path) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) => {
+        Some((first, rest))
+            if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+        {
             (first, rest)
         }
         _ => (DEFAULT_DOMAIN, name),
     };
     let domain = if domain == "index.docker.io" { DEFAULT_DOMAIN } else { domain };
-    let path = if domain == DEFAULT_DOMAIN && !path.contains('/') { format!("{OFFICIAL_PREFIX}{path}") } else { path.to_owned() };
+    let path = if domain == DEFAULT_DOMAIN && !path.contains('/') {
+        format!("{OFFICIAL_PREFIX}{path}")
+    } else {
+        path.to_owned()
+    };
     (domain.to_owned(), path)
 }
 
 fn is_tag(tag: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-    !tag.is_empty() && tag.len() <= 128 && word(tag.as_bytes()[0]) && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
+    !tag.is_empty()
+        && tag.len() <= 128
+        && word(tag.as_bytes()[0])
+        && tag.bytes().all(|b| word(b) || matches!(b, b'.' | b'-'))
 }
 
 fn is_domain(domain: &str) -> bool {
@@ -204,7 +213,8 @@ fn is_component(component: &str) -> bool {
     let mut last_was_word = false;
     for c in component.chars() {
         if c.is_ascii_lowercase() || c.is_ascii_digit() {
-            let ok = separator.is_empty() || matches!(&*separator, "." | "_" | "__") || separator.bytes().all(|b| b == b'-');
+            let ok =
+                separator.is_empty() || matches!(&*separator, "." | "_" | "__") || separator.bytes().all(|b| b == b'-');
             if !ok {
                 return false;
             }

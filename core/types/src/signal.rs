@@ -10,11 +10,44 @@ pub struct InvalidSignal(pub String);
 pub struct Signal(i32);
 
 const NAMES: [(&str, i32); 38] = [
-    ("ABRT", 6), ("ALRM", 14), ("BUS", 7), ("CHLD", 17), ("CLD", 17), ("CONT", 18), ("FPE", 8), ("HUP", 1),
-    ("ILL", 4), ("INT", 2), ("IO", 29), ("IOT", 6), ("KILL", 9), ("PIPE", 13), ("POLL", 29), ("PROF", 27),
-    ("PWR", 30), ("QUIT", 3), ("SEGV", 11), ("STKFLT", 16), ("STOP", 19), ("SYS", 31), ("TERM", 15), ("TRAP", 5),
-    ("TSTP", 20), ("TTIN", 21), ("TTOU", 22), ("UNUSED", 31), ("URG", 23), ("USR1", 10), ("USR2", 12),
-    ("VTALRM", 26), ("WINCH", 28), ("XCPU", 24), ("XFSZ", 25), ("RTMIN", 34), ("RTMAX", 64), ("LOST", 29),
+    ("ABRT", 6),
+    ("ALRM", 14),
+    ("BUS", 7),
+    ("CHLD", 17),
+    ("CLD", 17),
+    ("CONT", 18),
+    ("FPE", 8),
+    ("HUP", 1),
+    ("ILL", 4),
+    ("INT", 2),
+    ("IO", 29),
+    ("IOT", 6),
+    ("KILL", 9),
+    ("PIPE", 13),
+    ("POLL", 29),
+    ("PROF", 27),
+    ("PWR", 30),
+    ("QUIT", 3),
+    ("SEGV", 11),
+    ("STKFLT", 16),
+    ("STOP", 19),
+    ("SYS", 31),
+    ("TERM", 15),
+    ("TRAP", 5),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("UNUSED", 31),
+    ("URG", 23),
+    ("USR1", 10),
+    ("USR2", 12),
+    ("VTALRM", 26),
+    ("WINCH", 28),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+    ("RTMIN", 34),
+    ("RTMAX", 64),
+    ("LOST", 29),
 ];
 
 impl Signal {
@@ -60,7 +93,9 @@ mod tests {
 
     #[test]
     fn names_numbers_and_realtime() {
-        for (text, number) in [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("Winch", 28)] {
+        for (text, number) in
+            [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN+3", 37), ("RTMAX-1", 63), ("Winch", 28)]
+        {
             assert_eq!(Signal::parse(text).map(Signal::number), Ok(number), "{text}");
         }
         for bad in ["", "0", "65", "-1", "SIGFOO", "RTMIN+16", "RTMIN+", "9x"] {

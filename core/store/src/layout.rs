@@ -1,0 +1,136 @@
+//! The one place that knows file names. `docs/on-disk-format.md` draws the same tree; change both together.
+//!
+//! ```text
+//! <data-root>/                     0710, survives reboots
+//!   engine-id                      UUID of this engine
+//!   lock                           flock held by the daemon
+//!   containers/<id>/               container.json, hostname, hosts, resolv.conf, <id>-json.log
+//!   volumes/<name>/                volume.json, _data/
+//!   network/                       networks.json
+//!   image/                         owned by dockerd-image: content/, images/, references.json
+//!   <driver>/                      layers and writable snapshots of one snapshot driver
+//!   tmp/                           uploads under way; emptied at boot
+//!   trash/                         renamed here, deleted in the background; emptied at boot
+//! <exec-root>/                     0700, on tmpfs, gone after a reboot
+//!   supervisor.sock, supervisor/   the supervisor's socket and its journal of exits
+//!   containers/<id>/               spool of output, bundle of external runtimes, shared shm
+//!   netns/                         network name spaces
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use dockerd_types::ContainerId;
+
+/// Paths below the two roots. Makes no directories by itself except through [`Layout::create`].
+#[derive(Debug, Clone)]
+pub struct Layout {
+    data_root: PathBuf,
+    exec_root: PathBuf,
+}
+
+impl Layout {
+    /// Absolute roots: `--data-root` and `--exec-root`.
+    pub fn new(data_root: impl Into<PathBuf>, exec_root: impl Into<PathBuf>) -> Self {
+        Self { data_root: data_root.into(), exec_root: exec_root.into() }
+    }
+
+    /// Makes the directories every run needs. Existing ones are left as they are.
+    pub fn create(&self) -> std::io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        let make = |path: &Path, mode: u32| std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+        make(&self.data_root, 0o710)?;
+        make(&self.exec_root, 0o700)?;
+        for dir in [self.containers_dir(), self.tmp_dir(), self.trash_dir(), self.network_dir(), self.image_dir()] {
+            make(&dir, 0o710)?;
+        }
+        // Containers may run as anybody and see their volumes below this directory.
+        make(&self.volumes_dir(), 0o711)?;
+        make(&self.exec_root.join("containers"), 0o711)?;
+        make(&self.netns_dir(), 0o755)
+    }
+
+    /// `--data-root`.
+    pub fn data_root(&self) -> &Path {
+        &self.data_root
+    }
+
+    /// `--exec-root`.
+    pub fn exec_root(&self) -> &Path {
+        &self.exec_root
+    }
+
+    /// File with the engine's UUID.
+    pub fn engine_id(&self) -> PathBuf {
+        self.data_root.join("engine-id")
+    }
+
+    /// The file whose flock says that a daemon owns this data root.
+    pub fn lock_file(&self) -> PathBuf {
+        self.data_root.join("lock")
+    }
+
+    /// All containers' directories.
+    pub fn containers_dir(&self) -> PathBuf {
+        self.data_root.join("containers")
+    }
+
+    /// One container's directory.
+    pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
+        self.containers_dir().join(id.as_str())
+    }
+
+    /// One container's document.
+    pub fn container_document(&self, id: &ContainerId) -> PathBuf {
+        self.container_dir(id).join("container.json")
+    }
+
+    /// One container's json-file log.
+    pub fn container_json_log(&self, id: &ContainerId) -> PathBuf {
+        self.container_dir(id).join(format!("{id}-json.log"))
+    }
+
+    /// One container's run time directory on tmpfs.
+    pub fn container_exec_dir(&self, id: &ContainerId) -> PathBuf {
+        self.exec_root.join("containers").join(id.as_str())
+    }
+
+    /// Local volumes.
+    pub fn volumes_dir(&self) -> PathBuf {
+        self.data_root.join("volumes")
+    }
+
+    /// Networks' documents.
+    pub fn network_dir(&self) -> PathBuf {
+        self.data_root.join("network")
+    }
+
+    /// Everything of `dockerd-image` that does not depend on the snapshot driver.
+    pub fn image_dir(&self) -> PathBuf {
+        self.data_root.join("image")
+    }
+
+    /// One snapshot driver's directory.
+    pub fn driver_dir(&self, driver: &str) -> PathBuf {
+        self.data_root.join(driver)
+    }
+
+    /// Uploads and other half-done work; emptied at boot.
+    pub fn tmp_dir(&self) -> PathBuf {
+        self.data_root.join("tmp")
+    }
+
+    /// What waits for its deletion; emptied at boot.
+    pub fn trash_dir(&self) -> PathBuf {
+        self.data_root.join("trash")
+    }
+
+    /// Network name spaces.
+    pub fn netns_dir(&self) -> PathBuf {
+        self.exec_root.join("netns")
+    }
+
+    /// The supervisor's socket.
+    pub fn supervisor_socket(&self) -> PathBuf {
+        self.exec_root.join("supervisor.sock")
+    }
+}
