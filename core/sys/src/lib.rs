@@ -1,3 +1,8 @@
 //! Every system call of the daemon that needs `unsafe`, and typed wrappers for the others it makes often. Small, typed,
 //! synchronous; takes borrowed descriptors, returns owned ones or a named error. Nothing here knows what a container is.
 #![deny(missing_docs)]
+
+pub mod bpf;
+pub mod caps;
+pub mod seccomp;
+pub mod straggler;
