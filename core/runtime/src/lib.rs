@@ -1,2 +1,5 @@
 //! See the module docs.
 #![forbid(unsafe_code)]
+
+pub mod capabilities;
+pub mod cgroup;

@@ -126,11 +126,7 @@ pub fn load_device_program(name: &CStr, program: &[Instruction]) -> io::Result<O
 }
 
 /// Attaches `program` to the cgroup directory `cgroup`; with `replacing`, in place of that one, atomically.
-pub fn attach_device_program(
-    cgroup: impl AsFd,
-    program: impl AsFd,
-    replacing: Option<&OwnedFd>,
-) -> io::Result<()> {
+pub fn attach_device_program(cgroup: impl AsFd, program: impl AsFd, replacing: Option<&OwnedFd>) -> io::Result<()> {
     let mut attributes = AttachAttributes {
         target_fd: number(cgroup),
         attach_bpf_fd: number(program),

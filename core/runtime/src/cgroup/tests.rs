@@ -1,0 +1,243 @@
+//! Tests that make real cgroups, below parents of their own.
+
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResourcesBuilder};
+
+use super::devices::tests::docker_rules;
+use super::*;
+
+/// A driver with a parent of its own, taken away at the end.
+struct Fixture {
+    driver: CgroupDriver,
+    parent: String,
+}
+
+impl Fixture {
+    fn new(driver: CgroupDriver) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { driver, parent: format!("/dockerd-rs-test-{}-{number}", std::process::id()) }
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.parent)
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        self.driver.drain();
+        self.driver.remove(&self.parent).unwrap();
+    }
+}
+
+fn defaults() -> LinuxResources {
+    LinuxResourcesBuilder::default().devices(docker_rules()).build().unwrap()
+}
+
+/// A process that joins through the `tasks` files, as the container init does, then waits for its stdin to end.
+fn joined(join: &JoinTarget) -> Child {
+    use std::os::fd::AsFd;
+    use std::os::fd::AsRawFd;
+    // The test has no unsafe code, so a shell does what the init does: it writes 0 to each inherited path.
+    let paths: Vec<String> = join
+        .tasks
+        .iter()
+        .map(|fd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())).unwrap())
+        .map(|path| path.to_str().unwrap().to_owned())
+        .collect();
+    let mut child = Command::new("/bin/sh")
+        .arg("-c")
+        .arg("for f; do printf 0 > $f || exit 1; done; echo in; exec cat")
+        .arg("sh")
+        .args(paths)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    child
+}
+
+fn v1() -> Option<Fixture> {
+    let driver = CgroupDriver::detect().unwrap();
+    (driver.mode() != CgroupMode::V2).then(|| Fixture::new(driver))
+}
+
+fn file(controller: &str, path: &str, file: &str) -> String {
+    std::fs::read_to_string(format!("/sys/fs/cgroup/{controller}{path}/{file}")).unwrap()
+}
+
+#[test]
+fn paths_are_checked() {
+    for bad in ["", "/", "docker/x", "/docker/../x", "/docker//x", "/docker/./x", "/a/"] {
+        assert!(check_path(bad).is_err(), "{bad:?}");
+    }
+    assert!(check_path("/docker/x").is_ok());
+}
+
+#[test]
+fn privileged_v1_default_container() {
+    let Some(fixture) = v1() else { return };
+    let path = fixture.path("a");
+    let handle = fixture.driver.create(&path, &defaults()).unwrap();
+    let list = file("devices", &path, "devices.list");
+    assert_eq!(list.lines().count(), 12, "{list}");
+    assert!(list.contains("c 136:* rwm") && list.contains("b *:* m") && !list.contains("a *:*"));
+
+    let mut child = joined(&handle.join);
+    let pid = i32::try_from(child.id()).unwrap();
+    assert_eq!(fixture.driver.pids(&path).unwrap(), [pid]);
+    let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let inside = own.lines().filter(|line| line.ends_with(&path)).count();
+    assert_eq!(inside, handle.join.tasks.len(), "{own}");
+    let stats = fixture.driver.stats(&path);
+    assert!(stats.pids.current == 1 && stats.pids.limit.is_none() && stats.memory.limit.is_none());
+    assert!(
+        stats.cpu.total > 0
+            && !stats.cpu.per_cpu.is_empty()
+            && stats.memory.details.contains_key("total_inactive_file")
+    );
+    assert_eq!(fixture.driver.oom_kills(&path), 0);
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    fixture.driver.remove(&path).unwrap();
+    fixture.driver.remove(&path).unwrap();
+    assert!(fixture.driver.pids(&path).unwrap().is_empty());
+}
+
+#[test]
+fn privileged_v1_limits_and_update() {
+    let Some(fixture) = v1() else { return };
+    let path = fixture.path("b");
+    let limits = |memory: i64, quota: i64, period: u64| {
+        LinuxResourcesBuilder::default()
+            .memory(LinuxMemoryBuilder::default().limit(memory).swap(memory * 2).build().unwrap())
+            .cpu(LinuxCpuBuilder::default().quota(quota).period(period).shares(512u64).cpus("0").build().unwrap())
+            .pids(LinuxPidsBuilder::default().limit(7).build().unwrap())
+            .build()
+            .unwrap()
+    };
+    fixture.driver.create(&path, &limits(64 << 20, 50_000, 100_000)).unwrap();
+    assert_eq!(file("memory", &path, "memory.limit_in_bytes").trim(), "67108864");
+    assert_eq!(file("memory", &path, "memory.memsw.limit_in_bytes").trim(), "134217728");
+    assert_eq!(file("cpu", &path, "cpu.cfs_quota_us").trim(), "50000");
+    assert_eq!(file("cpuset", &path, "cpuset.cpus").trim(), "0");
+    assert!(!file("cpuset", &path, "cpuset.mems").trim().is_empty());
+    assert_eq!(fixture.driver.stats(&path).pids.limit, Some(7));
+    for (memory, quota, period) in [(512 << 20, 20_000, 10_000), (32 << 20, 1000, 1_000_000), (40 << 20, -1, 100_000)] {
+        fixture.driver.update(&path, &limits(memory, quota, period)).unwrap();
+        assert_eq!(file("memory", &path, "memory.limit_in_bytes").trim(), memory.to_string());
+        assert_eq!(file("cpu", &path, "cpu.cfs_quota_us").trim(), quota.to_string());
+    }
+    assert!(file("devices", &path, "devices.list").contains("c 5:2 rwm"));
+}
+
+#[test]
+fn privileged_v1_freeze_kill_and_take_over() {
+    let Some(fixture) = v1() else { return };
+    let path = fixture.path("c");
+    let handle = fixture.driver.create(&path, &defaults()).unwrap();
+    let mut child = joined(&handle.join);
+    fixture.driver.freeze(&path).unwrap();
+    assert_eq!(file("freezer", &path, "freezer.state").trim(), "FROZEN");
+    fixture.driver.thaw(&path).unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+    let mut byte = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+
+    // A second create of the same path ends the frozen left-over.
+    fixture.driver.freeze(&path).unwrap();
+    fixture.driver.create(&path, &defaults()).unwrap();
+    assert!(!child.wait().unwrap().success());
+
+    // A waiting removal does not hit a new cgroup of the same name.
+    for _ in 0..50 {
+        fixture.driver.remove_later(&path);
+        let handle = fixture.driver.create(&path, &defaults()).unwrap();
+        assert!(!handle.join.tasks.is_empty());
+    }
+    fixture.driver.drain();
+    assert!(std::path::Path::new(&format!("/sys/fs/cgroup/pids{path}")).exists());
+}
+
+#[test]
+fn privileged_v1_background_removal_kills() {
+    let Some(fixture) = v1() else { return };
+    let path = fixture.path("d");
+    let handle = fixture.driver.create(&path, &defaults()).unwrap();
+    std::fs::create_dir(format!("/sys/fs/cgroup/pids{path}/inner")).unwrap();
+    let mut child = joined(&handle.join);
+    fixture.driver.remove_later(&path);
+    fixture.driver.drain();
+    assert!(!child.wait().unwrap().success());
+    assert!(!std::path::Path::new(&format!("/sys/fs/cgroup/pids{path}")).exists());
+}
+
+#[test]
+fn failing_limits_leave_nothing() {
+    let Some(fixture) = v1() else { return };
+    let path = fixture.path("e");
+    let bad =
+        LinuxResourcesBuilder::default().cpu(LinuxCpuBuilder::default().cpus("9999").build().unwrap()).build().unwrap();
+    let error = fixture.driver.create(&path, &bad).unwrap_err();
+    assert!(error.to_string().starts_with("failed to write \"9999\": write /sys/fs/cgroup/cpuset/"), "{error}");
+    fixture.driver.drain();
+    assert!(!std::path::Path::new(&format!("/sys/fs/cgroup/pids{path}")).exists());
+}
+
+/// On a hybrid host the version 2 tree has no controllers, but directories, freezing, killing and device programs.
+#[test]
+fn privileged_v2_tree() {
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .map(PathBuf::from)
+        .into_iter()
+        .find(|root| root.join("cgroup.controllers").exists());
+    let Some(root) = root else { return };
+    let fixture = Fixture::new(CgroupDriver::with_v2_root(root.clone()));
+    let path = fixture.path("a");
+    let handle = fixture.driver.create(&path, &defaults()).unwrap();
+    let dir = handle.join.clone_into.unwrap();
+    assert_eq!(bpf_count(&dir), 1);
+    let mut child = Command::new("/bin/cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    std::fs::write(root.join(&path[1..]).join("cgroup.procs"), child.id().to_string()).unwrap();
+    assert_eq!(fixture.driver.pids(&path).unwrap(), [i32::try_from(child.id()).unwrap()]);
+    fixture.driver.freeze(&path).unwrap();
+    fixture.driver.thaw(&path).unwrap();
+    fixture.driver.freeze(&path).unwrap();
+    assert!(fixture.driver.kill(&path, Duration::from_secs(5)).unwrap());
+    assert!(!child.wait().unwrap().success());
+    fixture.driver.remove(&path).unwrap();
+    assert!(!root.join(&path[1..]).exists());
+}
+
+fn bpf_count(dir: &OwnedFd) -> u32 {
+    dockerd_sys::bpf::attached_device_programs(dir).unwrap()
+}
+
+/// Prints what making a cgroup costs; run with `--release -- --ignored --nocapture measure`.
+#[test]
+#[ignore = "a measurement"]
+fn privileged_measure() {
+    let Some(fixture) = v1() else { return };
+    let mut create = Vec::new();
+    let mut remove = Vec::new();
+    for round in 0..200 {
+        let path = fixture.path(&format!("m{round}"));
+        let start = Instant::now();
+        let handle = fixture.driver.create(&path, &defaults()).unwrap();
+        create.push(start.elapsed());
+        drop(handle);
+        let start = Instant::now();
+        fixture.driver.remove(&path).unwrap();
+        remove.push(start.elapsed());
+    }
+    for (name, mut times) in [("create", create), ("remove", remove)] {
+        times.sort();
+        eprintln!("{name}: median {:?}, p95 {:?}", times[100], times[190]);
+    }
+}
