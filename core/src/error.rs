@@ -1,0 +1,66 @@
+//! What can go wrong in the engine, as one enum whose members are the modules' own errors. The texts are what clients
+//! of the stock daemon know and match on.
+
+use dockerd_types::filters::InvalidFilter;
+use dockerd_types::signal::InvalidSignal;
+use dockerd_types::{ErrorKind, Kinded};
+
+use crate::container::create_error::CreateError;
+use crate::container::error::ContainerError;
+
+/// Any failure of a service of the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A container verb.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// A description that cannot be accepted.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// Filters.
+    #[error(transparent)]
+    Filter(#[from] InvalidFilter),
+    /// A signal's name.
+    #[error(transparent)]
+    Signal(#[from] InvalidSignal),
+    /// Stored state.
+    #[error(transparent)]
+    Document(#[from] dockerd_store::DocumentError),
+    /// The lock of the data root.
+    #[error(transparent)]
+    Lock(#[from] dockerd_store::LockError),
+    /// The kernel refused; says what was tried.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A verb or option this daemon does not have yet.
+    #[error("{0} is not supported by this daemon yet")]
+    NotBuilt(&'static str),
+    /// The daemon is going down.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+}
+
+impl EngineError {
+    /// An I/O failure while doing `action`.
+    pub fn io(action: impl Into<String>, source: std::io::Error) -> Self {
+        Self::Io { action: action.into(), source }
+    }
+}
+
+impl Kinded for EngineError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Container(e) => e.kind(),
+            Self::Create(e) => e.kind(),
+            Self::Filter(_) | Self::Signal(_) => ErrorKind::InvalidArgument,
+            Self::NotBuilt(_) => ErrorKind::NotImplemented,
+            Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::Document(_) | Self::Lock(_) | Self::Io { .. } => ErrorKind::System,
+        }
+    }
+}
