@@ -140,7 +140,7 @@ pub fn effective(add: CapabilityList, drop: CapabilityList, privileged: bool, av
 /// What this daemon can hand out: its own bounding set, limited to the capabilities that have a name here.
 pub fn available() -> u64 {
     static AVAILABLE: OnceLock<u64> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| dockerd_sys::caps::bounding() & (1 << TABLE.len()) - 1)
+    *AVAILABLE.get_or_init(|| dockerd_sys::caps::bounding() & ((1 << TABLE.len()) - 1))
 }
 
 /// The number of a full, upper-case name.

@@ -69,7 +69,7 @@ impl V1 {
             match self.write(path, &settings[at]) {
                 // A new period can be too short for the old quota; then the quota goes first.
                 Err(error) if error.errno() == Some(EINVAL) && settings[at].file == "cpu.cfs_period_us" => {
-                    if !settings.get(at + 1).is_some_and(|next| next.file == "cpu.cfs_quota_us") {
+                    if settings.get(at + 1).is_none_or(|next| next.file != "cpu.cfs_quota_us") {
                         return Err(error);
                     }
                     self.write(path, &settings[at + 1])?;
