@@ -4,5 +4,10 @@
 
 pub mod bpf;
 pub mod caps;
+pub mod fdpass;
+pub mod mount;
+pub mod ns;
+pub mod process;
+pub mod pty;
 pub mod seccomp;
 pub mod straggler;

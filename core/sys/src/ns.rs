@@ -1,0 +1,27 @@
+//! Entering and leaving namespaces (setns(2), unshare(2)). Only for single-threaded processes or dedicated threads.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use crate::process::CloneFlags;
+
+/// Enters the namespaces `flags` of the process behind `target` (a pidfd), or the one namespace `target` (an nsfs file).
+#[allow(unsafe_code, reason = "setns with a pidfd and several flags has no safe wrapper")]
+pub fn enter(target: impl AsFd, flags: CloneFlags) -> io::Result<()> {
+    // SAFETY: takes a descriptor and flags only.
+    let result = unsafe { libc::setns(target.as_fd().as_raw_fd(), flags as libc::c_int) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Leaves the namespaces `flags` for new ones.
+#[allow(unsafe_code, reason = "unshare is unsafe in rustix because of descriptors; no such flag is passed here")]
+pub fn unshare(flags: CloneFlags) -> io::Result<()> {
+    // SAFETY: takes flags only.
+    let result = unsafe { libc::unshare(flags as libc::c_int) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Opens a namespace file such as `/proc/self/ns/pid`.
+pub fn open(path: &std::path::Path) -> io::Result<OwnedFd> {
+    Ok(std::fs::File::open(path)?.into())
+}

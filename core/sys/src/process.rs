@@ -1,0 +1,225 @@
+//! Making, watching and signalling processes: `clone3`, pidfds, `waitid`, `prctl` (see the man page of each call).
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Namespaces for [`clone`]: the kernel's `CLONE_NEW*` bits.
+pub type CloneFlags = u64;
+
+/// New mount namespace.
+pub const NEW_MOUNT: CloneFlags = libc::CLONE_NEWNS as u64;
+/// New UTS namespace.
+pub const NEW_UTS: CloneFlags = libc::CLONE_NEWUTS as u64;
+/// New IPC namespace.
+pub const NEW_IPC: CloneFlags = libc::CLONE_NEWIPC as u64;
+/// New PID namespace.
+pub const NEW_PID: CloneFlags = libc::CLONE_NEWPID as u64;
+/// New network namespace.
+pub const NEW_NET: CloneFlags = libc::CLONE_NEWNET as u64;
+/// New cgroup namespace.
+pub const NEW_CGROUP: CloneFlags = libc::CLONE_NEWCGROUP as u64;
+/// New user namespace.
+pub const NEW_USER: CloneFlags = libc::CLONE_NEWUSER as u64;
+
+const CLONE_PIDFD: u64 = libc::CLONE_PIDFD as u64;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Which side of [`clone`] this is.
+#[derive(Debug)]
+pub enum Cloned {
+    /// The new process.
+    Child,
+    /// The caller; the child's process id and pidfd.
+    Parent {
+        /// Process id in the caller's namespace.
+        pid: i32,
+        /// Its pidfd, close-on-exec.
+        pidfd: OwnedFd,
+    },
+}
+
+/// Makes a child like fork(2), in the namespaces of `flags`, and in `cgroup` (version 2 directory) where given.
+/// The child ends with SIGCHLD to the parent.
+///
+/// # Safety
+/// The calling process must have a single thread: the child goes on in a copy of the caller's memory, and locks held by
+/// other threads would stay locked in it for ever.
+#[allow(unsafe_code, reason = "clone3 has no safe wrapper; the contract is the caller's")]
+pub unsafe fn clone(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all-zero is a valid clone_args.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags | CLONE_PIDFD;
+    args.pidfd = (&raw mut pidfd) as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: args is a valid clone_args of the size given; without CLONE_VM and with no stack this behaves as fork.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match result {
+        0 => Ok(Cloned::Child),
+        // SAFETY: the kernel has just made this descriptor for us.
+        pid if pid > 0 => Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Ends the calling process at once, without running exit handlers: for children of [`clone`].
+#[allow(unsafe_code, reason = "_exit has no safe wrapper")]
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit touches no memory of ours.
+    unsafe { libc::_exit(code) }
+}
+
+/// Replaces the program (execve(2)). Returns only the error.
+#[allow(unsafe_code, reason = "execve has no safe wrapper in our dependencies that takes prepared arrays")]
+pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end with a null pointer and their strings outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With this code.
+    Exited(i32),
+    /// By this signal.
+    Signaled(i32),
+}
+
+/// Collects one ended child, any: its process id and how it ended; `None` when no child has ended.
+#[allow(unsafe_code, reason = "waitpid through libc keeps the raw status we need for real-time signals")]
+pub fn collect_any() -> io::Result<Option<(i32, Ended)>> {
+    let mut status = 0;
+    // SAFETY: status is a valid place for the result.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    match pid {
+        0 => Ok(None),
+        pid if pid > 0 => Ok(Some((pid, ended(status)))),
+        _ => {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) }
+        }
+    }
+}
+
+/// Waits for child `pid` to end and collects it.
+#[allow(unsafe_code, reason = "as collect_any")]
+pub fn wait_for(pid: i32) -> io::Result<Ended> {
+    loop {
+        let mut status = 0;
+        // SAFETY: status is a valid place for the result.
+        let result = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        if result == pid {
+            return Ok(ended(status));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Waits for any child to end and collects it.
+#[allow(unsafe_code, reason = "as collect_any")]
+pub fn wait_any() -> io::Result<(i32, Ended)> {
+    let mut status = 0;
+    // SAFETY: status is a valid place for the result.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+    if pid > 0 { Ok((pid, ended(status))) } else { Err(io::Error::last_os_error()) }
+}
+
+fn ended(status: i32) -> Ended {
+    if libc::WIFSIGNALED(status) { Ended::Signaled(libc::WTERMSIG(status)) } else { Ended::Exited(libc::WEXITSTATUS(status)) }
+}
+
+/// Opens a pidfd for `pid`.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
+/// Sends signal number `signal` through `pidfd`; `ESRCH` when the process has ended and been collected.
+#[allow(unsafe_code, reason = "the safe wrapper takes no real-time signals")]
+pub fn pidfd_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: no pointers but a null siginfo, which the call allows.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::c_void>(), 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends a signal to process `pid`; negative for a process group, -1 for all.
+#[allow(unsafe_code, reason = "the safe wrapper takes no real-time signals")]
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes plain numbers.
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes orphaned descendants of this process its children (prctl(2), `PR_SET_CHILD_SUBREAPER`).
+pub fn become_subreaper() -> io::Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1)
+}
+
+/// Forbids this process and its descendants to gain privileges by `execve`.
+pub fn no_new_privileges() -> io::Result<()> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+}
+
+/// Names the calling thread, as ps shows it (15 bytes at most).
+#[allow(unsafe_code, reason = "prctl with a string")]
+pub fn set_name(name: &CStr) {
+    // SAFETY: name is a valid C string; the kernel copies 16 bytes at most and stops at its end.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+#[allow(unsafe_code, reason = "prctl has no safe wrapper for these options here")]
+fn prctl(option: i32, value: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: the options used here take plain numbers.
+    if unsafe { libc::prctl(option, value, 0, 0, 0) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets group, supplementary groups and user of the calling process, which has a single thread, in this order.
+#[allow(unsafe_code, reason = "glibc's wrappers are process wide; raw calls suffice for a single thread")]
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let check = |result: libc::c_long| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+    // SAFETY: the list is valid for its length; the other calls take plain numbers.
+    unsafe {
+        check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()))?;
+        check(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+        check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))
+    }
+}
+
+/// Sets a resource limit of the calling process by the kernel's number (`RLIMIT_*`).
+#[allow(unsafe_code, reason = "raw numbers come from the launch plan")]
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: limit is valid; the old value is not asked for; pid 0 is the caller.
+    let result = unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>())
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Blocks all signals in the calling thread.
+pub fn block_all_signals() -> io::Result<()> {
+    nix::sys::signal::SigSet::all().thread_block().map_err(io::Error::from)
+}
+
+/// Puts all signals back to their defaults and unblocks them, as a program expects to find them.
+#[allow(unsafe_code, reason = "sigaction for every number, real-time ones included")]
+pub fn reset_signals() -> io::Result<()> {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is valid for every signal; numbers that cannot be changed answer EINVAL, which is ignored.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    nix::sys::signal::SigSet::all().thread_unblock().map_err(io::Error::from)
+}
