@@ -8,6 +8,9 @@ use dockerd_types::{ErrorKind, Kinded};
 use crate::container::create_error::CreateError;
 use crate::container::error::ContainerError;
 
+/// An error of a lower crate, kept with its kind.
+pub type BoxedKinded = Box<dyn Kinded + Send + Sync>;
+
 /// Any failure of a service of the engine.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -29,6 +32,15 @@ pub enum EngineError {
     /// The lock of the data root.
     #[error(transparent)]
     Lock(#[from] dockerd_store::LockError),
+    /// A running process could not be influenced.
+    #[error(transparent)]
+    Control(#[from] dockerd_runtime::ControlError),
+    /// The network could not be set up.
+    #[error("failed to set up container networking: {0}")]
+    Networking(BoxedKinded),
+    /// Images, volumes, streams: another module's error as it is.
+    #[error("{0}")]
+    Module(BoxedKinded),
     /// The kernel refused; says what was tried.
     #[error("{action}: {source}")]
     Io {
@@ -52,6 +64,13 @@ impl EngineError {
     }
 }
 
+impl EngineError {
+    /// Another module's error as it is.
+    pub fn module(error: impl Kinded + Send + Sync + 'static) -> Self {
+        Self::Module(Box::new(error))
+    }
+}
+
 impl Kinded for EngineError {
     fn kind(&self) -> ErrorKind {
         match self {
@@ -59,8 +78,9 @@ impl Kinded for EngineError {
             Self::Create(e) => e.kind(),
             Self::Filter(_) | Self::Signal(_) => ErrorKind::InvalidArgument,
             Self::NotBuilt(_) => ErrorKind::NotImplemented,
+            Self::Module(e) | Self::Networking(e) => e.kind(),
             Self::ShuttingDown => ErrorKind::Unavailable,
-            Self::Document(_) | Self::Lock(_) | Self::Io { .. } => ErrorKind::System,
+            Self::Control(_) | Self::Document(_) | Self::Lock(_) | Self::Io { .. } => ErrorKind::System,
         }
     }
 }

@@ -7,6 +7,9 @@ pub mod config;
 pub mod container;
 pub(crate) mod core;
 pub mod error;
+pub mod ports;
+mod reaper;
+pub mod saga;
 
 pub use config::EngineConfig;
 pub use error::EngineError;

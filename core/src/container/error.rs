@@ -138,7 +138,9 @@ pub enum JoinError {
     #[error("No such container: {0}")]
     Missing(String),
     /// Private IPC.
-    #[error("cannot join IPC of a container {0}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)")]
+    #[error(
+        "cannot join IPC of a container {0}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+    )]
     IpcNotShareable(ContainerId),
     /// Restarting.
     #[error("Container {0} is restarting, wait until the container is running")]

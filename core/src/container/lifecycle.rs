@@ -104,12 +104,9 @@ fn pause(status: Status) -> Result<Status, Refusal> {
 fn unpause(status: Status) -> Result<Status, Refusal> {
     match status {
         Status::Paused => Ok(Status::Running),
-        Status::Created
-        | Status::Running
-        | Status::Restarting
-        | Status::Exited
-        | Status::Removing
-        | Status::Dead => Err(Refusal::NotModified),
+        Status::Created | Status::Running | Status::Restarting | Status::Exited | Status::Removing | Status::Dead => {
+            Err(Refusal::NotModified)
+        }
     }
 }
 

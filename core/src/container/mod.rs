@@ -2,28 +2,54 @@
 //! The files are named after the verbs. What may run when is decided in `lifecycle.rs`, by the container's own task
 //! (`actor.rs`); readers see published snapshots and wait for nobody.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use dockerd_types::container::{CreateContainer, Created};
-use dockerd_types::{ContainerId, Filters};
-use tokio::sync::watch;
+use arc_swap::ArcSwapOption;
+use dockerd_runtime::{ProcessKey, RuntimeDriver};
+use dockerd_types::network::EndpointState;
+use dockerd_types::{ContainerId, Filters, Timestamp};
+use oci_spec::runtime::Spec;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::core::Core;
 use crate::error::EngineError;
+use crate::ports::{EventNote, Events, Streams};
 
+pub(crate) mod actor;
+mod create;
 pub mod create_error;
 pub mod error;
+mod exit;
+pub mod files;
+pub mod human;
 pub mod image_defaults;
+mod kill;
 pub mod lifecycle;
 pub mod mount_spec;
 pub mod names;
 pub mod oci;
+mod pause;
+pub mod registry;
+mod remove;
+mod rename;
+mod resize;
+mod restart;
 pub mod restart_policy;
 pub mod security;
 pub mod spec;
+mod start;
+pub(crate) mod state_writer;
+mod stop;
+pub mod top;
 pub mod validate;
+mod wait;
 
-use spec::Snapshot;
+use actor::{Actor, Command, Reply};
+use error::ContainerError;
+use spec::{ContainerSpec, Snapshot, State};
+pub use wait::WaitHandle;
 
 /// The use cases of containers.
 #[derive(Debug, Clone)]
@@ -84,17 +110,39 @@ pub struct ListOptions {
     pub filters: Filters,
 }
 
-/// One container: its published snapshot and the way to its task.
+/// One container: its published snapshot, its streams, and the way to its task.
 #[derive(Debug)]
 pub struct Container {
     id: ContainerId,
-    published: watch::Sender<Arc<Snapshot>>,
+    pub(crate) published: watch::Sender<Arc<Snapshot>>,
+    mailbox: mpsc::Sender<Command>,
+    io: Arc<dyn Streams>,
+    /// What the running process was made from.
+    pub(crate) oci: ArcSwapOption<Spec>,
 }
 
 impl Container {
+    /// Makes the handle, starts the container's task and registers both. The name must be claimed.
+    pub(crate) fn adopt(core: &Arc<Core>, spec: Arc<ContainerSpec>, name: &str, state: State) -> Arc<Self> {
+        let (mailbox, queue) = mpsc::channel(actor::QUEUE);
+        let io = core.streams.make(&spec, name);
+        let id = spec.id.clone();
+        let snapshot = Snapshot { spec, name: name.into(), state, exits: 0, removed: false, removal_error: None };
+        let published = watch::Sender::new(Arc::new(snapshot));
+        let container = Arc::new(Self { id, published, mailbox, io, oci: ArcSwapOption::empty() });
+        Actor::spawn(core.clone(), container.clone(), queue);
+        core.containers.insert(container.clone());
+        container
+    }
+
     /// Its id.
     pub fn id(&self) -> &ContainerId {
         &self.id
+    }
+
+    /// Its process, for the runtime.
+    pub fn key(&self) -> ProcessKey {
+        ProcessKey::Container(self.id.clone())
     }
 
     /// The newest snapshot; waits for nobody.
@@ -106,85 +154,116 @@ impl Container {
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.published.subscribe()
     }
+
+    /// Its streams: one object for its whole life.
+    pub fn io(&self) -> &Arc<dyn Streams> {
+        &self.io
+    }
+
+    /// The runtime it was made for.
+    pub(crate) fn driver(&self, core: &Core) -> Result<Arc<dyn RuntimeDriver>, EngineError> {
+        let snapshot = self.snapshot();
+        let name = &snapshot.spec.host.runtime;
+        core.driver(name).ok_or_else(|| create_error::CreateError::Runtime(name.clone()).into())
+    }
+
+    /// The specification its process was made from; built anew for one that outlived a daemon.
+    pub(crate) fn oci_spec(&self, core: &Core) -> Result<Arc<Spec>, EngineError> {
+        if let Some(spec) = self.oci.load_full() {
+            return Ok(spec);
+        }
+        let spec = Arc::new(start::respecify(core, &self.snapshot().spec)?);
+        self.oci.store(Some(spec.clone()));
+        Ok(spec)
+    }
+
+    /// Its root file system as a directory descriptor: the running process's view (with its volumes), or the writable
+    /// layer mounted for this caller alone. Blocking.
+    pub(crate) fn rootfs_tree(&self, core: &Core) -> Result<OwnedFd, EngineError> {
+        let snapshot = self.snapshot();
+        if snapshot.state.is_running() && snapshot.state.pid > 0 {
+            let path = format!("/proc/{}/root", snapshot.state.pid);
+            let dir = std::fs::File::open(&path).map_err(|e| EngineError::io(format!("open {path}"), e))?;
+            return Ok(dir.into());
+        }
+        Ok(core.images.mount(&self.id)?)
+    }
+
+    /// Asks the container's task and waits for its answer.
+    pub(super) async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, EngineError> {
+        let gone = || EngineError::from(ContainerError::Gone(self.id.clone()));
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(command(reply)).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Tells the container's task something that has no answer.
+    pub(crate) async fn tell(&self, command: Command) -> Result<(), EngineError> {
+        self.mailbox.send(command).await.map_err(|_| ContainerError::Gone(self.id.clone()).into())
+    }
+
+    /// Publishes an event about it.
+    pub(crate) fn publish_event(&self, events: &dyn Events, action: &str, extra: &[(&str, String)]) {
+        let snapshot = self.snapshot();
+        let mut attributes = snapshot.spec.config.labels.clone();
+        attributes.insert("image".to_owned(), snapshot.spec.config.image.clone());
+        attributes.insert("name".to_owned(), snapshot.name.to_string());
+        attributes.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        events.publish(EventNote {
+            kind: "container",
+            action: action.to_owned(),
+            actor: self.id.to_string(),
+            attributes,
+            time: Timestamp::now(),
+        });
+    }
+
+    /// Publishes that it joined or left a network.
+    pub(crate) fn network_event(&self, events: &dyn Events, action: &str, endpoint: &EndpointState) {
+        let kind = match endpoint.network_name.as_str() {
+            "host" => "host",
+            "none" => "null",
+            _ => "bridge",
+        };
+        let attributes = BTreeMap::from([
+            ("container".to_owned(), self.id.to_string()),
+            ("name".to_owned(), endpoint.network_name.clone()),
+            ("type".to_owned(), kind.to_owned()),
+        ]);
+        events.publish(EventNote {
+            kind: "network",
+            action: action.to_owned(),
+            actor: endpoint.network_id.to_string(),
+            attributes,
+            time: Timestamp::now(),
+        });
+    }
 }
 
 impl ContainerService {
-    /// Makes a container; see `create.rs`.
-    pub async fn create(&self, request: CreateContainer) -> Result<Created, EngineError> {
-        let _ = (&self.core, request);
-        Err(EngineError::NotBuilt("create"))
-    }
-
-    /// Starts it.
+    /// Starts a container; NotModified when it runs.
     pub async fn start(&self, name: &str) -> Result<(), EngineError> {
-        let _ = name;
-        Err(EngineError::NotBuilt("start"))
+        self.core.containers.find(name)?.ask(Command::Start).await
     }
 
-    /// Ends its process, politely first.
-    pub async fn stop(&self, name: &str, options: StopOptions) -> Result<(), EngineError> {
-        let _ = (name, options);
-        Err(EngineError::NotBuilt("stop"))
-    }
-
-    /// Stops and starts it.
-    pub async fn restart(&self, name: &str, options: StopOptions) -> Result<(), EngineError> {
-        let _ = (name, options);
-        Err(EngineError::NotBuilt("restart"))
-    }
-
-    /// Sends a signal; `None` is SIGKILL.
-    pub async fn kill(&self, name: &str, signal: Option<&str>) -> Result<(), EngineError> {
-        let _ = (name, signal);
-        Err(EngineError::NotBuilt("kill"))
-    }
-
-    /// Freezes it.
-    pub async fn pause(&self, name: &str) -> Result<(), EngineError> {
-        let _ = name;
-        Err(EngineError::NotBuilt("pause"))
-    }
-
-    /// Thaws it.
-    pub async fn unpause(&self, name: &str) -> Result<(), EngineError> {
-        let _ = name;
-        Err(EngineError::NotBuilt("unpause"))
-    }
-
-    /// Removes it.
-    pub async fn remove(&self, name: &str, options: RemoveOptions) -> Result<(), EngineError> {
-        let _ = (name, options);
-        Err(EngineError::NotBuilt("remove"))
-    }
-
-    /// Gives it another name.
-    pub async fn rename(&self, name: &str, new_name: &str) -> Result<(), EngineError> {
-        let _ = (name, new_name);
-        Err(EngineError::NotBuilt("rename"))
-    }
-
-    /// Registers the wait before it returns; the handle's `result()` is the waiting itself.
-    pub fn wait(&self, name: &str, condition: WaitCondition) -> Result<WaitHandle, EngineError> {
-        let _ = (name, condition);
-        Err(EngineError::NotBuilt("wait"))
-    }
-
-    /// Sets the size of its terminal.
-    pub async fn resize(&self, name: &str, height: u16, width: u16) -> Result<(), EngineError> {
-        let _ = (name, height, width);
-        Err(EngineError::NotBuilt("resize"))
-    }
-}
-
-/// A registered wait.
-#[derive(Debug)]
-pub struct WaitHandle {
-    _receiver: watch::Receiver<Arc<Snapshot>>,
-}
-
-impl WaitHandle {
-    /// Waits until the condition holds.
-    pub async fn result(self) -> WaitResult {
-        WaitResult { status_code: 0, error: None }
+    /// The processes of a container; `args` as for ps(1).
+    pub async fn top(&self, name: &str, args: &str) -> Result<top::TopResult, EngineError> {
+        let container = self.core.containers.find(name)?;
+        let snapshot = container.snapshot();
+        if snapshot.state.status == dockerd_types::container::Status::Restarting {
+            return Err(ContainerError::Restarting(container.id.clone()).into());
+        }
+        if !snapshot.state.is_running() {
+            return Err(ContainerError::NotRunning(container.id.clone()).into());
+        }
+        let driver = container.driver(&self.core)?;
+        let (id, ps_args) = (container.id.clone(), args.to_owned());
+        let table = tokio::task::spawn_blocking(move || {
+            let pids = driver.pids(&id)?;
+            top::table(&pids, &ps_args, Timestamp::now()).map_err(|e| EngineError::from(ContainerError::from(e)))
+        });
+        let table = table.await.unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()))?;
+        container.publish_event(&*self.core.events, "top", &[]);
+        Ok(table)
     }
 }

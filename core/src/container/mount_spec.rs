@@ -57,8 +57,7 @@ fn add(out: &mut Vec<WantedMount>, taken: &mut BTreeSet<String>, mount: WantedMo
 }
 
 fn anonymous(destination: String, driver: &str) -> WantedMount {
-    let options =
-        dockerd_types::container::VolumeOptions { driver: driver.to_owned(), ..Default::default() };
+    let options = dockerd_types::container::VolumeOptions { driver: driver.to_owned(), ..Default::default() };
     WantedMount {
         kind: MountKind::Volume { source: String::new(), options },
         destination,
@@ -287,7 +286,10 @@ mod tests {
         assert_eq!(refusal("x"), prefix("x", &format!(": invalid mount config for type \"volume\": {relative}")));
         assert_eq!(
             refusal("/tmp:/"),
-            prefix("/tmp:/", ": invalid mount config for type \"bind\": invalid specification: destination can't be '/'")
+            prefix(
+                "/tmp:/",
+                ": invalid mount config for type \"bind\": invalid specification: destination can't be '/'"
+            )
         );
         assert_eq!(refusal("/tmp:/x:foo"), "invalid mode: foo");
         assert_eq!(refusal("/tmp:/x:ro,rw"), "invalid mode: ro,rw");
@@ -295,7 +297,10 @@ mod tests {
         assert_eq!(refusal(""), prefix("", ""));
         assert_eq!(
             refusal("vv:/x:shared"),
-            prefix("vv:/x:shared", ": invalid mount config for type \"volume\": field BindOptions must not be specified")
+            prefix(
+                "vv:/x:shared",
+                ": invalid mount config for type \"volume\": field BindOptions must not be specified"
+            )
         );
         assert!(refusal("a:/x").starts_with("create a: volume name is too short"));
     }
@@ -305,10 +310,14 @@ mod tests {
         let bind = parse_bind("/a/../b/:/x/:ro,rshared", "").expect("valid");
         assert!(bind.read_only && bind.create_source);
         assert_eq!(bind.destination, "/x");
-        assert!(matches!(bind.kind, MountKind::Bind { source, options } if source == "/b" && options.propagation == "rshared"));
+        assert!(
+            matches!(bind.kind, MountKind::Bind { source, options } if source == "/b" && options.propagation == "rshared")
+        );
         let volume = parse_bind("vol:/x:nocopy", "local").expect("valid");
         assert!(matches!(volume.kind, MountKind::Volume { source, options } if source == "vol" && options.no_copy));
-        assert!(matches!(parse_bind("/x", "").expect("valid").kind, MountKind::Volume { source, .. } if source.is_empty()));
+        assert!(
+            matches!(parse_bind("/x", "").expect("valid").kind, MountKind::Volume { source, .. } if source.is_empty())
+        );
     }
 
     #[test]

@@ -5,18 +5,77 @@ use dockerd_types::ContainerId;
 const ADJECTIVES: [&str; 64] = [
     "able", "airy", "amber", "apt", "ardent", "balmy", "bold", "brave", "breezy", "bright", "brisk", "calm", "candid",
     "cheery", "civil", "clear", "clever", "cosy", "crisp", "curious", "daring", "deft", "eager", "early", "earnest",
-    "fair", "famous", "fleet", "fond", "frank", "fresh", "gentle", "glad", "golden", "grand", "happy", "hardy", "humble",
-    "jolly", "keen", "kind", "lively", "loyal", "lucid", "mellow", "merry", "mild", "neat", "nimble", "noble", "patient",
-    "plucky", "polite", "proud", "quiet", "rapid", "serene", "sharp", "silver", "sound", "steady", "sunny", "tidy", "warm",
+    "fair", "famous", "fleet", "fond", "frank", "fresh", "gentle", "glad", "golden", "grand", "happy", "hardy",
+    "humble", "jolly", "keen", "kind", "lively", "loyal", "lucid", "mellow", "merry", "mild", "neat", "nimble",
+    "noble", "patient", "plucky", "polite", "proud", "quiet", "rapid", "serene", "sharp", "silver", "sound", "steady",
+    "sunny", "tidy", "warm",
 ];
 
 const SURNAMES: [&str; 64] = [
-    "abel", "agnesi", "ampere", "arber", "babbage", "banach", "bell", "bernoulli", "bohr", "bose", "cantor", "cauchy",
-    "chandra", "cori", "curie", "darwin", "dirac", "dijkstra", "elion", "erdos", "euler", "faraday", "fermat", "fermi",
-    "franklin", "galois", "gauss", "germain", "godel", "hamilton", "herschel", "hilbert", "hodgkin", "hopper", "hypatia",
-    "jacobi", "joule", "kepler", "kovalevskaya", "lagrange", "lamarr", "laplace", "leavitt", "lovelace", "mayer",
-    "maxwell", "meitner", "mendel", "mirzakhani", "newton", "noether", "ohm", "pascal", "pasteur", "perlman", "planck",
-    "raman", "riemann", "ritchie", "rubin", "shannon", "turing", "volta", "wu",
+    "abel",
+    "agnesi",
+    "ampere",
+    "arber",
+    "babbage",
+    "banach",
+    "bell",
+    "bernoulli",
+    "bohr",
+    "bose",
+    "cantor",
+    "cauchy",
+    "chandra",
+    "cori",
+    "curie",
+    "darwin",
+    "dirac",
+    "dijkstra",
+    "elion",
+    "erdos",
+    "euler",
+    "faraday",
+    "fermat",
+    "fermi",
+    "franklin",
+    "galois",
+    "gauss",
+    "germain",
+    "godel",
+    "hamilton",
+    "herschel",
+    "hilbert",
+    "hodgkin",
+    "hopper",
+    "hypatia",
+    "jacobi",
+    "joule",
+    "kepler",
+    "kovalevskaya",
+    "lagrange",
+    "lamarr",
+    "laplace",
+    "leavitt",
+    "lovelace",
+    "mayer",
+    "maxwell",
+    "meitner",
+    "mendel",
+    "mirzakhani",
+    "newton",
+    "noether",
+    "ohm",
+    "pascal",
+    "pasteur",
+    "perlman",
+    "planck",
+    "raman",
+    "riemann",
+    "ritchie",
+    "rubin",
+    "shannon",
+    "turing",
+    "volta",
+    "wu",
 ];
 
 /// Draws tried before the id itself serves as a name.
@@ -79,10 +138,14 @@ mod tests {
     fn a_taken_name_gets_a_digit_then_the_id() {
         let id = ContainerId::parse(&"ab".repeat(32)).expect("id");
         let mut tried = Vec::new();
-        let name = draw(&id, || [0, 0, 3], |name| {
-            tried.push(name.to_owned());
-            tried.len() == 2
-        });
+        let name = draw(
+            &id,
+            || [0, 0, 3],
+            |name| {
+                tried.push(name.to_owned());
+                tried.len() == 2
+            },
+        );
         assert_eq!(name, "able_abel3");
         assert_eq!(draw(&id, || [0, 0, 3], |name| name.len() == 12), "abababababab");
     }

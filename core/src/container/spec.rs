@@ -195,18 +195,27 @@ pub struct ContainerDocument {
     /// Its name, without slash.
     pub name: String,
     /// The description.
-    pub spec: ContainerSpec,
+    #[serde(with = "shared")]
+    pub spec: Arc<ContainerSpec>,
+}
+
+/// Stores what is behind an `Arc`.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        T::serialize(value, serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(d: D) -> Result<Arc<T>, D::Error> {
+        T::deserialize(d).map(Arc::new)
+    }
 }
 
 impl Document for ContainerDocument {
     const VERSION: u32 = 1;
-}
-
-/// `container.json` as it is written, without a copy of the description.
-#[derive(Debug, Serialize)]
-pub(crate) struct ContainerDocumentRef<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) spec: &'a ContainerSpec,
 }
 
 impl Document for State {

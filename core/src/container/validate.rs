@@ -193,9 +193,8 @@ fn check_log(log: &LogConfig) -> Result<(), CreateError> {
         ["max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag"];
     match log.driver.as_str() {
         "" | "json-file" => {
-            let known = |option: &str| {
-                COMMON.contains(&option) || JSON_FILE.contains(&option) || option.starts_with("cache-")
-            };
+            let known =
+                |option: &str| COMMON.contains(&option) || JSON_FILE.contains(&option) || option.starts_with("cache-");
             if let Some(option) = log.options.keys().find(|o| !known(o)) {
                 return Err(CreateError::LogOption { driver: "json-file".to_owned(), option: option.clone() });
             }
@@ -296,16 +295,10 @@ fn check_cpu(r: &Resources, limits: &HostLimits) -> Result<(), LimitError> {
         return Err(LimitError::Realtime);
     }
     if !cpuset_within("cpus", &r.cpuset_cpus, &limits.cpuset_cpus)? {
-        return Err(LimitError::CpusetCpus {
-            requested: r.cpuset_cpus.clone(),
-            available: limits.cpuset_cpus.clone(),
-        });
+        return Err(LimitError::CpusetCpus { requested: r.cpuset_cpus.clone(), available: limits.cpuset_cpus.clone() });
     }
     if !cpuset_within("mems", &r.cpuset_mems, &limits.cpuset_mems)? {
-        return Err(LimitError::CpusetMems {
-            requested: r.cpuset_mems.clone(),
-            available: limits.cpuset_mems.clone(),
-        });
+        return Err(LimitError::CpusetMems { requested: r.cpuset_mems.clone(), available: limits.cpuset_mems.clone() });
     }
     Ok(())
 }
@@ -314,8 +307,7 @@ fn cpuset_within(kind: &'static str, wanted: &str, available: &str) -> Result<bo
     if wanted.is_empty() {
         return Ok(true);
     }
-    let wanted_set =
-        parse_cpuset(wanted).ok_or_else(|| LimitError::CpusetSyntax { kind, value: wanted.to_owned() })?;
+    let wanted_set = parse_cpuset(wanted).ok_or_else(|| LimitError::CpusetSyntax { kind, value: wanted.to_owned() })?;
     // A host without the controller tells nothing to compare with.
     Ok(parse_cpuset(available).is_none_or(|have| wanted_set.is_subset(&have)))
 }

@@ -123,7 +123,11 @@ fn mapped(mapping: &DeviceMapping) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceC
     // A symbolic link names the node it leads to.
     let source = std::fs::canonicalize(&mapping.path_on_host).unwrap_or_else(|_| PathBuf::from(&mapping.path_on_host));
     let meta = std::fs::metadata(&source).map_err(|e| {
-        gather(if e.kind() == std::io::ErrorKind::NotFound { "no such file or directory".to_owned() } else { e.to_string() })
+        gather(if e.kind() == std::io::ErrorKind::NotFound {
+            "no such file or directory".to_owned()
+        } else {
+            e.to_string()
+        })
     })?;
     let mut nodes = Vec::new();
     if meta.is_dir() {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use dockerd_runtime::capabilities::{self, CapabilityList};
-use dockerd_types::container::{CgroupnsMode, IpcMode, NetworkMode, PidMode, Ulimit};
+use dockerd_types::container::{CgroupnsMode, HostConfig, IpcMode, NetworkMode, PidMode, Ulimit};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     BoxBuilder, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder, LinuxNamespace,
@@ -238,12 +238,15 @@ fn key_of(entry: &str) -> &str {
     entry.split_once('=').map_or(entry, |(key, _)| key)
 }
 
-fn capability_sets(input: &OciInput<'_>) -> Result<LinuxCapabilities, SpecError> {
-    let host = &input.spec.host;
+/// The capabilities of a container, as a bit mask.
+pub fn capability_mask(host: &HostConfig, available: u64) -> Result<u64, SpecError> {
     let add = CapabilityList::parse(&host.cap_add)?;
     let drop = CapabilityList::parse(&host.cap_drop)?;
-    let mask = capabilities::effective(add, drop, host.privileged, input.host.available_caps);
-    let set = capabilities::to_oci(mask);
+    Ok(capabilities::effective(add, drop, host.privileged, available))
+}
+
+fn capability_sets(input: &OciInput<'_>) -> Result<LinuxCapabilities, SpecError> {
+    let set = capabilities::to_oci(capability_mask(&input.spec.host, input.host.available_caps)?);
     Ok(LinuxCapabilitiesBuilder::default()
         .bounding(set.clone())
         .effective(set.clone())
@@ -263,11 +266,9 @@ fn rlimits(own: &[Ulimit], defaults: &[Ulimit]) -> Result<Option<Vec<PosixRlimit
 }
 
 fn rlimit(limit: &Ulimit) -> Result<PosixRlimit, SpecError> {
-    let typ: PosixRlimitType = serde_json::from_value(serde_json::Value::String(format!(
-        "RLIMIT_{}",
-        limit.name.to_ascii_uppercase()
-    )))
-    .map_err(|_| SpecError::Ulimit(limit.name.clone()))?;
+    let typ: PosixRlimitType =
+        serde_json::from_value(serde_json::Value::String(format!("RLIMIT_{}", limit.name.to_ascii_uppercase())))
+            .map_err(|_| SpecError::Ulimit(limit.name.clone()))?;
     // -1 is "unlimited", which is all ones for the kernel too.
     let value = |n: i64| u64::try_from(n).unwrap_or(u64::MAX);
     Ok(PosixRlimitBuilder::default().typ(typ).soft(value(limit.soft)).hard(value(limit.hard)).build()?)

@@ -80,8 +80,11 @@ pub(super) fn build(input: &OciInput<'_>) -> Result<Vec<Mount>, SpecError> {
     }
     out.extend(user.iter().cloned());
     if let Some(files) = &input.files {
-        let pairs =
-            [("/etc/resolv.conf", &files.resolv_conf), ("/etc/hostname", &files.hostname), ("/etc/hosts", &files.hosts)];
+        let pairs = [
+            ("/etc/resolv.conf", &files.resolv_conf),
+            ("/etc/hostname", &files.hostname),
+            ("/etc/hosts", &files.hosts),
+        ];
         for (at, source) in pairs {
             if !taken.contains(at) {
                 out.push(file_bind(at, source, host.readonly_rootfs)?);
@@ -140,7 +143,11 @@ fn shm(shm: &Shm) -> Result<Option<Mount>, SpecError> {
 
 fn file_bind(at: &str, source: &std::path::Path, read_only: bool) -> Result<Mount, SpecError> {
     let source = source.to_string_lossy();
-    if read_only { mount(at, "bind", &source, &["rbind", "ro", "rprivate"]) } else { mount(at, "bind", &source, &["rbind", "rprivate"]) }
+    if read_only {
+        mount(at, "bind", &source, &["rbind", "ro", "rprivate"])
+    } else {
+        mount(at, "bind", &source, &["rbind", "rprivate"])
+    }
 }
 
 /// Binds, volumes, typed mounts and the tmpfs map; parents before children.
@@ -192,8 +199,14 @@ fn tmpfs<'a>(at: &str, user: impl Iterator<Item = &'a str>) -> Result<Mount, Spe
 }
 
 fn contradicts(have: &str, new: &str) -> bool {
-    const OPPOSITES: [(&str, &str); 6] =
-        [("noexec", "exec"), ("nosuid", "suid"), ("nodev", "dev"), ("ro", "rw"), ("sync", "async"), ("atime", "noatime")];
+    const OPPOSITES: [(&str, &str); 6] = [
+        ("noexec", "exec"),
+        ("nosuid", "suid"),
+        ("nodev", "dev"),
+        ("ro", "rw"),
+        ("sync", "async"),
+        ("atime", "noatime"),
+    ];
     let key = |option: &str| option.split_once('=').map(|(key, _)| key.to_owned());
     have == new
         || (key(have).is_some() && key(have) == key(new))

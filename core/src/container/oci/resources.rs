@@ -87,8 +87,8 @@ fn weight(value: &DeviceValue) -> Result<LinuxWeightDevice, SpecError> {
 
 /// One stat(2); only containers with limits by device pay for it.
 fn numbers(path: &str) -> Result<(i64, i64), SpecError> {
-    let meta = std::fs::metadata(path)
-        .map_err(|e| DeviceError::Gather { path: path.to_owned(), reason: e.to_string() })?;
+    let meta =
+        std::fs::metadata(path).map_err(|e| DeviceError::Gather { path: path.to_owned(), reason: e.to_string() })?;
     Ok((i64::from(libc::major(meta.rdev())), i64::from(libc::minor(meta.rdev()))))
 }
 

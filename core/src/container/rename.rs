@@ -1,0 +1,44 @@
+//! `docker rename`.
+
+use dockerd_store::{Durability, document};
+
+use super::actor::{Actor, Command};
+use super::error::ContainerError;
+use super::spec::ContainerDocument;
+use super::{ContainerService, validate};
+use crate::error::EngineError;
+
+impl ContainerService {
+    /// Gives a container another name.
+    pub async fn rename(&self, name: &str, new_name: &str) -> Result<(), EngineError> {
+        if name.is_empty() || new_name.is_empty() {
+            return Err(ContainerError::RenameEmpty.into());
+        }
+        let container = self.core.containers.find(name)?;
+        let new_name = validate::check_name(new_name)?;
+        if &*container.snapshot().name == new_name {
+            return Err(ContainerError::RenameSame.into());
+        }
+        self.core.containers.claim_name(new_name, container.id())?;
+        let renamed = container.ask(|reply| Command::Rename { name: new_name.to_owned(), reply }).await;
+        if renamed.is_err() {
+            self.core.containers.release_name(new_name, container.id());
+        }
+        renamed
+    }
+}
+
+impl Actor {
+    /// The new name is claimed; write it down, then let the old one go.
+    pub(super) async fn rename(&mut self, name: String) -> Result<(), EngineError> {
+        let snapshot = self.snapshot();
+        let path = self.core.layout.container_document(self.container.id());
+        let stored = ContainerDocument { name: name.clone(), spec: snapshot.spec.clone() };
+        let written = tokio::task::spawn_blocking(move || document::write(&path, &stored, Durability::Process));
+        written.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        self.core.containers.release_name(&snapshot.name, self.container.id());
+        self.update(|s| s.name = name.into());
+        self.event("rename", &[("oldName", format!("/{}", snapshot.name))]);
+        Ok(())
+    }
+}

@@ -1,0 +1,523 @@
+//! The start saga. Everything that can be refused is refused first; then, each with its undo: root file system, host
+//! side of mounts and files (off the async workers) beside the network sandbox; then the specification, the launch, and
+//! at last the new state. The state document is written while the process is being launched, so it costs nothing.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dockerd_runtime::seccomp::{Machine, Profile};
+use dockerd_runtime::{LaunchRequest, Launched, RuntimeDriver, StdioRequest};
+use dockerd_types::container::{IpcMode, NetworkMode, PidMode, Status};
+use dockerd_types::network::{EndpointConfig, PortBindings};
+use dockerd_types::{ContainerId, Kinded, Timestamp};
+use oci_spec::runtime::{LinuxSeccomp, Spec};
+
+use super::actor::Actor;
+use super::error::{ContainerError, JoinError};
+use super::files;
+use super::lifecycle::{self, Refusal, Verb};
+use super::oci::mounts::{NetworkFiles, ResolvedKind, ResolvedMount, Shm};
+use super::oci::{self, Defaults, Joins, OciInput, devices};
+use super::security::{SeccompChoice, SecurityOptions};
+use super::spec::{ContainerSpec, MountPointKind, State};
+use crate::config::SeccompDefault;
+use crate::core::Core;
+use crate::error::EngineError;
+use crate::ports::{ReadySandbox, SandboxOrder, Streams};
+
+/// `nosuid,nodev,noexec` of mount_attr, as Docker mounts shared memory.
+const SHM_ATTRIBUTES: u64 = dockerd_sys::mount::NO_SUID | dockerd_sys::mount::NO_DEV | dockerd_sys::mount::NO_EXEC;
+
+/// What the disk side of a start found and made.
+#[derive(Debug)]
+struct Prepared {
+    rootfs: OwnedFd,
+    mounts: Vec<ResolvedMount>,
+    shm: Shm,
+    devices: devices::DeviceSet,
+}
+
+impl Actor {
+    /// `POST /containers/{id}/start`.
+    pub(super) async fn start_by_client(&mut self) -> Result<(), EngineError> {
+        lifecycle::next(self.snapshot().state.status, Verb::Start).map_err(|refusal| match refusal {
+            Refusal::Paused => ContainerError::StartPaused,
+            Refusal::Removing => ContainerError::StartRemoving,
+            _ => ContainerError::NotModified,
+        })?;
+        if self.quiesced {
+            return Err(EngineError::ShuttingDown);
+        }
+        self.last_delay = None;
+        self.hold_auto_remove = false;
+        self.run_process(0).await
+    }
+
+    /// The restart policy's delay is over.
+    pub(super) async fn start_by_policy(&mut self) -> Result<(), EngineError> {
+        lifecycle::next(self.snapshot().state.status, Verb::RestartDue).map_err(|_| ContainerError::NotModified)?;
+        let restarts = self.snapshot().state.restart_count + 1;
+        self.run_process(restarts).await
+    }
+
+    async fn run_process(&mut self, restart_count: u32) -> Result<(), EngineError> {
+        if let Some(teardown) = self.teardown.take() {
+            // A panic in tear-down was logged by the runtime; the start finds out whether anything is in its way.
+            let _ = teardown.await;
+        }
+        self.exit_on_next = false;
+        match self.launch(restart_count).await {
+            Ok(()) => {
+                self.event("start", &[]);
+                Ok(())
+            }
+            Err(error) => {
+                self.start_failed(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn launch(&mut self, restart_count: u32) -> Result<(), EngineError> {
+        let snapshot = self.snapshot();
+        let spec = snapshot.spec.clone();
+        let core = self.core.clone();
+        let driver = self.driver()?;
+        let security = SecurityOptions::parse(&spec.host)?;
+        let joins = joins(&core, &spec)?;
+
+        // Neither needs the other; both take kernel time.
+        let disk = {
+            let (core, spec) = (core.clone(), spec.clone());
+            let io = self.container.io().clone();
+            tokio::task::spawn_blocking(move || prepare(&core, &spec, &*io))
+        };
+        let network = sandbox(&core, &spec, &snapshot.name);
+        let (disk, network) = tokio::join!(disk, network);
+        let disk = disk.unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()));
+        let (prepared, network) = match (disk, network) {
+            (Ok(prepared), Ok(network)) => (prepared, network),
+            (disk, network) => {
+                self.undo(network.as_ref().is_ok_and(Option::is_some)).await;
+                // The network's refusal is what the stock daemon would have met first.
+                return Err(network.err().or(disk.err()).expect("one of them failed"));
+            }
+        };
+        let has_sandbox = network.is_some();
+        let result = self.launch_prepared(&driver, security, joins, prepared, network, restart_count).await;
+        if result.is_err() {
+            self.undo(has_sandbox).await;
+        }
+        result
+    }
+
+    async fn launch_prepared(
+        &mut self,
+        driver: &Arc<dyn RuntimeDriver>,
+        security: SecurityOptions,
+        joins: Joins,
+        prepared: Prepared,
+        network: Option<ReadySandbox>,
+        restart_count: u32,
+    ) -> Result<(), EngineError> {
+        let snapshot = self.snapshot();
+        let spec = snapshot.spec.clone();
+        let (netns, endpoints, ports) = match network {
+            Some(sandbox) => (sandbox.netns, sandbox.endpoints, sandbox.ports),
+            None => (None, Vec::new(), Vec::new()),
+        };
+        let netns = match (netns, &joins.network) {
+            (Some(netns), _) => Some(netns),
+            (None, Some(path)) => Some(open_namespace(path)?),
+            (None, None) => None,
+        };
+        let state = State {
+            status: Status::Running,
+            pid: 0,
+            exit_code: 0,
+            error: String::new(),
+            oom_killed: false,
+            started_at: Some(Timestamp::now()),
+            finished_at: snapshot.state.finished_at,
+            manually_stopped: false,
+            restart_count,
+            endpoints,
+            ports,
+        };
+        let rootfs = prepared.rootfs;
+        let oci = {
+            let (core, spec, state) = (self.core.clone(), spec.clone(), state.clone());
+            let parts = (prepared.mounts, prepared.shm, prepared.devices);
+            tokio::task::spawn_blocking(move || describe(&core, &spec, &state, &security, joins, parts))
+                .await
+                .unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()))?
+        };
+        let oci = Arc::new(oci);
+        let tty = spec.config.tty;
+        let (height, width) = spec.host.console_size;
+        let request = LaunchRequest {
+            id: spec.id.clone(),
+            spec: oci.clone(),
+            rootfs,
+            netns,
+            stdio: StdioRequest {
+                tty,
+                stdin: spec.config.open_stdin,
+                console_size: (tty && height > 0 && width > 0).then_some((height, width)),
+            },
+            init: spec.host.init.unwrap_or(self.core.config.init) && spec.host.pid_mode == PidMode::Private,
+        };
+        let written = self.writer.write(state.clone());
+        let (launched, _) = tokio::join!(driver.start(request), written);
+        let launched = launched.map_err(|error| {
+            tracing::debug!(container = %spec.id, ?error, "launch failed");
+            ContainerError::Launch { text: error.to_string(), exit_code: error.exit_code() }
+        })?;
+        self.running(launched, state, oci)
+    }
+
+    /// The process lives: connect its streams, publish.
+    fn running(&mut self, launched: Launched, mut state: State, oci: Arc<Spec>) -> Result<(), EngineError> {
+        let Launched { pid, pidfd: _, started_at: _, io, timings } = launched;
+        tracing::debug!(container = %self.container.id(), pid, ?timings, "started");
+        state.pid = pid;
+        self.container.oci.store(Some(oci));
+        self.container.io().begin(io)?;
+        for endpoint in &state.endpoints {
+            self.container.network_event(&*self.core.events, "connect", endpoint);
+        }
+        self.update(|s| s.state = state);
+        Ok(())
+    }
+
+    /// Takes back what a failed start made.
+    async fn undo(&mut self, has_sandbox: bool) {
+        let id = self.container.id();
+        self.container.io().end();
+        if has_sandbox && let Err(error) = self.core.network.remove_sandbox(id).await {
+            tracing::warn!(container = %id, %error, "network of a failed start could not be taken down");
+        }
+        if let Ok(driver) = self.driver()
+            && let Err(error) = driver.delete(id).await
+        {
+            tracing::debug!(container = %id, %error, "nothing left of a failed start");
+        }
+        release_shm(&self.core, id, &self.snapshot().spec.host.ipc_mode);
+    }
+
+    /// Records why the start failed, as inspect shows it; with auto-remove the container goes.
+    async fn start_failed(&mut self, error: &EngineError) {
+        let exit_code = match error {
+            EngineError::Container(ContainerError::Launch { exit_code, .. }) => i64::from(*exit_code),
+            _ => 128,
+        };
+        let text = error.to_string();
+        let was_restarting = self.snapshot().state.status == Status::Restarting;
+        self.update(|s| {
+            s.state.error = text;
+            s.state.exit_code = exit_code;
+            s.state.pid = 0;
+            s.state.endpoints.clear();
+            s.state.ports.clear();
+            if was_restarting {
+                s.state.status = Status::Exited;
+                s.exits += 1;
+            }
+        });
+        self.persist();
+        tracing::info!(container = %self.container.id(), kind = ?error.kind(), %error, "start failed");
+        if self.snapshot().spec.host.auto_remove {
+            self.auto_remove().await;
+        }
+    }
+}
+
+/// Other containers' namespaces this one joins.
+fn joins(core: &Core, spec: &ContainerSpec) -> Result<Joins, EngineError> {
+    let mut out = Joins::default();
+    if let NetworkMode::Container(other) = &spec.host.network_mode {
+        let (_, pid) = running_other(core, spec, other, "network")?;
+        out.network = Some(format!("/proc/{pid}/ns/net").into());
+    }
+    if let PidMode::Container(other) = &spec.host.pid_mode {
+        let (_, pid) = running_other(core, spec, other, "PID")?;
+        out.pid = Some(format!("/proc/{pid}/ns/pid").into());
+    }
+    if let IpcMode::Container(other) = &spec.host.ipc_mode {
+        let (donor, pid) = running_other(core, spec, other, "IPC")?;
+        if !matches!(donor.host.ipc_mode, IpcMode::Shareable | IpcMode::Host) {
+            return Err(ContainerError::from(JoinError::IpcNotShareable(donor.id.clone())).into());
+        }
+        out.ipc = Some(format!("/proc/{pid}/ns/ipc").into());
+    }
+    Ok(out)
+}
+
+fn running_other(
+    core: &Core,
+    spec: &ContainerSpec,
+    other: &str,
+    kind: &'static str,
+) -> Result<(Arc<ContainerSpec>, i32), EngineError> {
+    let found = core.containers.find(other).map_err(|_| JoinError::Missing(other.to_owned()));
+    let found = found.map_err(ContainerError::from)?;
+    if *found.id() == spec.id {
+        return Err(ContainerError::from(JoinError::Own(kind)).into());
+    }
+    let snapshot = found.snapshot();
+    let id = || found.id().clone();
+    let error = match snapshot.state.status {
+        Status::Running | Status::Paused => return Ok((snapshot.spec.clone(), snapshot.state.pid)),
+        Status::Restarting => JoinError::Restarting(id()),
+        _ if kind == "network" => JoinError::NetworkNotRunning(id().to_string()),
+        status => JoinError::NotRunning { kind, id: id(), status: status.name() },
+    };
+    Err(ContainerError::from(error).into())
+}
+
+fn open_namespace(path: &Path) -> Result<OwnedFd, EngineError> {
+    // One open(2) below /proc: not worth a thread.
+    let file = fs::File::open(path).map_err(|e| EngineError::io(format!("open {}", path.display()), e))?;
+    Ok(file.into())
+}
+
+/// Makes the container's network namespace with everything in it; `None` when it has none of its own.
+async fn sandbox(core: &Core, spec: &ContainerSpec, name: &str) -> Result<Option<ReadySandbox>, EngineError> {
+    let host = &spec.host;
+    if matches!(host.network_mode, NetworkMode::Container(_)) {
+        return Ok(None);
+    }
+    let endpoints: Vec<(String, EndpointConfig)> =
+        spec.endpoints.iter().map(|(network, config)| (network.clone(), config.clone())).collect();
+    let request = SandboxOrder {
+        container: spec.id.clone(),
+        name: name.to_owned(),
+        hostname: spec.config.hostname.clone(),
+        endpoints: if spec.config.network_disabled { Vec::new() } else { endpoints },
+        ports: published_ports(spec),
+    };
+    Ok(Some(core.network.create_sandbox(request).await?))
+}
+
+/// What is published: what the client asked for, and with `-P` every other exposed port at any free one.
+fn published_ports(spec: &ContainerSpec) -> PortBindings {
+    let mut ports = spec.host.port_bindings.clone();
+    if spec.host.publish_all_ports {
+        for port in &spec.config.exposed_ports {
+            let bindings = ports.entry(*port).or_default();
+            if bindings.is_empty() {
+                bindings.push(dockerd_types::network::PortBinding {
+                    host_ip: None,
+                    host_port: dockerd_types::network::HostPort::Ephemeral,
+                });
+            }
+        }
+    }
+    ports
+}
+
+/// The disk side of a start. Blocking.
+fn prepare(core: &Core, spec: &ContainerSpec, io: &dyn Streams) -> Result<Prepared, EngineError> {
+    io.prepare()?;
+    let rootfs = core.images.mount(&spec.id)?;
+    let mounts = spec.mounts.iter().map(|point| resolve(core, point)).collect::<Result<_, _>>()?;
+    let dir = core.layout.container_dir(&spec.id);
+    let paths = files::paths(&dir);
+    if spec.joins_network_of().is_none() {
+        let host_network = spec.host.network_mode == NetworkMode::Host;
+        let resolver = files::HostResolver::read();
+        let text = files::resolv_conf(&spec.host, &core.resolver, &resolver, host_network);
+        write_file(&paths.resolv_conf, &text)?;
+        write_file(&paths.hostname, &format!("{}\n", spec.config.hostname))?;
+    }
+    Ok(Prepared { rootfs, mounts, shm: shm(core, spec)?, devices: devices::collect(&spec.host).map_err(oci_error)? })
+}
+
+fn oci_error(error: oci::SpecError) -> EngineError {
+    ContainerError::Start(error.to_string()).into()
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), EngineError> {
+    files::write(path, text).map_err(|e| EngineError::io(format!("write {}", path.display()), e))
+}
+
+fn resolve(core: &Core, point: &super::spec::MountPoint) -> Result<ResolvedMount, EngineError> {
+    let (source, kind) = match &point.kind {
+        MountPointKind::Bind { source, non_recursive, read_only_non_recursive, create_source, .. } => {
+            if *create_source && let Err(error) = make_source(source) {
+                let problem = super::create_error::MountError::SourcePath { path: source.clone(), source: error };
+                return Err(super::create_error::CreateError::from(problem).into());
+            }
+            let kind = ResolvedKind::Bind { non_recursive: *non_recursive, top_read_only: *read_only_non_recursive };
+            (PathBuf::from(source), kind)
+        }
+        MountPointKind::Volume { name, source, subpath, .. } => {
+            core.volumes.mount(name)?;
+            (within(source, subpath)?, ResolvedKind::Bind { non_recursive: false, top_read_only: false })
+        }
+        MountPointKind::Tmpfs { options } => (PathBuf::new(), ResolvedKind::Tmpfs(options.clone())),
+        MountPointKind::Image { .. } => return Err(EngineError::NotBuilt("mounting another image")),
+    };
+    Ok(ResolvedMount {
+        source,
+        destination: point.destination.clone(),
+        kind,
+        read_only: point.read_only,
+        propagation: point.propagation.clone(),
+    })
+}
+
+/// `-v /missing:/x` makes the directory, root's, 0755.
+fn make_source(source: &str) -> std::io::Result<()> {
+    if Path::new(source).exists() {
+        return Ok(());
+    }
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(source)
+}
+
+/// A directory of a volume, which must be there and must not lead out of it.
+fn within(root: &Path, subpath: &str) -> Result<PathBuf, EngineError> {
+    if subpath.is_empty() {
+        return Ok(root.to_owned());
+    }
+    let wanted = root.join(subpath);
+    let io = |e| EngineError::io(format!("cannot access path {}", wanted.display()), e);
+    let real = fs::canonicalize(&wanted).map_err(io)?;
+    let inside = real.starts_with(fs::canonicalize(root).map_err(io)?);
+    if inside { Ok(real) } else { Err(io(std::io::ErrorKind::PermissionDenied.into())) }
+}
+
+fn shm(core: &Core, spec: &ContainerSpec) -> Result<Shm, EngineError> {
+    Ok(match &spec.host.ipc_mode {
+        IpcMode::None => Shm::None,
+        IpcMode::Host => Shm::Bind("/dev/shm".into()),
+        IpcMode::Private | IpcMode::Default => Shm::Private(spec.host.shm_size),
+        IpcMode::Shareable => {
+            let dir = core.shm_dir(&spec.id);
+            let io = |e| EngineError::io(format!("make {}", dir.display()), e);
+            fs::create_dir_all(&dir).map_err(io)?;
+            let options = [format!("size={}", spec.host.shm_size), "mode=1777".to_owned()];
+            let tmpfs = dockerd_sys::mount::file_system("tmpfs", &options, SHM_ATTRIBUTES).map_err(io)?;
+            dockerd_sys::mount::attach_at(&tmpfs, &dir).map_err(io)?;
+            Shm::Bind(dir)
+        }
+        IpcMode::Container(other) => {
+            let donor = core.containers.find(other).map_err(EngineError::from)?;
+            match donor.snapshot().spec.host.ipc_mode {
+                IpcMode::Host => Shm::Bind("/dev/shm".into()),
+                _ => Shm::Bind(core.shm_dir(donor.id())),
+            }
+        }
+    })
+}
+
+/// Takes a shareable container's `/dev/shm` off the host. Cheap when there is none.
+pub(super) fn release_shm(core: &Core, id: &ContainerId, mode: &IpcMode) {
+    if *mode != IpcMode::Shareable {
+        return;
+    }
+    let dir = core.shm_dir(id);
+    if let Err(error) = dockerd_sys::mount::detach(&dir) {
+        tracing::debug!(dir = %dir.display(), %error, "no shared memory mounted");
+    }
+}
+
+/// Writes what depends on the addresses and builds the specification. Blocking.
+fn describe(
+    core: &Core,
+    spec: &ContainerSpec,
+    state: &State,
+    security: &SecurityOptions,
+    joins: Joins,
+    (mounts, shm, devices): (Vec<ResolvedMount>, Shm, devices::DeviceSet),
+) -> Result<Spec, EngineError> {
+    let files = network_files(core, spec)?;
+    if spec.joins_network_of().is_none() {
+        let gateway = host_gateway(core);
+        let text = if spec.host.network_mode == NetworkMode::Host {
+            files::hosts_of_host(&fs::read_to_string("/etc/hosts").unwrap_or_default(), &spec.host, &gateway)
+        } else {
+            let names = &spec.config;
+            files::hosts(&names.hostname, &names.domainname, &spec.host, &gateway, &state.endpoints)
+        };
+        write_file(&files.hosts, &text)?;
+    }
+    build_spec(core, spec, security, joins, (mounts, shm, devices), Some(files))
+}
+
+fn build_spec(
+    core: &Core,
+    spec: &ContainerSpec,
+    security: &SecurityOptions,
+    joins: Joins,
+    (mounts, shm, devices): (Vec<ResolvedMount>, Shm, devices::DeviceSet),
+    files: Option<NetworkFiles>,
+) -> Result<Spec, EngineError> {
+    let defaults = Defaults {
+        ulimits: &core.config.default_ulimits,
+        cgroup_parent: core.config.cgroup_parent.as_deref(),
+        no_new_privileges: core.config.no_new_privileges,
+    };
+    let input = OciInput {
+        spec,
+        host: &core.facts,
+        defaults,
+        mounts,
+        shm,
+        files,
+        joins,
+        devices,
+        seccomp: seccomp(core, spec, security)?,
+        security,
+    };
+    oci::build(input).map_err(oci_error)
+}
+
+/// The files of the container whose network is joined, or its own.
+fn network_files(core: &Core, spec: &ContainerSpec) -> Result<NetworkFiles, EngineError> {
+    let owner = match spec.joins_network_of() {
+        Some(other) => core.containers.find(other)?.id().clone(),
+        None => spec.id.clone(),
+    };
+    Ok(files::paths(&core.layout.container_dir(&owner)))
+}
+
+fn host_gateway(core: &Core) -> Vec<std::net::IpAddr> {
+    if !core.config.host_gateway_ips.is_empty() {
+        return core.config.host_gateway_ips.clone();
+    }
+    files::default_gateway(core.network.default_gateway())
+}
+
+/// The profile chosen, resolved for the container's capabilities; none for privileged containers.
+fn seccomp(core: &Core, spec: &ContainerSpec, security: &SecurityOptions) -> Result<Option<LinuxSeccomp>, EngineError> {
+    let failed = |e: dockerd_runtime::seccomp::ProfileError| EngineError::from(ContainerError::Start(e.to_string()));
+    let custom;
+    let profile = match (&security.seccomp, &core.config.seccomp) {
+        (Some(SeccompChoice::Unconfined), _) => return Ok(None),
+        (Some(SeccompChoice::Builtin), _) => Profile::builtin(),
+        (Some(SeccompChoice::Profile(json)), _) => {
+            custom = Profile::parse(json).map_err(failed)?;
+            &custom
+        }
+        (None, _) if spec.host.privileged => return Ok(None),
+        (None, SeccompDefault::Unconfined) => return Ok(None),
+        (None, SeccompDefault::Builtin) => Profile::builtin(),
+        (None, SeccompDefault::Custom { json, .. }) => {
+            custom = Profile::parse(json).map_err(failed)?;
+            &custom
+        }
+    };
+    let caps = oci::capability_mask(&spec.host, core.facts.available_caps).map_err(oci_error)?;
+    profile.resolve(Machine::this(), caps).map_err(failed)
+}
+
+/// The specification of a container that lives on from before the daemon's start: for execs in it.
+pub(super) fn respecify(core: &Core, spec: &ContainerSpec) -> Result<Spec, EngineError> {
+    let security = SecurityOptions::parse(&spec.host)?;
+    let parts = (Vec::new(), Shm::None, devices::DeviceSet::default());
+    build_spec(core, spec, &security, Joins::default(), parts, None)
+}

@@ -1,0 +1,225 @@
+//! What the container verbs need of everything around them, as small traits: images, networks, volumes, streams, events,
+//! runtimes. The real ones are adapted at boot; tests of the verbs run on fakes, without root.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::net::Ipv4Addr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dockerd_runtime::{BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver};
+use dockerd_types::container::{ContainerConfig, Labels};
+use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
+use dockerd_types::{ContainerId, Digest, Timestamp};
+
+use crate::container::spec::ContainerSpec;
+use crate::error::EngineError;
+
+/// An image as far as containers need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerImage {
+    /// Config digest.
+    pub id: Digest,
+    /// `os/arch[/variant]`.
+    pub platform: String,
+    /// Defaults for containers.
+    pub config: ContainerConfig,
+    /// Its topmost layer; `None` for an image without layers.
+    pub chain: Option<Digest>,
+}
+
+/// One path a container changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathChange {
+    /// Absolute path in the container.
+    pub path: String,
+    /// What happened to it.
+    pub kind: PathChangeKind,
+}
+
+/// Kinds of [`PathChange`]; the numbers are the API's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathChangeKind {
+    /// Changed.
+    Modified = 0,
+    /// New.
+    Added = 1,
+    /// Gone.
+    Deleted = 2,
+}
+
+/// Images and writable layers. Methods that touch the disk are blocking.
+pub trait Images: Send + Sync + Debug {
+    /// The image a client means; never touches the disk.
+    fn resolve(&self, text: &str) -> Result<Arc<ContainerImage>, EngineError>;
+    /// Name of the storage driver.
+    fn driver_name(&self) -> &str;
+    /// Keeps an image from removal on behalf of a container.
+    fn hold(&self, image: &Digest, owner: &ContainerId);
+    /// Ends a hold.
+    fn release(&self, image: &Digest, owner: &ContainerId);
+    /// Makes a writable layer over the image. Blocking.
+    fn prepare(&self, owner: &ContainerId, image: &ContainerImage) -> Result<(), EngineError>;
+    /// Mounts a container's layer, detached. Blocking.
+    fn mount(&self, owner: &ContainerId) -> Result<OwnedFd, EngineError>;
+    /// Takes a writable layer away; idempotent. Blocking.
+    fn remove(&self, owner: &ContainerId) -> Result<(), EngineError>;
+    /// Bytes in the writable layer. Blocking.
+    fn usage(&self, owner: &ContainerId) -> Result<u64, EngineError>;
+    /// Bytes of the image's layers.
+    fn image_size(&self, image: &Digest) -> u64;
+    /// What the container changed. Blocking.
+    fn changes(&self, owner: &ContainerId) -> Result<Vec<PathChange>, EngineError>;
+}
+
+/// A network namespace asked for.
+#[derive(Debug, Clone)]
+pub struct SandboxOrder {
+    /// For whom.
+    pub container: ContainerId,
+    /// The container's name.
+    pub name: String,
+    /// Its host name.
+    pub hostname: String,
+    /// Networks to join, with what the client asked of each.
+    pub endpoints: Vec<(String, EndpointConfig)>,
+    /// Ports to publish.
+    pub ports: PortBindings,
+}
+
+/// A network namespace, ready.
+#[derive(Debug)]
+pub struct ReadySandbox {
+    /// To enter; `None` is the host's.
+    pub netns: Option<OwnedFd>,
+    /// What was joined.
+    pub endpoints: Vec<EndpointState>,
+    /// What was published.
+    pub ports: Vec<PublishedPort>,
+}
+
+/// A sandbox that outlived a daemon.
+#[derive(Debug, Clone)]
+pub struct KeptSandbox {
+    /// Whose.
+    pub container: ContainerId,
+    /// A process in it.
+    pub pid: i32,
+    /// What it joined.
+    pub endpoints: Vec<EndpointState>,
+    /// What it published.
+    pub ports: Vec<PublishedPort>,
+}
+
+/// Networks.
+pub trait Networks: Send + Sync + Debug {
+    /// Makes a network namespace with all its endpoints.
+    fn create_sandbox(&self, order: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>>;
+    /// Gives back everything of a container's; idempotent.
+    fn remove_sandbox(&self, id: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>>;
+    /// Keeps these over a daemon's restart and removes all others.
+    fn restore(&self, kept: Vec<KeptSandbox>) -> BoxFuture<'_, Result<(), EngineError>>;
+    /// The default bridge's address.
+    fn default_gateway(&self) -> Option<Ipv4Addr>;
+}
+
+/// A volume a container uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeUse {
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub driver: String,
+    /// Its directory.
+    pub mountpoint: PathBuf,
+}
+
+/// A volume asked for.
+#[derive(Debug, Clone)]
+pub struct VolumeOrder {
+    /// Its name; `None`: a new anonymous one.
+    pub name: Option<String>,
+    /// Its driver.
+    pub driver: String,
+    /// Driver options, for a new one.
+    pub options: BTreeMap<String, String>,
+    /// Labels, for a new one.
+    pub labels: Labels,
+    /// Who will use it.
+    pub container: ContainerId,
+}
+
+/// Volumes.
+pub trait Volumes: Send + Sync + Debug {
+    /// Finds or makes a volume and notes who uses it.
+    fn ensure(&self, order: VolumeOrder) -> BoxFuture<'_, Result<VolumeUse, EngineError>>;
+    /// Notes that a stored container uses a volume (at boot).
+    fn note_use(&self, name: &str, container: &ContainerId);
+    /// Makes ready what a volume needs before its directory is bound (mounts of the local driver). Blocking.
+    fn mount(&self, name: &str) -> Result<(), EngineError>;
+    /// Fills an empty volume with a directory of the root file system. Blocking.
+    fn copy_up(&self, name: &str, rootfs: BorrowedFd<'_>, path: &str) -> Result<(), EngineError>;
+    /// A container uses nothing any more; with `remove_anonymous` its anonymous volumes go.
+    fn release(&self, container: &ContainerId, remove_anonymous: bool) -> BoxFuture<'_, ()>;
+}
+
+/// One container's streams, for its whole life.
+pub trait Streams: Send + Sync + Debug {
+    /// Opens log and spool before the process is started, to save time later. Blocking.
+    fn prepare(&self) -> Result<(), EngineError>;
+    /// Connects a process.
+    fn begin(&self, io: ProcessIo) -> Result<(), EngineError>;
+    /// Waits until the ended process's output was let through, at most so long.
+    fn drained(&self, limit: Duration) -> BoxFuture<'_, ()>;
+    /// The run is over: sessions end, the log is closed.
+    fn end(&self);
+    /// The container is gone.
+    fn discard(&self);
+    /// For those who know the real type.
+    fn as_any(&self) -> &(dyn std::any::Any + Send + Sync);
+}
+
+/// Makes [`Streams`].
+pub trait StreamsMaker: Send + Sync + Debug {
+    /// For this container. Cheap: no file is touched.
+    fn make(&self, spec: &ContainerSpec, name: &str) -> Arc<dyn Streams>;
+}
+
+/// An event before the bus has seen it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventNote {
+    /// `container`, `network`, ...
+    pub kind: &'static str,
+    /// What happened.
+    pub action: String,
+    /// Whose id.
+    pub actor: String,
+    /// Attributes.
+    pub attributes: BTreeMap<String, String>,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// Where events go.
+pub trait Events: Send + Sync + Debug {
+    /// Publishes; never waits.
+    fn publish(&self, note: EventNote);
+}
+
+/// OCI runtimes by name.
+pub trait RuntimeSet: Send + Sync + Debug {
+    /// The runtime of that name.
+    fn driver(&self, name: &str) -> Option<Arc<dyn RuntimeDriver>>;
+    /// The exit is on disk; the supervisor may forget it.
+    fn acknowledge(&self, key: &ProcessKey);
+}
+
+/// Execs, as far as the containers' fate touches them.
+pub trait Execs: Send + Sync + Debug {
+    /// An exec's process ended.
+    fn exited(&self, exit: ProcessExit);
+    /// A container's process ended, and its execs with it.
+    fn container_ended(&self, id: &ContainerId);
+}
