@@ -215,13 +215,15 @@ pub enum LaunchError {
     /// An external runtime failed.
     #[error("failed to create task for container: failed to create shim task: OCI runtime create failed: {0}")]
     Runtime(String),
+    /// An external runtime failed to start an exec.
+    #[error("OCI runtime exec failed: {0}")]
+    RuntimeExec(String),
 }
 
 /// Docker's prefix for a container that could not be created.
 pub const CREATE_CONTEXT: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: error during container init";
 /// Docker's prefix for an exec that could not be started.
-pub const EXEC_CONTEXT: &str =
-    "OCI runtime exec failed: exec failed: unable to start container process";
+pub const EXEC_CONTEXT: &str = "OCI runtime exec failed: exec failed: unable to start container process";
 
 impl LaunchError {
     /// The exit code Docker records for this failure: 127 not found, 126 not permitted, 128 anything else.
@@ -230,11 +232,22 @@ impl LaunchError {
             Self::ProgramNotFound { .. } => 127,
             Self::ProgramRefused { .. } => 126,
             Self::Setup { errno, .. } if *errno == ENOTDIR => 127,
-            Self::Runtime(text) if text.contains("executable file not found") => 127,
-            Self::Runtime(text) if text.contains("no such file or directory") => 127,
-            Self::Runtime(text) if text.contains("permission denied") => 126,
+            Self::Runtime(text) | Self::RuntimeExec(text) => exit_code_of(text),
             _ => 128,
         }
+    }
+}
+
+/// What Docker makes of an OCI runtime's text; runtimes differ in capitals.
+fn exit_code_of(text: &str) -> i32 {
+    let text = text.to_lowercase();
+    let says = |phrase| text.contains(phrase);
+    if says("executable file not found") || says("no such file or directory") || says("not a directory") {
+        127
+    } else if says("permission denied") || says("is a directory") {
+        126
+    } else {
+        128
     }
 }
 

@@ -50,9 +50,8 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
     if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::Error::from_raw_os_error(Errno::TOOBIG.raw_os_error()));
     }
-    let sent = retry(|| {
-        rustix::net::sendmsg(&socket, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
-    })?;
+    let sent =
+        retry(|| rustix::net::sendmsg(&socket, &[io::IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL))?;
     if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod caps;
+pub mod command;
 pub mod fdpass;
 pub mod mount;
 pub mod ns;

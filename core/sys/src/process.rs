@@ -39,14 +39,24 @@ pub enum Cloned {
     },
 }
 
+/// Proof that this process had a single thread when asked. Processes that hold it start no threads; their children by
+/// [`clone`] have one thread too.
+#[derive(Debug, Clone, Copy)]
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Counts the threads of this process; `None` when there are several.
+    pub fn check() -> io::Result<Option<Self>> {
+        let threads = std::fs::read_dir("/proc/self/task")?.count();
+        Ok((threads == 1).then_some(Self(())))
+    }
+}
+
 /// Makes a child like fork(2), in the namespaces of `flags`, and in `cgroup` (version 2 directory) where given.
-/// The child ends with SIGCHLD to the parent.
-///
-/// # Safety
-/// The calling process must have a single thread: the child goes on in a copy of the caller's memory, and locks held by
-/// other threads would stay locked in it for ever.
-#[allow(unsafe_code, reason = "clone3 has no safe wrapper; the contract is the caller's")]
-pub unsafe fn clone(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+/// The child ends with SIGCHLD to the parent. It goes on in a copy of the caller's memory, where locks held by other
+/// threads would stay locked for ever: hence the proof that there are none.
+#[allow(unsafe_code, reason = "clone3 has no safe wrapper")]
+pub fn clone(_proof: SingleThreaded, flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: all-zero is a valid clone_args.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -111,6 +121,27 @@ pub fn collect_any() -> io::Result<Option<(i32, Ended)>> {
     }
 }
 
+/// Closes every descriptor from 3 up, then runs `then`, which must not count on any of them, and ends with its code.
+#[allow(unsafe_code, reason = "closes descriptors that values of the caller own")]
+pub fn without_descriptors(then: impl FnOnce() -> i32) -> ! {
+    // SAFETY: the values that own the descriptors are never used or dropped again, because this never returns and
+    // `then` is told not to; _exit runs no destructors.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    exit_now(then())
+}
+
+/// Waits for any blocked signal and takes it: its number.
+#[allow(unsafe_code, reason = "sigwaitinfo with real-time signals")]
+pub fn wait_signal() -> io::Result<i32> {
+    // SAFETY: the set is filled by the next call; the information about the signal is not asked for.
+    let signal = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::sigwaitinfo(&raw const set, std::ptr::null_mut())
+    };
+    if signal > 0 { Ok(signal) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Waits for child `pid` to end and collects it.
 #[allow(unsafe_code, reason = "as collect_any")]
 pub fn wait_for(pid: i32) -> io::Result<Ended> {
@@ -138,7 +169,11 @@ pub fn wait_any() -> io::Result<(i32, Ended)> {
 }
 
 fn ended(status: i32) -> Ended {
-    if libc::WIFSIGNALED(status) { Ended::Signaled(libc::WTERMSIG(status)) } else { Ended::Exited(libc::WEXITSTATUS(status)) }
+    if libc::WIFSIGNALED(status) {
+        Ended::Signaled(libc::WTERMSIG(status))
+    } else {
+        Ended::Exited(libc::WEXITSTATUS(status))
+    }
 }
 
 /// Opens a pidfd for `pid`.
@@ -222,4 +257,56 @@ pub fn reset_signals() -> io::Result<()> {
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     nix::sys::signal::SigSet::all().thread_unblock().map_err(io::Error::from)
+}
+
+/// SIGCHLD as a readable descriptor, non-blocking; the signal is blocked for the calling thread.
+#[derive(Debug)]
+pub struct ChildSignals(nix::sys::signalfd::SignalFd);
+
+impl ChildSignals {
+    /// Blocks SIGCHLD and opens the descriptor.
+    pub fn open() -> io::Result<Self> {
+        use nix::sys::signalfd::{SfdFlags, SignalFd};
+        let mut set = nix::sys::signal::SigSet::empty();
+        set.add(nix::sys::signal::Signal::SIGCHLD);
+        set.thread_block()?;
+        Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
+    }
+
+    /// Takes what has arrived, so that the descriptor is not readable any more.
+    pub fn drain(&self) {
+        while let Ok(Some(_)) = self.0.read_signal() {}
+    }
+}
+
+impl AsFd for ChildSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Lets `fd` live on over `execve`; its number, to be told to the new program.
+pub fn keep_over_exec(fd: OwnedFd) -> io::Result<i32> {
+    use std::os::fd::IntoRawFd;
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty())?;
+    Ok(fd.into_raw_fd())
+}
+
+/// Takes over a descriptor that [`keep_over_exec`] has let through, close-on-exec again.
+#[allow(unsafe_code, reason = "a number that came through execve becomes an owned descriptor")]
+pub fn take_inherited(number: i32) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: checked to be open by the fcntl; the caller's list names each inherited descriptor once, and nothing else in
+    // this fresh program owns descriptors it did not open.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    match rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC) {
+        Ok(()) => Ok(fd),
+        Err(error) => {
+            // Not ours: it must not be closed.
+            std::mem::forget(fd);
+            Err(error.into())
+        }
+    }
 }

@@ -149,7 +149,8 @@ pub fn set_attributes(
 
 /// Sets the propagation of `path` and everything below it.
 pub fn set_propagation(path: &CStr, propagation: Propagation) -> io::Result<()> {
-    let flags = nix::mount::MsFlags::from_bits_retain(propagation.bits() as libc::c_ulong) | nix::mount::MsFlags::MS_REC;
+    let flags =
+        nix::mount::MsFlags::from_bits_retain(propagation.bits() as libc::c_ulong) | nix::mount::MsFlags::MS_REC;
     nix::mount::mount(None::<&CStr>, path, None::<&CStr>, flags, None::<&CStr>).map_err(io::Error::from)
 }
 

@@ -1,0 +1,170 @@
+//! What the drivers of one daemon share: the connection to the supervisor, the cgroups, and the processes that run.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use dockerd_sys::process;
+use dockerd_types::ContainerId;
+use dockerd_types::signal::Signal;
+
+use crate::cgroup::CgroupDriver;
+use crate::driver::{ControlError, ProcessIo, ProcessKey, StdioRequest};
+use crate::launch::build::FdSet;
+use crate::launch::plan::StdioPlan;
+use crate::supervisor::client::Client;
+use crate::supervisor::protocol::Request;
+
+/// A process that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) pidfd: Arc<OwnedFd>,
+    /// The terminal's master, for its size.
+    pub(crate) terminal: Option<OwnedFd>,
+}
+
+/// Shared state of the drivers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    client: RwLock<Arc<Client>>,
+    pub(crate) cgroups: CgroupDriver,
+    pub(crate) exec_root: PathBuf,
+    processes: Mutex<HashMap<ProcessKey, Running>>,
+    cgroup_paths: Mutex<HashMap<ContainerId, String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn new(client: Client, cgroups: CgroupDriver, exec_root: PathBuf) -> Self {
+        Self {
+            client: RwLock::new(Arc::new(client)),
+            cgroups,
+            exec_root,
+            processes: Mutex::default(),
+            cgroup_paths: Mutex::default(),
+        }
+    }
+
+    /// The connection of now.
+    pub(crate) fn client(&self) -> Arc<Client> {
+        Arc::clone(&self.client.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A new supervisor has taken the place of a lost one.
+    pub(crate) fn replace_client(&self, client: Client) {
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(client);
+    }
+
+    pub(crate) fn insert(&self, key: ProcessKey, running: Running) {
+        lock(&self.processes).insert(key, running);
+    }
+
+    /// Forgets a process that has ended.
+    pub(crate) fn remove(&self, key: &ProcessKey) {
+        lock(&self.processes).remove(key);
+    }
+
+    /// The pidfd of a process that runs.
+    pub(crate) fn pidfd(&self, key: &ProcessKey) -> Option<Arc<OwnedFd>> {
+        lock(&self.processes).get(key).map(|running| Arc::clone(&running.pidfd))
+    }
+
+    /// Everything that runs, for watching it without a supervisor.
+    pub(crate) fn running(&self) -> Vec<(ProcessKey, Arc<OwnedFd>)> {
+        lock(&self.processes).iter().map(|(key, running)| (key.clone(), Arc::clone(&running.pidfd))).collect()
+    }
+
+    pub(crate) fn set_cgroup(&self, id: &ContainerId, path: &str) {
+        lock(&self.cgroup_paths).insert(id.clone(), path.to_owned());
+    }
+
+    pub(crate) fn cgroup(&self, id: &ContainerId) -> Option<String> {
+        lock(&self.cgroup_paths).get(id).cloned()
+    }
+
+    pub(crate) fn forget_cgroup(&self, id: &ContainerId) -> Option<String> {
+        lock(&self.cgroup_paths).remove(id)
+    }
+
+    /// Sends a signal to one process.
+    pub(crate) fn signal(&self, key: &ProcessKey, signal: Signal) -> Result<(), ControlError> {
+        let pidfd = self.pidfd(key).ok_or(ControlError::NotRunning)?;
+        match process::pidfd_signal(&*pidfd, signal.number()) {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                Err(ControlError::NotRunning)
+            }
+            other => other.map_err(|source| ControlError::Io { action: "signal", source }),
+        }
+    }
+
+    /// Kills everything in the container's cgroup.
+    pub(crate) fn kill_all(&self, id: &ContainerId) -> Result<(), ControlError> {
+        for pid in self.pids(id)? {
+            match process::kill(pid, Signal::KILL.number()) {
+                Err(error) if error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+                    return Err(ControlError::Io { action: "kill", source: error });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pids(&self, id: &ContainerId) -> Result<Vec<i32>, ControlError> {
+        let path = self.cgroup(id).ok_or(ControlError::NotRunning)?;
+        Ok(self.cgroups.pids(&path)?)
+    }
+
+    pub(crate) fn resize(&self, key: &ProcessKey, height: u16, width: u16) -> Result<(), ControlError> {
+        let processes = lock(&self.processes);
+        let running = processes.get(key).ok_or(ControlError::NotRunning)?;
+        // A process without a terminal has no size to set; Docker answers success.
+        let Some(terminal) = &running.terminal else { return Ok(()) };
+        dockerd_sys::pty::resize(terminal, height, width)
+            .map_err(|source| ControlError::Io { action: "resize", source })
+    }
+
+    pub(crate) fn close_stdin(&self, key: &ProcessKey) -> Result<(), ControlError> {
+        let told = self.client().tell_now(Request::CloseStdin(key.clone()));
+        told.map_err(|error| ControlError::Io { action: "close stdin", source: io::Error::other(error) })
+    }
+}
+
+/// Makes the pipes `request` asks for: the plan with the positions of all ends in `fds`, and the daemon's ends.
+pub(crate) fn make_streams(request: StdioRequest, fds: &mut FdSet) -> io::Result<(StdioPlan, ProcessIo)> {
+    use rustix::pipe::{PipeFlags, pipe_with};
+    let mut plan = StdioPlan { request, ..StdioPlan::default() };
+    let mut io = ProcessIo::default();
+    if request.tty {
+        return Ok((plan, io));
+    }
+    let mut place = |slot: usize, child: OwnedFd, daemon: &OwnedFd| -> io::Result<()> {
+        rustix::io::ioctl_fionbio(daemon, true)?;
+        plan.child[slot] = Some(fds.push(child));
+        plan.daemon[slot] = Some(fds.push(daemon.try_clone()?));
+        Ok(())
+    };
+    if request.stdin {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        place(0, read, &write)?;
+        io.stdin = Some(write);
+    }
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    place(1, write, &read)?;
+    io.stdout = Some(read);
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    place(2, write, &read)?;
+    io.stderr = Some(read);
+    Ok((plan, io))
+}
+
+/// The daemon's ends of a terminal: duplicates of its master.
+pub(crate) fn terminal_streams(master: &OwnedFd) -> io::Result<ProcessIo> {
+    rustix::io::ioctl_fionbio(master.as_fd(), true)?;
+    Ok(ProcessIo { stdin: Some(master.try_clone()?), stdout: Some(master.try_clone()?), stderr: None })
+}

@@ -1,0 +1,115 @@
+//! Messages between daemon and supervisor: postcard in one `SOCK_SEQPACKET` message each, descriptors beside them.
+//! A supervisor of another version is upgraded in place (`Request::Upgrade`) before anything else is asked of it, so
+//! both ends always speak the same version; only `Hello` and `Upgrade` must stay readable for ever.
+
+use serde::{Deserialize, Serialize};
+
+use crate::driver::{PhaseTimings, ProcessExit, ProcessKey};
+use crate::launch::plan::{ExecPlan, FdIndex, LaunchPlan, SetupFailure};
+
+/// Raised with every change of these types.
+pub(crate) const VERSION: u32 = 1;
+
+/// Longest message. Plans are about 10 KB; one with a huge environment travels in a memory file instead.
+pub(crate) const MAX_MESSAGE: usize = 160 * 1024;
+
+/// From the daemon.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// First on a connection; answered by [`Reply::Hello`]. The newest connection is the daemon's.
+    Hello,
+    /// Execute this program (descriptor 0) in place, children kept.
+    Upgrade,
+    /// Bring up a container; answered by `Started` or `Failed`.
+    Launch(Box<LaunchPlan>),
+    /// Run a process in a container; answered by `Started` or `Failed`.
+    Exec(Box<ExecPlan>),
+    /// Run a command on the host and collect it (external runtimes); answered by `Ended` or `Error`.
+    Command(CommandPlan),
+    /// Watch a process that is, or becomes by the death of its parent, a child of the supervisor; answered by `Started`
+    /// or `Error`. Descriptors: the daemon's ends of its streams.
+    Adopt {
+        /// What it is known as from now on.
+        key: ProcessKey,
+        /// Its process id.
+        pid: i32,
+        /// Whether it runs on a terminal.
+        tty: bool,
+        /// Daemon's ends of stdin, stdout, stderr.
+        streams: [Option<FdIndex>; 3],
+    },
+    /// Close the supervisor's duplicate of a process's stdin.
+    CloseStdin(ProcessKey),
+    /// The exit of this process is on record; forget it.
+    Acknowledge(ProcessKey),
+    /// Tell all processes; answered by `Process` messages and `Done`.
+    List,
+    /// End; refused while processes are watched.
+    Shutdown,
+}
+
+/// A command of an external runtime.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommandPlan {
+    /// Program (absolute path) and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// Its stdin, stdout, stderr; `None` is `/dev/null`.
+    pub stdio: [Option<u8>; 3],
+}
+
+/// A request with the number its answer bears.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    /// Chosen by the daemon.
+    pub(crate) id: u64,
+    /// What is asked.
+    pub(crate) request: Request,
+}
+
+/// From the supervisor.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Message {
+    /// Answer to the request of that number.
+    Reply(u64, Reply),
+    /// A process ended.
+    Exited(ProcessExit),
+}
+
+/// Answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// The supervisor's [`VERSION`] and program version.
+    Hello(u32, String),
+    /// The workload runs. Descriptors: its pidfd, then the terminal's master where there is one.
+    Started {
+        /// Process id in the daemon's namespace.
+        pid: i32,
+        /// Phases measured in supervisor and child.
+        timings: PhaseTimings,
+    },
+    /// It could not be set up; nothing is left of it.
+    Failed(SetupFailure),
+    /// The supervisor could not do it.
+    Error(String),
+    /// A command ended with this code (128 + signal).
+    Ended(i32),
+    /// One watched process; more follow. Descriptors: pidfd (unless it has ended), then its streams as flagged.
+    Process {
+        /// What it is known as.
+        key: ProcessKey,
+        /// Its process id.
+        pid: i32,
+        /// Whether it runs on a terminal.
+        tty: bool,
+        /// Which of stdin, stdout, stderr come along.
+        streams: [bool; 3],
+        /// How it ended, when it did.
+        exited: Option<ProcessExit>,
+    },
+    /// That is all.
+    Done,
+}

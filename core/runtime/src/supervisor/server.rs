@@ -1,0 +1,468 @@
+//! The supervisor process: one thread, one epoll loop. Starts children, keeps their pidfds and streams, collects them,
+//! tells the daemon. Parses nothing that comes from outside: its only peer is the daemon.
+//!
+//! ```text
+//! epoll: child signals | listener | daemon's connection | one sync socket per launch under way
+//! ```
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use dockerd_sys::fdpass;
+use dockerd_sys::process::{self, ChildSignals, Cloned, Ended, SingleThreaded};
+use dockerd_types::Timestamp;
+use rustix::event::epoll;
+use serde::{Deserialize, Serialize};
+
+use super::command;
+use super::protocol::{Envelope, MAX_MESSAGE, Message, Reply, Request, VERSION};
+use super::table::{Table, Watched};
+use crate::driver::{ExitCode, PhaseTimings, ProcessExit, ProcessKey};
+use crate::launch::child::{self, ChildMessage};
+use crate::launch::plan::{CgroupJoin, ExecPlan, LaunchPlan, SetupFailure, StdioPlan};
+
+const SIGNALS: u64 = 0;
+const LISTENER: u64 = 1;
+const DAEMON: u64 = 2;
+/// Tokens from here on are launches under way.
+const FIRST_LAUNCH: u64 = 16;
+/// How long a daemon that does not read is waited for before its connection is given up, in milliseconds.
+const SEND_LIMIT: i64 = 5000;
+
+/// A child between `clone3` and `execve`.
+struct Pending {
+    request: u64,
+    key: ProcessKey,
+    pid: i32,
+    pidfd: OwnedFd,
+    sync: OwnedFd,
+    tty: bool,
+    streams: [Option<OwnedFd>; 3],
+    master: Option<OwnedFd>,
+    timings: PhaseTimings,
+    /// Set when the child has ended before its socket did.
+    ended: Option<Ended>,
+}
+
+/// The whole state; what of it survives an upgrade is in [`Saved`].
+pub(super) struct Server {
+    proof: SingleThreaded,
+    epoll: OwnedFd,
+    signals: ChildSignals,
+    listener: OwnedFd,
+    daemon: Option<OwnedFd>,
+    table: Table,
+    pending: HashMap<u64, Pending>,
+    commands: HashMap<i32, u64>,
+    next_token: u64,
+    own_pid_ns: OwnedFd,
+    buffer: Vec<u8>,
+    done: bool,
+}
+
+impl Server {
+    pub(super) fn new(listener: OwnedFd, journal: PathBuf) -> io::Result<Self> {
+        let proof = SingleThreaded::check()?.ok_or_else(|| io::Error::other("several threads"))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let signals = ChildSignals::open()?;
+        let watch =
+            |fd: BorrowedFd<'_>, token| epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN);
+        watch(signals.as_fd(), SIGNALS)?;
+        watch(listener.as_fd(), LISTENER)?;
+        Ok(Self {
+            proof,
+            signals,
+            listener,
+            daemon: None,
+            table: Table::new(journal),
+            pending: HashMap::new(),
+            commands: HashMap::new(),
+            next_token: FIRST_LAUNCH,
+            own_pid_ns: dockerd_sys::ns::open(Path::new("/proc/self/ns/pid"))?,
+            buffer: vec![0; MAX_MESSAGE],
+            done: false,
+            epoll,
+        })
+    }
+
+    /// Serves until told to end.
+    pub(super) fn run(&mut self) -> io::Result<()> {
+        // Children may have ended before the signals were watched (upgrade).
+        self.collect();
+        let mut events = Vec::with_capacity(32);
+        while !self.done {
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            for event in events.drain(..) {
+                match event.data.u64() {
+                    SIGNALS => {
+                        self.signals.drain();
+                        self.collect();
+                    }
+                    LISTENER => self.accept(),
+                    DAEMON => self.receive(),
+                    token => self.progress(token),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        let Ok(connection) = fdpass::accept(&self.listener) else { return };
+        let data = epoll::EventData::new_u64(DAEMON);
+        if epoll::add(&self.epoll, &connection, data, epoll::EventFlags::IN).is_ok() {
+            // The newest connection is the daemon's; an older one belongs to a daemon that is gone.
+            self.daemon = Some(connection);
+        }
+    }
+
+    fn receive(&mut self) {
+        let Some(daemon) = &self.daemon else { return };
+        match fdpass::receive(daemon, &mut self.buffer) {
+            Ok((0, _)) => self.daemon = None,
+            Ok((length, fds)) => match decode(&self.buffer[..length], &fds) {
+                Ok(envelope) => self.serve(envelope.id, envelope.request, fds),
+                Err(_) => self.daemon = None,
+            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => self.daemon = None,
+        }
+    }
+
+    fn serve(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) {
+        match request {
+            Request::Hello => {
+                self.reply(id, Reply::Hello(VERSION, env!("CARGO_PKG_VERSION").to_owned()), &[]);
+            }
+            Request::Upgrade => {
+                let error = self.upgrade(fds);
+                self.reply(id, Reply::Error(format!("upgrade: {error}")), &[]);
+            }
+            Request::Launch(plan) => self.launch(id, &plan, fds),
+            Request::Exec(plan) => self.exec(id, &plan, fds),
+            Request::Command(plan) => match command::start(self.proof, &plan, &fds) {
+                Ok(pid) => {
+                    self.commands.insert(pid, id);
+                }
+                Err(error) => self.reply(id, Reply::Error(error.to_string()), &[]),
+            },
+            Request::Adopt { key, pid, tty, streams } => self.adopt(id, key, pid, tty, streams, fds),
+            Request::CloseStdin(key) => {
+                if let Some(watched) = self.table.get_mut(&key) {
+                    watched.streams[0] = None;
+                }
+            }
+            Request::Acknowledge(key) => self.table.acknowledge(&key),
+            Request::List => self.list(id),
+            Request::Shutdown => {
+                self.done = !self.table.is_busy() && self.pending.is_empty();
+                let answer = if self.done { Reply::Done } else { Reply::Error("processes are running".to_owned()) };
+                self.reply(id, answer, &[]);
+            }
+        }
+    }
+
+    fn launch(&mut self, id: u64, plan: &LaunchPlan, fds: Vec<OwnedFd>) {
+        // The cgroup namespace is made by the child once it is in its cgroups.
+        let flags = plan.clone_flags & !process::NEW_CGROUP;
+        let start = |sync: OwnedFd| child::launch(plan, &fds, sync);
+        let cloned = self.clone_child(flags, &plan.cgroup, &fds, start);
+        self.started(id, plan.key.clone(), plan.stdio, cloned, fds);
+    }
+
+    fn exec(&mut self, id: u64, plan: &ExecPlan, fds: Vec<OwnedFd>) {
+        // Children are born in the PID namespace that was entered last; this process itself stays where it is.
+        let cloned = dockerd_sys::ns::enter(&fds[usize::from(plan.target)], process::NEW_PID).and_then(|()| {
+            let cloned = self.clone_child(0, &plan.cgroup, &fds, |sync| child::exec(plan, &fds, sync));
+            dockerd_sys::ns::enter(&self.own_pid_ns, process::NEW_PID)?;
+            cloned
+        });
+        self.started(id, plan.key.clone(), plan.stdio, cloned, fds);
+    }
+
+    fn clone_child(
+        &self,
+        flags: u64,
+        cgroup: &CgroupJoin,
+        fds: &[OwnedFd],
+        run: impl FnOnce(OwnedFd),
+    ) -> io::Result<(i32, OwnedFd, OwnedFd, u32)> {
+        let before = Instant::now();
+        let (ours, theirs) = fdpass::pair()?;
+        let cgroup = cgroup.clone_into.map(|index| fds[usize::from(index)].as_fd());
+        match process::clone(self.proof, flags, cgroup)? {
+            Cloned::Child => {
+                drop(ours);
+                run(theirs);
+                process::exit_now(1)
+            }
+            Cloned::Parent { pid, pidfd } => Ok((pid, pidfd, ours, micros(before))),
+        }
+    }
+
+    fn started(
+        &mut self,
+        id: u64,
+        key: ProcessKey,
+        stdio: StdioPlan,
+        cloned: io::Result<(i32, OwnedFd, OwnedFd, u32)>,
+        fds: Vec<OwnedFd>,
+    ) {
+        let (pid, pidfd, sync, clone) = match cloned {
+            Ok(cloned) => cloned,
+            Err(error) => return self.reply(id, Reply::Error(format!("clone: {error}")), &[]),
+        };
+        let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
+        let streams = stdio.daemon.map(|index| index.and_then(|i| fds.get_mut(usize::from(i)).and_then(Option::take)));
+        let token = self.next_token;
+        self.next_token += 1;
+        if let Err(error) = epoll::add(&self.epoll, &sync, epoll::EventData::new_u64(token), epoll::EventFlags::IN) {
+            let _ = process::pidfd_signal(&pidfd, 9);
+            return self.reply(id, Reply::Error(format!("epoll: {error}")), &[]);
+        }
+        let timings = PhaseTimings { clone, ..PhaseTimings::default() };
+        let tty = stdio.request.tty;
+        let pending = Pending { request: id, key, pid, pidfd, sync, tty, streams, master: None, timings, ended: None };
+        self.pending.insert(token, pending);
+    }
+
+    /// A launch under way has said something, or its socket has ended: then the workload runs.
+    fn progress(&mut self, token: u64) {
+        let Some(pending) = self.pending.get_mut(&token) else { return };
+        let received = fdpass::receive(&pending.sync, &mut self.buffer);
+        let (length, mut fds) = received.unwrap_or_default();
+        if length == 0 {
+            return self.settle(token, None);
+        }
+        match postcard::from_bytes(&self.buffer[..length]) {
+            Ok(ChildMessage::Terminal) => pending.master = fds.pop(),
+            Ok(ChildMessage::Ready(micros)) => pending.timings.setup = micros,
+            Ok(ChildMessage::Failed(failure)) => self.settle(token, Some(Ok(failure))),
+            Err(error) => self.settle(token, Some(Err(error.to_string()))),
+        }
+    }
+
+    fn settle(&mut self, token: u64, failure: Option<Result<SetupFailure, String>>) {
+        let Some(pending) = self.pending.remove(&token) else { return };
+        let Pending { request, key, pid, pidfd, sync, tty, mut streams, master, timings, ended } = pending;
+        drop(sync);
+        // A child killed during set-up closes its socket without a word and without having set its time.
+        let silent = failure.is_none() && timings.setup == 0;
+        if failure.is_some() || silent {
+            let _ = process::pidfd_signal(&pidfd, 9);
+            let how = ended.or_else(|| process::wait_for(pid).ok());
+            let answer = match failure {
+                Some(Ok(failure)) => Reply::Failed(failure),
+                Some(Err(text)) => Reply::Error(text),
+                None => Reply::Error(format!("the container's first process ended during set-up: {how:?}")),
+            };
+            return self.reply(request, answer, &[]);
+        }
+        if let Some(master) = &master {
+            streams = [master.try_clone().ok(), master.try_clone().ok(), None];
+        }
+        let mut fds = vec![pidfd.as_fd()];
+        fds.extend(master.as_ref().map(AsFd::as_fd));
+        self.reply(request, Reply::Started { pid, timings }, &fds);
+        self.table.insert(key, Watched { pid, pidfd: Some(pidfd), tty, streams, exited: None });
+        if let Some(ended) = ended {
+            self.exited(pid, ended);
+        }
+    }
+
+    fn adopt(&mut self, id: u64, key: ProcessKey, pid: i32, tty: bool, streams: [Option<u8>; 3], fds: Vec<OwnedFd>) {
+        let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
+        let streams = streams.map(|index| index.and_then(|i| fds.get_mut(usize::from(i)).and_then(Option::take)));
+        let ended = self.table.take_stranger(pid);
+        match process::pidfd_open(pid) {
+            Ok(pidfd) => {
+                self.reply(id, Reply::Started { pid, timings: PhaseTimings::default() }, &[pidfd.as_fd()]);
+                self.table.insert(key, Watched { pid, pidfd: Some(pidfd), tty, streams, exited: None });
+                if let Some(ended) = ended {
+                    self.exited(pid, ended);
+                }
+            }
+            Err(error) => self.reply(id, Reply::Error(format!("process {pid}: {error}")), &[]),
+        }
+    }
+
+    fn list(&mut self, id: u64) {
+        let Some(daemon) = &self.daemon else { return };
+        for (key, watched) in self.table.iter() {
+            let fds: Vec<BorrowedFd<'_>> =
+                watched.pidfd.iter().chain(watched.streams.iter().flatten()).map(AsFd::as_fd).collect();
+            let reply = Reply::Process {
+                key: key.clone(),
+                pid: watched.pid,
+                tty: watched.tty,
+                streams: [0, 1, 2].map(|i| watched.streams[i].is_some()),
+                exited: watched.exited.clone(),
+            };
+            if send(daemon, &Message::Reply(id, reply), &fds).is_err() {
+                break;
+            }
+        }
+        self.reply(id, Reply::Done, &[]);
+    }
+
+    /// Collects every child that has ended.
+    fn collect(&mut self) {
+        while let Ok(Some((pid, ended))) = process::collect_any() {
+            if let Some(request) = self.commands.remove(&pid) {
+                self.reply(request, Reply::Ended(docker_code(ended)), &[]);
+            } else if let Some(pending) = self.pending.values_mut().find(|pending| pending.pid == pid) {
+                // Its socket may still hold the words that say why.
+                pending.ended = Some(ended);
+            } else if self.table.key_of(pid).is_some() {
+                self.exited(pid, ended);
+            } else {
+                self.table.record_stranger(pid, ended);
+            }
+        }
+    }
+
+    fn exited(&mut self, pid: i32, ended: Ended) {
+        let Some(key) = self.table.key_of(pid).cloned() else { return };
+        let code = match ended {
+            Ended::Exited(code) => ExitCode::Exited(code),
+            Ended::Signaled(signal) => ExitCode::Signaled(signal),
+        };
+        let exit = ProcessExit { key, code, at: Timestamp::now(), oom_killed: false };
+        if let Some(daemon) = &self.daemon
+            && send(daemon, &Message::Exited(exit.clone()), &[]).is_err()
+        {
+            self.daemon = None;
+        }
+        self.table.record(pid, &exit);
+    }
+
+    fn reply(&mut self, id: u64, reply: Reply, fds: &[BorrowedFd<'_>]) {
+        let Some(daemon) = &self.daemon else { return };
+        if send(daemon, &Message::Reply(id, reply), fds).is_err() {
+            self.daemon = None;
+        }
+    }
+
+    /// Executes the program behind the first descriptor with this state; returns only on failure.
+    fn upgrade(&mut self, fds: Vec<OwnedFd>) -> io::Error {
+        if !self.pending.is_empty() || !self.commands.is_empty() {
+            return io::Error::other("launches are under way");
+        }
+        let Some(program) = fds.into_iter().next() else { return io::ErrorKind::InvalidInput.into() };
+        match self.save().and_then(|saved| super::entry::exec_resumed(&program, saved)) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    fn save(&self) -> io::Result<OwnedFd> {
+        let keep = |fd: &OwnedFd| fd.try_clone().and_then(process::keep_over_exec);
+        let mut saved = Saved {
+            listener: keep(&self.listener)?,
+            daemon: self.daemon.as_ref().map(keep).transpose()?,
+            processes: Vec::new(),
+        };
+        for (key, watched) in self.table.iter() {
+            let mut streams = [None; 3];
+            for (slot, stream) in streams.iter_mut().zip(&watched.streams) {
+                *slot = stream.as_ref().map(keep).transpose()?;
+            }
+            saved.processes.push(SavedProcess {
+                key: key.clone(),
+                pid: watched.pid,
+                pidfd: watched.pidfd.as_ref().map(keep).transpose()?,
+                tty: watched.tty,
+                streams,
+                exited: watched.exited.clone(),
+            });
+        }
+        let mut file = File::from(rustix::fs::memfd_create("supervisor", rustix::fs::MemfdFlags::CLOEXEC)?);
+        file.write_all(&postcard::to_stdvec(&saved).map_err(io::Error::other)?)?;
+        file.rewind()?;
+        Ok(file.into())
+    }
+
+    /// The state an earlier program of this process has saved.
+    pub(super) fn resume(saved: OwnedFd, journal: PathBuf) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        File::from(saved).read_to_end(&mut bytes)?;
+        let saved: Saved = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+        let mut server = Self::new(process::take_inherited(saved.listener)?, journal)?;
+        if let Some(daemon) = saved.daemon {
+            let daemon = process::take_inherited(daemon)?;
+            epoll::add(&server.epoll, &daemon, epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?;
+            server.daemon = Some(daemon);
+        }
+        for old in saved.processes {
+            let take = |fd: Option<i32>| fd.map(process::take_inherited).transpose();
+            let [stdin, stdout, stderr] = old.streams;
+            let streams = [take(stdin)?, take(stdout)?, take(stderr)?];
+            let pidfd = take(old.pidfd)?;
+            server.table.insert(old.key, Watched { pid: old.pid, pidfd, tty: old.tty, streams, exited: old.exited });
+        }
+        Ok(server)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    listener: i32,
+    daemon: Option<i32>,
+    processes: Vec<SavedProcess>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedProcess {
+    key: ProcessKey,
+    pid: i32,
+    pidfd: Option<i32>,
+    tty: bool,
+    streams: [Option<i32>; 3],
+    exited: Option<ProcessExit>,
+}
+
+/// A message, or where it is only a mark, the message in the memory file that came last.
+fn decode(bytes: &[u8], fds: &[OwnedFd]) -> io::Result<Envelope> {
+    if bytes != super::client::IN_FILE {
+        return postcard::from_bytes(bytes).map_err(io::Error::other);
+    }
+    let file = fds.last().ok_or(io::ErrorKind::InvalidData)?;
+    let mut content = Vec::new();
+    File::from(file.try_clone()?).read_to_end(&mut content)?;
+    postcard::from_bytes(&content).map_err(io::Error::other)
+}
+
+/// Sends, waiting a little for a daemon that is slow to read.
+fn send(daemon: &OwnedFd, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = postcard::to_stdvec(message).map_err(io::Error::other)?;
+    loop {
+        match fdpass::send(daemon, &bytes, fds) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut poll = [rustix::event::PollFd::new(daemon, rustix::event::PollFlags::OUT)];
+                let limit = rustix::event::Timespec { tv_sec: SEND_LIMIT / 1000, tv_nsec: 0 };
+                if rustix::event::poll(&mut poll, Some(&limit))? == 0 {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+            other => return other,
+        }
+    }
+}
+
+fn docker_code(ended: Ended) -> i32 {
+    match ended {
+        Ended::Exited(code) => code,
+        Ended::Signaled(signal) => 128 + signal,
+    }
+}
+
+fn micros(since: Instant) -> u32 {
+    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
+}

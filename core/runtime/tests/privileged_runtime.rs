@@ -1,0 +1,354 @@
+//! The native runtime against the real kernel: launches, streams, exits, execs, failures, the deaths of daemon and
+//! supervisor. Needs root and busybox. The binary has a `main` of its own, because it is also the supervisor.
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dockerd_runtime::{
+    Adopted, ExecRequest, ExitCode, Exits, LaunchRequest, Launched, ProcessExit, ProcessKey, Runtimes, RuntimesConfig,
+    StdioRequest,
+};
+use dockerd_types::signal::Signal;
+use dockerd_types::{ContainerId, ExecId};
+use oci_spec::runtime::{
+    LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType, Process, ProcessBuilder, Spec, SpecBuilder,
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn main() {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|mode| mode == "supervisor") {
+        dockerd_runtime::modes::supervisor_main(arguments);
+    }
+    if std::env::args().any(|argument| argument == "--list") {
+        println!("privileged_runtime: test\n");
+        return;
+    }
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+    runtime.block_on(async {
+        let host = Host::new();
+        runs_and_reports(&host).await;
+        streams(&host).await;
+        failures(&host).await;
+        execs(&host).await;
+        terminal_and_init(&host).await;
+        survives_the_daemon(&host).await;
+        survives_the_supervisor(&host).await;
+        speed(&host).await;
+    });
+    println!("8 passed, 0 failed");
+}
+
+/// A root file system and an exec root of the test's own.
+struct Host {
+    dir: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("bin")).expect("directories");
+        std::fs::create_dir_all(dir.path().join("exec")).expect("directories");
+        std::fs::copy("/usr/bin/busybox", root.join("bin/busybox")).expect("busybox is installed");
+        for applet in ["sh", "true", "false", "echo", "cat", "sleep", "id", "tty", "kill", "ps", "hostname", "env"] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).expect("applet");
+        }
+        Self { dir }
+    }
+
+    async fn open(&self) -> (Runtimes, Exits, Vec<Adopted>) {
+        let config = RuntimesConfig {
+            exec_root: self.dir.path().join("exec"),
+            program: std::env::current_exe().expect("own path"),
+            external: Default::default(),
+        };
+        Runtimes::open(config).await.expect("opened")
+    }
+
+    fn rootfs(&self) -> OwnedFd {
+        dockerd_sys::mount::bind(&self.dir.path().join("root"), false).expect("bind")
+    }
+
+    fn supervisor_pid(&self) -> i32 {
+        let exec_root = self.dir.path().join("exec").to_string_lossy().into_owned();
+        let entries = std::fs::read_dir("/proc").expect("proc").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|l| l.contains(&exec_root)))
+            .next()
+            .expect("a supervisor")
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let exec_root: PathBuf = self.dir.path().join("exec");
+        let text = exec_root.to_string_lossy().into_owned();
+        for entry in std::fs::read_dir("/proc").expect("proc").flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            if std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains(&text)) {
+                let _ = dockerd_sys::process::kill(pid, 9);
+            }
+        }
+    }
+}
+
+fn container_id() -> ContainerId {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let mut bytes = [0xab; 32];
+    // The cgroup is named by the short id, so the number must be in it.
+    bytes[2..6].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    ContainerId::from_random(bytes).expect("has letters")
+}
+
+fn process(args: &[&str]) -> Process {
+    ProcessBuilder::default()
+        .args(args.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+        .env(vec!["PATH=/usr/local/bin:/bin".to_owned()])
+        .cwd("/")
+        .no_new_privileges(false)
+        .build()
+        .expect("process")
+}
+
+fn spec(args: &[&str]) -> Spec {
+    let kinds = [
+        LinuxNamespaceType::Mount,
+        LinuxNamespaceType::Pid,
+        LinuxNamespaceType::Uts,
+        LinuxNamespaceType::Ipc,
+        LinuxNamespaceType::Network,
+    ];
+    let namespaces: Vec<_> =
+        kinds.into_iter().map(|typ| LinuxNamespaceBuilder::default().typ(typ).build().expect("namespace")).collect();
+    let linux = LinuxBuilder::default()
+        .namespaces(namespaces)
+        .masked_paths(vec!["/proc/kcore".to_owned(), "/sys/firmware".to_owned()])
+        .readonly_paths(vec!["/proc/sys".to_owned()])
+        .build()
+        .expect("linux");
+    SpecBuilder::default().process(process(args)).linux(linux).hostname("box").build().expect("spec")
+}
+
+async fn launch(host: &Host, runtimes: &Runtimes, args: &[&str], stdio: StdioRequest) -> (ContainerId, Launched) {
+    let id = container_id();
+    let launched = try_launch(host, runtimes, &id, spec(args), stdio, false).await.expect("launched");
+    (id, launched)
+}
+
+async fn try_launch(
+    host: &Host,
+    runtimes: &Runtimes,
+    id: &ContainerId,
+    spec: Spec,
+    stdio: StdioRequest,
+    init: bool,
+) -> Result<Launched, dockerd_runtime::LaunchError> {
+    let mut spec = spec;
+    let mut linux = spec.linux().clone().expect("linux");
+    linux.set_cgroups_path(Some(format!("/dockerd-rs-test-{}/{}", std::process::id(), id.short()).into()));
+    spec.set_linux(Some(linux));
+    let driver = runtimes.driver("runc").expect("native");
+    let request =
+        LaunchRequest { id: id.clone(), spec: Arc::new(spec), rootfs: host.rootfs(), netns: None, stdio, init };
+    driver.start(request).await
+}
+
+async fn next_exit(exits: &mut Exits) -> ProcessExit {
+    tokio::time::timeout(LIMIT, exits.recv()).await.expect("in time").expect("an exit")
+}
+
+fn read_all(fd: OwnedFd) -> String {
+    rustix::io::ioctl_fionbio(&fd, false).expect("blocking");
+    let mut text = String::new();
+    // A terminal whose other side is gone reads EIO.
+    let _ = std::fs::File::from(fd).read_to_string(&mut text);
+    text
+}
+
+async fn finish(runtimes: &Runtimes, id: &ContainerId, exit: &ProcessExit) {
+    runtimes.acknowledge(&exit.key);
+    runtimes.driver("runc").expect("native").delete(id).await.expect("deleted");
+}
+
+async fn runs_and_reports(host: &Host) {
+    let (runtimes, mut exits, adopted) = host.open().await;
+    assert!(adopted.is_empty());
+    for (args, code) in [
+        (&["true"][..], ExitCode::Exited(0)),
+        (&["false"], ExitCode::Exited(1)),
+        (&["sh", "-c", "exit 42"], ExitCode::Exited(42)),
+        (&["/bin/sh", "-c", "test $(hostname) = box && test $$ = 1"], ExitCode::Exited(0)),
+    ] {
+        let (id, launched) = launch(host, &runtimes, args, StdioRequest::default()).await;
+        let exit = next_exit(&mut exits).await;
+        assert_eq!((&exit.key, exit.code), (&ProcessKey::Container(id.clone()), code), "{args:?}");
+        assert!(launched.pid > 0 && launched.timings.setup > 0);
+        finish(&runtimes, &id, &exit).await;
+    }
+    let (id, _launched) = launch(host, &runtimes, &["sleep", "1000"], StdioRequest::default()).await;
+    let driver = runtimes.driver("runc").expect("native");
+    let key = ProcessKey::Container(id.clone());
+    assert_eq!(driver.pids(&id).expect("pids").len(), 1);
+    driver.signal(&key, Signal::KILL).expect("killed");
+    let exit = next_exit(&mut exits).await;
+    assert_eq!((exit.code, exit.code.as_docker()), (ExitCode::Signaled(9), 137));
+    assert!(driver.signal(&key, Signal::KILL).is_err());
+    finish(&runtimes, &id, &exit).await;
+    runtimes.cgroups().drain();
+}
+
+async fn streams(host: &Host) {
+    let (runtimes, mut exits, _) = host.open().await;
+    let (id, launched) =
+        launch(host, &runtimes, &["sh", "-c", "echo out; echo err >&2"], StdioRequest::default()).await;
+    let exit = next_exit(&mut exits).await;
+    // The supervisor's duplicates go with the acknowledgement; only then is the pipe at its end for a blocking reader.
+    finish(&runtimes, &id, &exit).await;
+    assert_eq!(read_all(launched.io.stdout.expect("stdout")), "out\n");
+    assert_eq!(read_all(launched.io.stderr.expect("stderr")), "err\n");
+
+    let stdio = StdioRequest { stdin: true, ..StdioRequest::default() };
+    let (id, launched) = launch(host, &runtimes, &["cat"], stdio).await;
+    let stdin = launched.io.stdin.expect("stdin");
+    rustix::io::write(&stdin, b"hello").expect("written");
+    drop(stdin);
+    runtimes.driver("runc").expect("native").close_stdin(&ProcessKey::Container(id.clone())).expect("closed");
+    let exit = next_exit(&mut exits).await;
+    assert_eq!(exit.code, ExitCode::Exited(0));
+    finish(&runtimes, &id, &exit).await;
+    assert_eq!(read_all(launched.io.stdout.expect("stdout")), "hello");
+}
+
+async fn failures(host: &Host) {
+    let (runtimes, _exits, _) = host.open().await;
+    for (program, code, words) in [
+        ("nope", 127, r#"exec: "nope": executable file not found in $PATH"#),
+        ("/nope", 127, r#"exec: "/nope": stat /nope: no such file or directory"#),
+        ("/bin", 126, r#"exec: "/bin": is a directory"#),
+    ] {
+        let id = container_id();
+        let error = try_launch(host, &runtimes, &id, spec(&[program]), StdioRequest::default(), false).await;
+        let error = error.expect_err("must fail");
+        assert_eq!(error.exit_code(), code, "{error}");
+        assert!(error.to_string().ends_with(words), "{error}");
+    }
+}
+
+async fn execs(host: &Host) {
+    let (runtimes, mut exits, _) = host.open().await;
+    let (id, _launched) = launch(host, &runtimes, &["sleep", "1000"], StdioRequest::default()).await;
+    let driver = runtimes.driver("runc").expect("native");
+    let exec = |args: &[&str], number: u8| ExecRequest {
+        container: id.clone(),
+        exec: ExecId::from_random([0xcd ^ number; 32]).expect("has letters"),
+        process: process(args),
+        spec: Arc::new(spec(args)),
+        stdio: StdioRequest::default(),
+    };
+    let launched = driver.exec(exec(&["sh", "-c", "hostname; exit 7"], 1)).await.expect("exec");
+    let exit = next_exit(&mut exits).await;
+    assert_eq!(exit.code, ExitCode::Exited(7));
+    runtimes.acknowledge(&exit.key);
+    assert_eq!(read_all(launched.io.stdout.expect("stdout")), "box\n");
+    let error = driver.exec(exec(&["nope"], 2)).await.expect_err("must fail");
+    assert_eq!(error.exit_code(), 127);
+    driver.signal(&ProcessKey::Container(id.clone()), Signal::KILL).expect("killed");
+    let exit = next_exit(&mut exits).await;
+    finish(&runtimes, &id, &exit).await;
+    assert!(driver.exec(exec(&["true"], 3)).await.is_err());
+}
+
+async fn terminal_and_init(host: &Host) {
+    let (runtimes, mut exits, _) = host.open().await;
+    let id = container_id();
+    let mut with_devpts = spec(&["sh", "-c", "tty; exit 3"]);
+    let mount = |kind: &str, at: &str, options: &[&str]| {
+        let options: Vec<String> = options.iter().map(|s| (*s).to_owned()).collect();
+        let mut builder = oci_spec::runtime::MountBuilder::default().destination(at).typ(kind).source(kind);
+        builder = builder.options(options);
+        builder.build().expect("mount")
+    };
+    with_devpts.set_mounts(Some(vec![
+        mount("proc", "/proc", &["nosuid", "noexec", "nodev"]),
+        mount("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount("devpts", "/dev/pts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+    ]));
+    let stdio = StdioRequest { tty: true, stdin: true, console_size: Some((40, 100)) };
+    let launched = try_launch(host, &runtimes, &id, with_devpts, stdio, true).await.expect("launched");
+    let exit = next_exit(&mut exits).await;
+    assert_eq!(exit.code, ExitCode::Exited(3));
+    finish(&runtimes, &id, &exit).await;
+    assert_eq!(read_all(launched.io.stdout.expect("terminal")).trim(), "/dev/pts/0");
+}
+
+async fn survives_the_daemon(host: &Host) {
+    let (runtimes, exits, _) = host.open().await;
+    let script = "echo before; read x; echo got $x; exit 5";
+    let stdio = StdioRequest { stdin: true, ..StdioRequest::default() };
+    let (id, launched) = launch(host, &runtimes, &["sh", "-c", script], stdio).await;
+    drop((launched, exits, runtimes));
+    let (runtimes, mut exits, adopted) = host.open().await;
+    let found = adopted.into_iter().find(|a| a.key.container() == &id).expect("adopted");
+    assert!(found.exited.is_none() && found.pid > 0);
+    rustix::io::write(found.io.stdin.as_ref().expect("stdin"), b"word\n").expect("written");
+    let exit = next_exit(&mut exits).await;
+    assert_eq!(exit.code, ExitCode::Exited(5));
+    drop((exits, runtimes));
+    // Not acknowledged: the next daemon hears of it again.
+    let (runtimes, _exits, adopted) = host.open().await;
+    let again = adopted.into_iter().find(|a| a.key.container() == &id).expect("still known");
+    assert_eq!(again.exited.as_ref().map(|exit| exit.code), Some(ExitCode::Exited(5)));
+    finish(&runtimes, &id, &exit).await;
+    assert_eq!(read_all(found.io.stdout.expect("stdout")), "before\ngot word\n");
+}
+
+async fn survives_the_supervisor(host: &Host) {
+    let (runtimes, mut exits, _) = host.open().await;
+    let (id, launched) = launch(host, &runtimes, &["sleep", "1000"], StdioRequest::default()).await;
+    dockerd_sys::process::kill(host.supervisor_pid(), 9).expect("killed");
+    // A launch may hit the moment between two supervisors; bounded by LIMIT.
+    let deadline = Instant::now() + LIMIT;
+    let (second, _second_launched) = loop {
+        let id = container_id();
+        match try_launch(host, &runtimes, &id, spec(&["true"]), StdioRequest::default(), false).await {
+            Ok(launched) => break (id, launched),
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("no new supervisor: {error}"),
+        }
+    };
+    let exit = next_exit(&mut exits).await;
+    assert_eq!((exit.key.container().as_str(), exit.code), (second.as_str(), ExitCode::Exited(0)), "sleeper is {id}");
+    assert!(Path::new(&format!("/proc/{}", launched.pid)).exists(), "the container lives on");
+    runtimes.driver("runc").expect("native").signal(&ProcessKey::Container(id.clone()), Signal::KILL).expect("killed");
+    let exit = next_exit(&mut exits).await;
+    assert_eq!((exit.key.container(), exit.code), (&id, ExitCode::Unknown));
+    finish(&runtimes, &second, &exit).await;
+    finish(&runtimes, &id, &exit).await;
+}
+
+/// No assertion: prints where the time of a plain launch goes.
+async fn speed(host: &Host) {
+    let (runtimes, mut exits, _) = host.open().await;
+    let mut rows = Vec::new();
+    for _ in 0..30 {
+        let begun = Instant::now();
+        let (id, launched) = launch(host, &runtimes, &["true"], StdioRequest::default()).await;
+        let up = begun.elapsed().as_micros();
+        let exit = next_exit(&mut exits).await;
+        rows.push((up, begun.elapsed().as_micros(), launched.timings));
+        finish(&runtimes, &id, &exit).await;
+    }
+    rows.sort_by_key(|row| row.0);
+    println!("launch of `true`, median: {:?}", rows[rows.len() / 2]);
+    runtimes.cgroups().drain();
+    for tree in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
+        let _ = std::fs::remove_dir(tree.path().join(format!("dockerd-rs-test-{}", std::process::id())));
+    }
+}
