@@ -3,13 +3,18 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod boot;
 pub mod config;
 pub mod container;
 pub(crate) mod core;
+pub mod engine;
 pub mod error;
 pub mod ports;
 mod reaper;
 pub mod saga;
+mod shutdown;
+mod system;
 
 pub use config::EngineConfig;
+pub use engine::Engine;
 pub use error::EngineError;

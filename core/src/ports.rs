@@ -12,7 +12,7 @@ use std::time::Duration;
 use dockerd_runtime::{BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver};
 use dockerd_types::container::{ContainerConfig, Labels};
 use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
-use dockerd_types::{ContainerId, Digest, Timestamp};
+use dockerd_types::{ContainerId, Digest, ExecId, Timestamp};
 
 use crate::container::spec::ContainerSpec;
 use crate::error::EngineError;
@@ -66,6 +66,8 @@ pub trait Images: Send + Sync + Debug {
     fn mount(&self, owner: &ContainerId) -> Result<OwnedFd, EngineError>;
     /// Takes a writable layer away; idempotent. Blocking.
     fn remove(&self, owner: &ContainerId) -> Result<(), EngineError>;
+    /// Whose writable layers there are. Blocking.
+    fn layer_owners(&self) -> Vec<ContainerId>;
     /// Bytes in the writable layer. Blocking.
     fn usage(&self, owner: &ContainerId) -> Result<u64, EngineError>;
     /// Bytes of the image's layers.
@@ -212,6 +214,8 @@ pub trait Events: Send + Sync + Debug {
 pub trait RuntimeSet: Send + Sync + Debug {
     /// The runtime of that name.
     fn driver(&self, name: &str) -> Option<Arc<dyn RuntimeDriver>>;
+    /// Tells which cgroup a container that lived on is in.
+    fn restore(&self, id: &ContainerId, cgroup: &str);
     /// The exit is on disk; the supervisor may forget it.
     fn acknowledge(&self, key: &ProcessKey);
 }
@@ -222,4 +226,6 @@ pub trait Execs: Send + Sync + Debug {
     fn exited(&self, exit: ProcessExit);
     /// A container's process ended, and its execs with it.
     fn container_ended(&self, id: &ContainerId);
+    /// Execs of a container that inspect still shows.
+    fn of_container(&self, id: &ContainerId) -> Vec<ExecId>;
 }

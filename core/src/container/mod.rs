@@ -18,6 +18,7 @@ use crate::error::EngineError;
 use crate::ports::{EventNote, Events, Streams};
 
 pub(crate) mod actor;
+mod changes;
 mod create;
 pub mod create_error;
 pub mod error;
@@ -25,12 +26,16 @@ mod exit;
 pub mod files;
 pub mod human;
 pub mod image_defaults;
+pub mod inspect;
 mod kill;
 pub mod lifecycle;
+pub mod list;
 pub mod mount_spec;
 pub mod names;
 pub mod oci;
+mod pattern;
 mod pause;
+mod prune;
 pub mod registry;
 mod remove;
 mod rename;
@@ -43,6 +48,7 @@ mod start;
 pub(crate) mod state_writer;
 mod stop;
 pub mod top;
+pub mod user;
 pub mod validate;
 mod wait;
 
@@ -106,7 +112,7 @@ pub struct ListOptions {
     pub limit: Option<usize>,
     /// With sizes of the writable layers.
     pub size: bool,
-    /// Filters; keys of `list::FILTERS`.
+    /// Filters; keys of [`list::FILTERS`].
     pub filters: Filters,
 }
 
@@ -200,6 +206,14 @@ impl Container {
     /// Tells the container's task something that has no answer.
     pub(crate) async fn tell(&self, command: Command) -> Result<(), EngineError> {
         self.mailbox.send(command).await.map_err(|_| ContainerError::Gone(self.id.clone()).into())
+    }
+
+    /// Hands it the end of its process; never waits.
+    pub(crate) fn deliver_exit(&self, exit: dockerd_runtime::ProcessExit) {
+        if let Err(mpsc::error::TrySendError::Full(command)) = self.mailbox.try_send(Command::Exited(exit)) {
+            let mailbox = self.mailbox.clone();
+            tokio::spawn(async move { mailbox.send(command).await });
+        }
     }
 
     /// Publishes an event about it.

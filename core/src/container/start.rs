@@ -3,7 +3,7 @@
 //! at last the new state. The state document is written while the process is being launched, so it costs nothing.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use super::oci::mounts::{NetworkFiles, ResolvedKind, ResolvedMount, Shm};
 use super::oci::{self, Defaults, Joins, OciInput, devices};
 use super::security::{SeccompChoice, SecurityOptions};
 use super::spec::{ContainerSpec, MountPointKind, State};
+use super::user::{self, Identity};
 use crate::config::SeccompDefault;
 use crate::core::Core;
 use crate::error::EngineError;
@@ -37,6 +38,24 @@ struct Prepared {
     mounts: Vec<ResolvedMount>,
     shm: Shm,
     devices: devices::DeviceSet,
+    identity: Identity,
+}
+
+impl Prepared {
+    /// What the specification is made of, and the root file system.
+    fn split(self) -> (OwnedFd, DiskParts) {
+        let Self { rootfs, mounts, shm, devices, identity } = self;
+        (rootfs, DiskParts { mounts, shm, devices, identity })
+    }
+}
+
+/// The disk's part of a specification.
+#[derive(Debug)]
+struct DiskParts {
+    mounts: Vec<ResolvedMount>,
+    shm: Shm,
+    devices: devices::DeviceSet,
+    identity: Identity,
 }
 
 impl Actor {
@@ -146,10 +165,9 @@ impl Actor {
             endpoints,
             ports,
         };
-        let rootfs = prepared.rootfs;
+        let (rootfs, parts) = prepared.split();
         let oci = {
             let (core, spec, state) = (self.core.clone(), spec.clone(), state.clone());
-            let parts = (prepared.mounts, prepared.shm, prepared.devices);
             tokio::task::spawn_blocking(move || describe(&core, &spec, &state, &security, joins, parts))
                 .await
                 .unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()))?
@@ -332,7 +350,11 @@ fn prepare(core: &Core, spec: &ContainerSpec, io: &dyn Streams) -> Result<Prepar
         write_file(&paths.resolv_conf, &text)?;
         write_file(&paths.hostname, &format!("{}\n", spec.config.hostname))?;
     }
-    Ok(Prepared { rootfs, mounts, shm: shm(core, spec)?, devices: devices::collect(&spec.host).map_err(oci_error)? })
+    let accounts = user::read_files(rootfs.as_fd());
+    let identity = user::resolve(&spec.config.user, &spec.host.group_add, &accounts)
+        .map_err(|e| ContainerError::Start(e.to_string()))?;
+    let devices = devices::collect(&spec.host).map_err(oci_error)?;
+    Ok(Prepared { rootfs, mounts, shm: shm(core, spec)?, devices, identity })
 }
 
 fn oci_error(error: oci::SpecError) -> EngineError {
@@ -432,7 +454,7 @@ fn describe(
     state: &State,
     security: &SecurityOptions,
     joins: Joins,
-    (mounts, shm, devices): (Vec<ResolvedMount>, Shm, devices::DeviceSet),
+    parts: DiskParts,
 ) -> Result<Spec, EngineError> {
     let files = network_files(core, spec)?;
     if spec.joins_network_of().is_none() {
@@ -445,7 +467,7 @@ fn describe(
         };
         write_file(&files.hosts, &text)?;
     }
-    build_spec(core, spec, security, joins, (mounts, shm, devices), Some(files))
+    build_spec(core, spec, security, joins, parts, Some(files))
 }
 
 fn build_spec(
@@ -453,7 +475,7 @@ fn build_spec(
     spec: &ContainerSpec,
     security: &SecurityOptions,
     joins: Joins,
-    (mounts, shm, devices): (Vec<ResolvedMount>, Shm, devices::DeviceSet),
+    parts: DiskParts,
     files: Option<NetworkFiles>,
 ) -> Result<Spec, EngineError> {
     let defaults = Defaults {
@@ -461,6 +483,7 @@ fn build_spec(
         cgroup_parent: core.config.cgroup_parent.as_deref(),
         no_new_privileges: core.config.no_new_privileges,
     };
+    let DiskParts { mounts, shm, devices, identity } = parts;
     let input = OciInput {
         spec,
         host: &core.facts,
@@ -470,6 +493,7 @@ fn build_spec(
         files,
         joins,
         devices,
+        identity,
         seccomp: seccomp(core, spec, security)?,
         security,
     };
@@ -518,6 +542,11 @@ fn seccomp(core: &Core, spec: &ContainerSpec, security: &SecurityOptions) -> Res
 /// The specification of a container that lives on from before the daemon's start: for execs in it.
 pub(super) fn respecify(core: &Core, spec: &ContainerSpec) -> Result<Spec, EngineError> {
     let security = SecurityOptions::parse(&spec.host)?;
-    let parts = (Vec::new(), Shm::None, devices::DeviceSet::default());
+    let parts = DiskParts {
+        mounts: Vec::new(),
+        shm: Shm::None,
+        devices: devices::DeviceSet::default(),
+        identity: Identity::default(),
+    };
     build_spec(core, spec, &security, Joins::default(), parts, None)
 }

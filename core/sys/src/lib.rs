@@ -7,6 +7,7 @@ pub mod caps;
 pub mod command;
 pub mod fdpass;
 pub mod mount;
+pub mod inside;
 pub mod ns;
 pub mod process;
 pub mod pty;

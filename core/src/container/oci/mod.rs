@@ -18,9 +18,7 @@ pub mod mounts;
 pub mod resources;
 
 use super::spec::ContainerSpec;
-
-/// Annotation that carries group names of `--group-add` which only the container's own `/etc/group` can resolve.
-pub const GROUP_ADD_ANNOTATION: &str = "io.dockerd-rs.group-add";
+use super::user::Identity;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -114,6 +112,8 @@ pub struct OciInput<'a> {
     pub joins: Joins,
     /// Device nodes and rules of `--device`.
     pub devices: devices::DeviceSet,
+    /// Who the process is.
+    pub identity: Identity,
     /// Seccomp profile.
     pub seccomp: Option<LinuxSeccomp>,
     /// Security options.
@@ -135,19 +135,10 @@ pub fn build(input: OciInput<'_>) -> Result<Spec, SpecError> {
     spec.set_hostname(own_uts.then(|| container.config.hostname.clone()));
     let domain = &container.config.domainname;
     spec.set_domainname((own_uts && !domain.is_empty()).then(|| domain.clone()));
-    let annotations = annotations(container);
+    let annotations: HashMap<_, _> = host.annotations.clone().into_iter().collect();
     spec.set_annotations((!annotations.is_empty()).then_some(annotations));
     spec.set_linux(Some(linux(input)?));
     Ok(spec)
-}
-
-fn annotations(container: &ContainerSpec) -> HashMap<String, String> {
-    let mut out: HashMap<_, _> = container.host.annotations.clone().into_iter().collect();
-    let names: Vec<_> = container.host.group_add.iter().filter(|g| g.parse::<u32>().is_err()).cloned().collect();
-    if !names.is_empty() {
-        out.insert(GROUP_ADD_ANNOTATION.to_owned(), names.join(","));
-    }
-    out
 }
 
 fn process(input: &OciInput<'_>) -> Result<Process, SpecError> {
@@ -158,7 +149,7 @@ fn process(input: &OciInput<'_>) -> Result<Process, SpecError> {
     args.extend(container.args.iter().cloned());
     let mut process = ProcessBuilder::default()
         .terminal(config.tty)
-        .user(user(&config.user, &container.host.group_add)?)
+        .user(user(&input.identity)?)
         .args(args)
         .env(environment(container))
         .cwd(if config.working_dir.is_empty() { "/" } else { &config.working_dir })
@@ -178,25 +169,10 @@ fn process(input: &OciInput<'_>) -> Result<Process, SpecError> {
     Ok(process)
 }
 
-/// The user as far as it is known without the container's files: numbers are filled in, the whole text goes along for
-/// the names.
-pub fn user(text: &str, groups: &[String]) -> Result<User, SpecError> {
-    let mut user = UserBuilder::default().uid(0u32).gid(0u32).build()?;
-    let (name, group) = text.split_once(':').unwrap_or((text, ""));
-    if let Ok(uid) = name.parse() {
-        user.set_uid(uid);
-    }
-    if let Ok(gid) = group.parse() {
-        user.set_gid(gid);
-    }
-    if !text.is_empty() {
-        user.set_username(Some(text.to_owned()));
-    }
-    let numbers: Vec<u32> = groups.iter().filter_map(|g| g.parse().ok()).collect();
-    if !numbers.is_empty() {
-        user.set_additional_gids(Some(numbers));
-    }
-    Ok(user)
+/// The numbers of a process.
+pub fn user(identity: &Identity) -> Result<User, SpecError> {
+    let user = UserBuilder::default().uid(identity.uid).gid(identity.gid);
+    Ok(user.additional_gids(identity.groups.clone()).build()?)
 }
 
 /// PATH, HOSTNAME and TERM, then what the image and the client set; later entries replace earlier ones of the same name

@@ -44,6 +44,7 @@ fn spec_of(container: &ContainerSpec, mounts: Vec<ResolvedMount>) -> serde_json:
         }),
         joins: Joins::default(),
         devices: devices::collect(&HostConfig { privileged: false, ..container.host.clone() }).expect("devices"),
+        identity: Identity::default(),
         seccomp: None,
         security: &security,
     })

@@ -1,0 +1,3 @@
+//! What the daemon knows of itself and its host.
+
+pub(crate) mod host;
