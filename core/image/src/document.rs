@@ -1,0 +1,44 @@
+//! Stored documents of images: one per image, and one with all references.
+
+use std::collections::BTreeMap;
+
+use dockerd_store::document::Document;
+use dockerd_types::{Digest, Reference, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// `image/images/<hex>.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ImageDocument {
+    /// Config digest; the configuration itself is content.
+    pub(crate) id: Digest,
+    /// Layers, lowest first.
+    pub(crate) layers: Vec<LayerDocument>,
+    /// When it came to this host.
+    pub(crate) arrived: Timestamp,
+    /// The image it was made from here, by commit or build.
+    pub(crate) parent: Option<Digest>,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LayerDocument {
+    pub(crate) diff_id: Digest,
+    pub(crate) chain_id: Digest,
+    /// Bytes of its files.
+    pub(crate) size: u64,
+}
+
+impl Document for ImageDocument {
+    const VERSION: u32 = 1;
+}
+
+/// `image/references.json`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct ReferencesDocument {
+    /// Tagged references and what they name.
+    pub(crate) tags: BTreeMap<Reference, Digest>,
+}
+
+impl Document for ReferencesDocument {
+    const VERSION: u32 = 1;
+}

@@ -1,0 +1,69 @@
+//! What can go wrong with images; texts as the stock daemon's where clients match on them.
+
+use dockerd_types::{Digest, ErrorKind, Kinded};
+
+/// Any failure of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No image of that name or id.
+    #[error("No such image: {0}")]
+    NotFound(String),
+    /// A prefix that several ids have.
+    #[error("multiple IDs found with provided prefix: {0}")]
+    Ambiguous(String),
+    /// Not an image reference.
+    #[error(transparent)]
+    Reference(#[from] dockerd_types::reference::InvalidReference),
+    /// Removal is not possible.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// An archive is not what it should be.
+    #[error("{0}")]
+    Archive(String),
+    /// Content differs from what it was said to be.
+    #[error("{what} has digest {found}, expected {expected}")]
+    WrongDigest {
+        /// Which content.
+        what: String,
+        /// What it was said to have.
+        expected: Digest,
+        /// What it has.
+        found: Digest,
+    },
+    /// A request that cannot be met.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// A document of ours.
+    #[error(transparent)]
+    Document(#[from] dockerd_store::DocumentError),
+    /// The kernel refused; says what was tried.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+impl ImageError {
+    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+}
+
+impl Kinded for ImageError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Conflict(_) => ErrorKind::Conflict,
+            Self::Ambiguous(_)
+            | Self::Reference(_)
+            | Self::Archive(_)
+            | Self::InvalidArgument(_)
+            | Self::WrongDigest { .. } => ErrorKind::InvalidArgument,
+            Self::Document(_) | Self::Io { .. } => ErrorKind::System,
+        }
+    }
+}

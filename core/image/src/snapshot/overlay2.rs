@@ -1,0 +1,319 @@
+//! Layers as directories, stacked by overlayfs.
+//!
+//! ```text
+//! overlay2/layers/<chain>/diff      a layer's files
+//! overlay2/layers/<chain>/parent    chainID below it, if any
+//! overlay2/init/<chain>/            mount points the image lacks; shared by all containers of the image
+//! overlay2/snapshots/<key>/{upper,work,chain}
+//! ```
+//! A layer or snapshot is made under a temporary name and renamed, so it is whole or not there.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dockerd_sys::mount::{self, OverlayLayers};
+use dockerd_types::Digest;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use super::{Change, ChangeKind, SnapshotDriver};
+use crate::error::ImageError;
+use crate::layer::{self, UnpackOptions};
+
+/// What every container finds, made where its image lacks it (Docker's init layer).
+const INIT_DIRECTORIES: [&str; 6] = ["dev", "dev/pts", "dev/shm", "proc", "sys", "etc"];
+const INIT_FILES: [&str; 5] = [".dockerenv", "etc/hosts", "etc/hostname", "etc/resolv.conf", "dev/console"];
+
+/// The driver. Its directories are its own.
+#[derive(Debug)]
+pub struct Overlay2 {
+    layers: PathBuf,
+    init: PathBuf,
+    snapshots: PathBuf,
+    trash: PathBuf,
+}
+
+impl Overlay2 {
+    /// Opens or makes the driver's directory `dir`; what is to be deleted is moved to `trash` first.
+    pub fn open(dir: &Path, trash: &Path) -> Result<Self, ImageError> {
+        let (layers, init, snapshots) = (dir.join("layers"), dir.join("init"), dir.join("snapshots"));
+        for path in [&layers, &init, &snapshots] {
+            DirBuilder::new().recursive(true).mode(0o710).create(path).map_err(ImageError::io("make overlay2"))?;
+            sweep(path);
+        }
+        Ok(Self { layers, init, snapshots, trash: trash.to_owned() })
+    }
+
+    fn layer(&self, chain: &Digest) -> PathBuf {
+        self.layers.join(chain.hex())
+    }
+
+    /// Directories of `chain` and everything below it, topmost first.
+    fn stack(&self, chain: Option<&Digest>) -> io::Result<Vec<OwnedFd>> {
+        let mut out = Vec::new();
+        let mut next = chain.cloned();
+        while let Some(chain) = next {
+            let layer = self.layer(&chain);
+            out.push(open_dir(&layer.join("diff"))?);
+            next = match fs::read_to_string(layer.join("parent")) {
+                Ok(text) => Some(Digest::parse(&text).map_err(io::Error::other)?),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(out)
+    }
+
+    fn mount_read_only(&self, chain: Option<&Digest>) -> io::Result<OwnedFd> {
+        let mut stack = self.stack(chain)?;
+        if stack.len() == 1 {
+            // A single layer needs no overlay, and overlayfs wants two without an upper.
+            let tree = mount::bind_fd(stack.remove(0), false)?;
+            let attributes = mount::Attributes { set: mount::READ_ONLY, clear: 0 };
+            mount::set_attributes(&tree, attributes, Some(mount::Propagation::Private), false)?;
+            return Ok(tree);
+        }
+        let lower = stack.iter().map(AsFd::as_fd).collect();
+        mount::overlay(&OverlayLayers { lower, data: Vec::new(), upper: None, options: &[] }, 0)
+    }
+
+    /// The shared init layer of `chain`, made on first use.
+    fn init_layer(&self, chain: Option<&Digest>) -> io::Result<PathBuf> {
+        let path = self.init.join(chain.map_or("scratch", Digest::hex));
+        if path.exists() {
+            return Ok(path);
+        }
+        let image = chain.map(|chain| self.mount_read_only(Some(chain))).transpose()?;
+        let lacks = |name: &str| {
+            image.as_ref().is_none_or(|image| {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::openat2(image, name, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_err()
+            })
+        };
+        let temporary = self.init.join(temporary_name());
+        make_dir(&temporary, 0o755)?;
+        for name in INIT_DIRECTORIES.into_iter().filter(|name| lacks(name)) {
+            make_dir(&temporary.join(name), 0o755)?;
+        }
+        for name in INIT_FILES.into_iter().filter(|name| lacks(name)) {
+            copy_parents(image.as_ref(), &temporary, Path::new(name).parent())?;
+            File::create(temporary.join(name))?;
+        }
+        if lacks("etc/mtab") {
+            copy_parents(image.as_ref(), &temporary, Some(Path::new("etc")))?;
+            std::os::unix::fs::symlink("/proc/mounts", temporary.join("etc/mtab"))?;
+        }
+        publish(&temporary, &path)?;
+        Ok(path)
+    }
+
+    fn discard(&self, path: &Path) -> Result<(), ImageError> {
+        let target = self.trash.join(temporary_name());
+        match fs::rename(path, &target) {
+            Ok(()) => {
+                // Deleting many files takes time nobody should wait for; boot empties the trash if this is cut short.
+                std::thread::spawn(move || {
+                    if let Err(error) = fs::remove_dir_all(&target) {
+                        tracing::warn!(path = %target.display(), %error, "trash could not be emptied");
+                    }
+                });
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(ImageError::Io { action: format!("remove {}", path.display()), source: error }),
+        }
+    }
+}
+
+impl SnapshotDriver for Overlay2 {
+    fn name(&self) -> &'static str {
+        "overlay2"
+    }
+
+    fn has_layer(&self, chain: &Digest) -> bool {
+        self.layer(chain).exists()
+    }
+
+    fn apply(&self, chain: &Digest, parent: Option<&Digest>, reader: &mut dyn Read) -> Result<u64, ImageError> {
+        let fail = || ImageError::io(format!("unpack layer {chain}"));
+        let temporary = self.layers.join(temporary_name());
+        make_dir(&temporary, 0o710).map_err(fail())?;
+        make_dir(&temporary.join("diff"), 0o755).map_err(fail())?;
+        let filled = (|| {
+            let root = open_dir(&temporary.join("diff")).map_err(fail())?;
+            let options = UnpackOptions { whiteouts: true, ..UnpackOptions::default() };
+            let unpacked = layer::unpack(reader, root.as_fd(), options)?;
+            if let Some(parent) = parent {
+                fs::write(temporary.join("parent"), parent.as_str()).map_err(fail())?;
+            }
+            rustix::fs::syncfs(&root).map_err(io::Error::from).map_err(fail())?;
+            publish(&temporary, &self.layer(chain)).map_err(fail())?;
+            Ok(unpacked.bytes)
+        })();
+        if filled.is_err() {
+            let _ = fs::remove_dir_all(&temporary);
+        }
+        filled
+    }
+
+    fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError> {
+        self.discard(&self.init.join(chain.hex()))?;
+        self.discard(&self.layer(chain))
+    }
+
+    fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<(), ImageError> {
+        let fail = || ImageError::io(format!("prepare snapshot {key}"));
+        self.init_layer(chain).map_err(fail())?;
+        let temporary = self.snapshots.join(temporary_name());
+        make_dir(&temporary, 0o710).map_err(fail())?;
+        make_dir(&temporary.join("upper"), 0o755).map_err(fail())?;
+        make_dir(&temporary.join("work"), 0o700).map_err(fail())?;
+        fs::write(temporary.join("chain"), chain.map_or("", Digest::as_str)).map_err(fail())?;
+        fs::rename(&temporary, self.snapshots.join(key)).map_err(fail())
+    }
+
+    fn mount(&self, key: &str) -> Result<OwnedFd, ImageError> {
+        let dir = self.snapshots.join(key);
+        let mounted = (|| {
+            let chain = fs::read_to_string(dir.join("chain"))?;
+            let chain = if chain.is_empty() { None } else { Some(Digest::parse(&chain).map_err(io::Error::other)?) };
+            let init = open_dir(&self.init_layer(chain.as_ref())?)?;
+            let stack = self.stack(chain.as_ref())?;
+            let (upper, work) = (open_dir(&dir.join("upper"))?, open_dir(&dir.join("work"))?);
+            let lower = std::iter::once(&init).chain(&stack).map(AsFd::as_fd).collect();
+            let layers = OverlayLayers {
+                lower,
+                data: Vec::new(),
+                upper: Some((upper.as_fd(), work.as_fd())),
+                options: &["index=off"],
+            };
+            mount::overlay(&layers, 0)
+        })();
+        mounted.map_err(ImageError::io(format!("mount snapshot {key}")))
+    }
+
+    fn view(&self, chain: &Digest) -> Result<OwnedFd, ImageError> {
+        self.mount_read_only(Some(chain)).map_err(ImageError::io(format!("mount layer {chain}")))
+    }
+
+    fn remove(&self, key: &str) -> Result<(), ImageError> {
+        self.discard(&self.snapshots.join(key))
+    }
+
+    fn keys(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.snapshots) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    fn usage(&self, key: &str) -> Result<u64, ImageError> {
+        tree_size(&self.snapshots.join(key).join("upper")).map_err(ImageError::io(format!("measure snapshot {key}")))
+    }
+
+    fn changes(&self, key: &str) -> Result<Vec<Change>, ImageError> {
+        let fail = || ImageError::io(format!("compare snapshot {key}"));
+        let dir = self.snapshots.join(key);
+        let chain = fs::read_to_string(dir.join("chain")).map_err(fail())?;
+        let mut below = Vec::new();
+        if !chain.is_empty() {
+            let chain = Digest::parse(&chain).map_err(|e| ImageError::Archive(e.to_string()))?;
+            below.push(self.init_layer(Some(&chain)).and_then(|path| open_dir(&path)).map_err(fail())?);
+            below.push(self.mount_read_only(Some(&chain)).map_err(fail())?);
+        } else {
+            below.push(self.init_layer(None).and_then(|path| open_dir(&path)).map_err(fail())?);
+        }
+        let mut out = Vec::new();
+        walk_changes(&dir.join("upper"), Path::new(""), &below, &mut out).map_err(fail())?;
+        Ok(out)
+    }
+}
+
+fn walk_changes(upper: &Path, at: &Path, below: &[OwnedFd], out: &mut Vec<Change>) -> io::Result<()> {
+    let mut entries = fs::read_dir(upper.join(at))?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = at.join(entry.file_name());
+        let meta = entry.metadata()?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let existed = below
+            .iter()
+            .any(|dir| rustix::fs::openat2(dir, &path, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_ok());
+        let gone = meta.file_type().is_char_device() && meta.rdev() == 0;
+        let kind = match (gone, existed) {
+            (true, true) => ChangeKind::Deleted,
+            // Made and deleted again in this snapshot, over nothing.
+            (true, false) => continue,
+            (false, true) => ChangeKind::Modified,
+            (false, false) => ChangeKind::Added,
+        };
+        out.push(Change { path: format!("/{}", path.display()), kind });
+        if meta.is_dir() {
+            walk_changes(upper, &path, below, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Directories of a file the init layer adds: with the image's mode and owner, because the topmost layer's count.
+fn copy_parents(image: Option<&OwnedFd>, to: &Path, directory: Option<&Path>) -> io::Result<()> {
+    let Some(directory) = directory.filter(|d| !d.as_os_str().is_empty()) else { return Ok(()) };
+    let target = to.join(directory);
+    if target.exists() {
+        return Ok(());
+    }
+    copy_parents(image, to, directory.parent())?;
+    make_dir(&target, 0o755)?;
+    if let Some(image) = image {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        if let Ok(fd) = rustix::fs::openat2(image, directory, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+            let stat = rustix::fs::fstat(&fd)?;
+            std::os::unix::fs::lchown(&target, Some(stat.st_uid), Some(stat.st_gid))?;
+            fs::set_permissions(&target, std::os::unix::fs::PermissionsExt::from_mode(stat.st_mode & 0o7777))?;
+        }
+    }
+    Ok(())
+}
+
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().mode(mode).create(path)?;
+    // The umask of the daemon must not decide.
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+/// Renames into place; losing a race to an equal one is success.
+fn publish(temporary: &Path, path: &Path) -> io::Result<()> {
+    match fs::rename(temporary, path) {
+        Err(_) if path.exists() => fs::remove_dir_all(temporary),
+        other => other,
+    }
+}
+
+fn temporary_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!(".tmp-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Removes what an interrupted daemon left under temporary names.
+fn sweep(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(".tmp-")) {
+        if let Err(error) = fs::remove_dir_all(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "leftover could not be removed");
+        }
+    }
+}
+
+fn tree_size(path: &Path) -> io::Result<u64> {
+    let meta = fs::symlink_metadata(path)?;
+    if !meta.is_dir() {
+        return Ok(meta.len());
+    }
+    fs::read_dir(path)?.map(|entry| tree_size(&entry?.path())).sum()
+}

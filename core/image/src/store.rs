@@ -1,0 +1,349 @@
+//! The store of images: what is there, by which names, and adding to it. Reads come from a published index and never
+//! touch the disk; changes are serialised by one lock that is not held while content is received or unpacked.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use dockerd_store::{Durability, Layout, document};
+use dockerd_types::{Digest, Reference, Timestamp};
+use sha2::{Digest as _, Sha256};
+
+use crate::config::ImageConfig;
+use crate::content::{ContentStore, HashingReader};
+use crate::document::{ImageDocument, LayerDocument, ReferencesDocument};
+use crate::error::ImageError;
+use crate::snapshot::{Overlay2, SnapshotDriver};
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRef {
+    /// Digest of the uncompressed tar.
+    pub diff_id: Digest,
+    /// Digest of the stack up to here (OCI image-spec, "Layer ChainID").
+    pub chain_id: Digest,
+    /// Bytes of its files.
+    pub size: u64,
+}
+
+/// An image.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Digest of its configuration.
+    pub id: Digest,
+    /// The configuration, parsed.
+    pub config: ImageConfig,
+    /// The configuration, byte for byte.
+    pub raw_config: Bytes,
+    /// Layers, lowest first.
+    pub layers: Vec<LayerRef>,
+    /// References that name it, sorted.
+    pub references: Vec<Reference>,
+    /// When it was made, or else when it came to this host.
+    pub created: Timestamp,
+    /// The image it was made from here.
+    pub parent: Option<Digest>,
+}
+
+impl Image {
+    /// Bytes of all its layers' files.
+    pub fn size(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.size).sum()
+    }
+
+    /// The topmost layer; `None` for an image without layers.
+    pub fn chain(&self) -> Option<&Digest> {
+        self.layers.last().map(|layer| &layer.chain_id)
+    }
+}
+
+/// All images at one moment.
+#[derive(Debug, Default)]
+pub struct ImageIndex {
+    /// By id.
+    pub images: HashMap<Digest, Arc<Image>>,
+    /// By reference.
+    pub references: BTreeMap<Reference, Digest>,
+}
+
+/// The store. Cheap to clone; methods that change something are blocking.
+#[derive(Debug, Clone)]
+pub struct ImageStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    images_dir: PathBuf,
+    references_file: PathBuf,
+    content: ContentStore,
+    snapshots: Arc<dyn SnapshotDriver>,
+    index: ArcSwap<ImageIndex>,
+    changes: Mutex<()>,
+    holds: Mutex<HashMap<Digest, HashSet<String>>>,
+}
+
+impl ImageStore {
+    /// Opens the store of this data root.
+    pub fn open(layout: &Layout, driver: Option<&str>) -> Result<Self, ImageError> {
+        if let Some(name) = driver.filter(|name| !matches!(*name, "overlay2" | "overlayfs")) {
+            return Err(ImageError::InvalidArgument(format!("storage driver {name:?} is not supported")));
+        }
+        let snapshots = Overlay2::open(&layout.driver_dir("overlay2"), &layout.trash_dir())?;
+        let images_dir = layout.image_dir().join("images");
+        fs::create_dir_all(&images_dir).map_err(ImageError::io("make the image directory"))?;
+        let inner = Inner {
+            images_dir,
+            references_file: layout.image_dir().join("references.json"),
+            content: ContentStore::open(&layout.image_dir().join("content"), &layout.tmp_dir())?,
+            snapshots: Arc::new(snapshots),
+            index: ArcSwap::default(),
+            changes: Mutex::default(),
+            holds: Mutex::default(),
+        };
+        let store = Self { inner: Arc::new(inner) };
+        store.load_index()?;
+        Ok(store)
+    }
+
+    fn load_index(&self) -> Result<(), ImageError> {
+        let mut images = HashMap::new();
+        let entries = fs::read_dir(&self.inner.images_dir).map_err(ImageError::io("list images"))?;
+        for entry in entries.flatten().filter(|e| e.path().extension().is_some_and(|ext| ext == "json")) {
+            match document::read::<ImageDocument>(&entry.path()).map_err(ImageError::from).and_then(|d| self.revive(d))
+            {
+                Ok(image) => _ = images.insert(image.id.clone(), Arc::new(image)),
+                Err(error) => tracing::error!(path = %entry.path().display(), %error, "image cannot be loaded"),
+            }
+        }
+        let references = match document::read::<ReferencesDocument>(&self.inner.references_file) {
+            Ok(document) => document.tags,
+            Err(error) if error.is_not_found() => BTreeMap::new(),
+            Err(error) => return Err(error.into()),
+        };
+        self.publish(images, references.into_iter().collect());
+        Ok(())
+    }
+
+    fn revive(&self, document: ImageDocument) -> Result<Image, ImageError> {
+        let mut raw = Vec::new();
+        let read = self.content().get(&document.id)?.read_to_end(&mut raw);
+        read.map_err(ImageError::io("read image configuration"))?;
+        image_of(document, raw.into())
+    }
+
+    /// All images now.
+    pub fn index(&self) -> Arc<ImageIndex> {
+        self.inner.index.load_full()
+    }
+
+    /// The snapshots of this store's driver.
+    pub fn snapshots(&self) -> &Arc<dyn SnapshotDriver> {
+        &self.inner.snapshots
+    }
+
+    pub(crate) fn content(&self) -> &ContentStore {
+        &self.inner.content
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
+        self.inner.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The image of that reference, id, or unique beginning of an id.
+    pub fn resolve(&self, text: &str) -> Result<Arc<Image>, ImageError> {
+        let index = self.index();
+        let not_found = || ImageError::NotFound(text.to_owned());
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        let is_hex = !hex.is_empty() && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if is_hex && hex.len() == 64 {
+            let digest = Digest::parse(&format!("sha256:{hex}")).map_err(|_| not_found())?;
+            return index.images.get(&digest).cloned().ok_or_else(not_found);
+        }
+        if let Ok(reference) = Reference::parse(text) {
+            let reference = reference.with_default_tag();
+            let wanted = reference.digest();
+            let by_digest = wanted.and_then(|digest| index.images.get(digest));
+            if let Some(image) = index.references.get(&reference).and_then(|id| index.images.get(id)).or(by_digest) {
+                return Ok(image.clone());
+            }
+            if !is_hex {
+                let shown = if text.contains(':') { text.to_owned() } else { reference.familiar() };
+                return Err(ImageError::NotFound(shown));
+            }
+        }
+        if !is_hex {
+            // A text that is no reference at all.
+            Reference::parse(text)?;
+        }
+        let mut matches = index.images.values().filter(|image| image.id.hex().starts_with(hex));
+        match (matches.next(), matches.next()) {
+            (Some(image), None) => Ok(image.clone()),
+            (Some(_), Some(_)) => Err(ImageError::Ambiguous(hex.to_owned())),
+            (None, _) => {
+                let shown = Reference::parse(text).map(|r| r.with_default_tag().familiar());
+                Err(ImageError::NotFound(shown.unwrap_or_else(|_| text.to_owned())))
+            }
+        }
+    }
+
+    /// Adds a name; a name that was another image's moves.
+    pub fn tag(&self, image: &Digest, reference: &Reference) -> Result<(), ImageError> {
+        let _changes = self.lock();
+        let index = self.index();
+        let mut references = index.references.clone();
+        references.insert(reference.clone().with_default_tag(), image.clone());
+        self.write_references(&references)?;
+        self.publish(index.images.clone(), references);
+        Ok(())
+    }
+
+    /// Keeps `image` from removal on behalf of `owner`.
+    pub fn hold(&self, image: &Digest, owner: &str) {
+        self.holds().entry(image.clone()).or_default().insert(owner.to_owned());
+    }
+
+    /// Ends a hold.
+    pub fn release(&self, image: &Digest, owner: &str) {
+        let mut holds = self.holds();
+        if let Some(owners) = holds.get_mut(image) {
+            owners.remove(owner);
+            if owners.is_empty() {
+                holds.remove(image);
+            }
+        }
+    }
+
+    /// Who holds `image`.
+    pub fn holders(&self, image: &Digest) -> Vec<String> {
+        let mut owners: Vec<String> = self.holds().get(image).into_iter().flatten().cloned().collect();
+        owners.sort();
+        owners
+    }
+
+    fn holds(&self) -> MutexGuard<'_, HashMap<Digest, HashSet<String>>> {
+        self.inner.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a layer from the plain tar `reader`, unless it is there; checks the diffID, keeps the tar for `save`.
+    pub(crate) fn add_layer(
+        &self,
+        parent: Option<&LayerRef>,
+        expected: Option<&Digest>,
+        reader: impl Read,
+    ) -> Result<LayerRef, ImageError> {
+        let ingest = self.content().receive(reader)?;
+        if let Some(expected) = expected.filter(|expected| **expected != ingest.digest) {
+            let what = "layer".to_owned();
+            return Err(ImageError::WrongDigest { what, expected: expected.clone(), found: ingest.digest });
+        }
+        let diff_id = ingest.digest.clone();
+        let chain_id = chain_id(parent.map(|parent| &parent.chain_id), &diff_id);
+        let size = if self.snapshots().has_layer(&chain_id) {
+            self.known_size(&chain_id).unwrap_or(ingest.size)
+        } else {
+            let tar = ingest.open().map_err(ImageError::io("read layer"))?;
+            let mut tar = HashingReader::new(std::io::BufReader::with_capacity(1 << 18, tar));
+            let applied = self.snapshots().apply(&chain_id, parent.map(|parent| &parent.chain_id), &mut tar);
+            applied?
+        };
+        self.content().keep(ingest)?;
+        Ok(LayerRef { diff_id, chain_id, size })
+    }
+
+    fn known_size(&self, chain: &Digest) -> Option<u64> {
+        let index = self.index();
+        let mut layers = index.images.values().flat_map(|image| &image.layers);
+        layers.find(|layer| layer.chain_id == *chain).map(|layer| layer.size)
+    }
+
+    /// Adds an image whose layers are there, under these names.
+    pub(crate) fn add_image(
+        &self,
+        raw_config: &[u8],
+        layers: &[LayerRef],
+        references: &[Reference],
+    ) -> Result<Arc<Image>, ImageError> {
+        let id = self.content().put(raw_config)?;
+        let _changes = self.lock();
+        let index = self.index();
+        let known = index.images.get(&id);
+        let stored = ImageDocument {
+            id: id.clone(),
+            layers: layers.iter().map(layer_document).collect(),
+            arrived: Timestamp::now(),
+            parent: known.and_then(|image| image.parent.clone()),
+        };
+        let mut images = index.images.clone();
+        if known.is_none() {
+            document::write(&self.document_path(&id), &stored, Durability::Disk)?;
+            images.insert(id.clone(), Arc::new(image_of(stored, Bytes::copy_from_slice(raw_config))?));
+        }
+        let mut names = index.references.clone();
+        for reference in references {
+            names.insert(reference.clone().with_default_tag(), id.clone());
+        }
+        if !references.is_empty() {
+            self.write_references(&names)?;
+        }
+        self.publish(images, names);
+        self.index().images.get(&id).cloned().ok_or_else(|| ImageError::NotFound(id.to_string()))
+    }
+
+    pub(crate) fn document_path(&self, id: &Digest) -> PathBuf {
+        self.inner.images_dir.join(format!("{}.json", id.hex()))
+    }
+
+    pub(crate) fn write_references(&self, tags: &BTreeMap<Reference, Digest>) -> Result<(), ImageError> {
+        let stored = ReferencesDocument { tags: tags.clone() };
+        Ok(document::write(&self.inner.references_file, &stored, Durability::Disk)?)
+    }
+
+    /// Replaces the index; every image is given its references anew.
+    pub(crate) fn publish(&self, images: HashMap<Digest, Arc<Image>>, references: BTreeMap<Reference, Digest>) {
+        let mut by_image: HashMap<&Digest, Vec<Reference>> = HashMap::new();
+        for (reference, id) in &references {
+            by_image.entry(id).or_default().push(reference.clone());
+        }
+        let images = images
+            .into_iter()
+            .map(|(id, image)| {
+                let names = by_image.remove(&id).unwrap_or_default();
+                let image = if image.references == names {
+                    image
+                } else {
+                    Arc::new(Image { references: names, ..(*image).clone() })
+                };
+                (id, image)
+            })
+            .collect();
+        self.inner.index.store(Arc::new(ImageIndex { images, references }));
+    }
+}
+
+fn layer_document(layer: &LayerRef) -> LayerDocument {
+    let LayerRef { diff_id, chain_id, size } = layer.clone();
+    LayerDocument { diff_id, chain_id, size }
+}
+
+fn image_of(document: ImageDocument, raw_config: Bytes) -> Result<Image, ImageError> {
+    let ImageDocument { id, layers, arrived, parent } = document;
+    let config: ImageConfig = serde_json::from_slice(&raw_config)
+        .map_err(|error| ImageError::Archive(format!("invalid image configuration: {error}")))?;
+    let layers =
+        layers.into_iter().map(|LayerDocument { diff_id, chain_id, size }| LayerRef { diff_id, chain_id, size });
+    let created = config.created_at().unwrap_or(arrived);
+    Ok(Image { id, config, raw_config, layers: layers.collect(), references: Vec::new(), created, parent })
+}
+
+/// OCI image-spec, "Layer ChainID": the lowest layer's is its diffID.
+pub(crate) fn chain_id(parent: Option<&Digest>, diff_id: &Digest) -> Digest {
+    match parent {
+        None => diff_id.clone(),
+        Some(parent) => Digest::sha256(&Sha256::digest(format!("{parent} {diff_id}")).into()),
+    }
+}
