@@ -1,0 +1,161 @@
+//! Images: the use cases over dockerd-image, with their events, and the view of images the container verbs have.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dockerd_image::snapshot::ChangeKind;
+use dockerd_image::{Image, ImageError, ImageStore};
+use dockerd_types::{ContainerId, Digest, Reference, Timestamp};
+
+use crate::core::Core;
+use crate::error::EngineError;
+use crate::ports::{ContainerImage, EventNote, Images, PathChange, PathChangeKind};
+
+pub mod list;
+pub mod remove;
+pub mod transfer;
+
+/// The use cases of images.
+#[derive(Debug, Clone)]
+pub struct ImageService {
+    pub(crate) core: Arc<Core>,
+    pub(crate) store: ImageStore,
+}
+
+impl ImageService {
+    /// The image a client means.
+    pub fn inspect(&self, name: &str) -> Result<Arc<Image>, EngineError> {
+        Ok(self.store.resolve(name)?)
+    }
+
+    /// Gives an image another name.
+    pub async fn tag(&self, source: &str, target: Reference) -> Result<(), EngineError> {
+        let image = self.store.resolve(source)?;
+        let (store, id, reference) = (self.store.clone(), image.id.clone(), target.clone());
+        blocking(move || store.tag(&id, &reference)).await??;
+        self.event("tag", image.id.as_str(), &target.with_default_tag().familiar());
+        Ok(())
+    }
+
+    /// Publishes an event; `name` is the reference or the id, as the stock daemon names images.
+    pub(crate) fn event(&self, action: &str, actor: &str, name: &str) {
+        let mut attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
+        if let Ok(image) = self.store.resolve(actor) {
+            attributes.extend(image.config.container_config().labels);
+        }
+        self.core.events.publish(EventNote {
+            kind: "image",
+            action: action.to_owned(),
+            actor: actor.to_owned(),
+            attributes,
+            time: Timestamp::now(),
+        });
+    }
+}
+
+/// Runs `job` off the async workers.
+pub(crate) async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, EngineError> {
+    let joined = tokio::task::spawn_blocking(job).await;
+    joined.map_err(|panic| EngineError::io("background work", std::io::Error::other(panic)))
+}
+
+impl From<ImageError> for EngineError {
+    fn from(error: ImageError) -> Self {
+        Self::module(error)
+    }
+}
+
+/// `os/arch[/variant]`.
+pub fn platform(image: &Image) -> String {
+    let config = &image.config;
+    let base = format!("{}/{}", config.os, config.architecture);
+    if config.variant.is_empty() { base } else { format!("{base}/{}", config.variant) }
+}
+
+/// The container verbs' view of the store; what they need of an image is worked out once.
+#[derive(Debug)]
+pub struct StoredImages {
+    store: ImageStore,
+    known: Mutex<HashMap<Digest, Arc<ContainerImage>>>,
+}
+
+/// Images remembered; forgotten all at once when there are more.
+const MOST_KNOWN: usize = 256;
+
+impl StoredImages {
+    /// Over `store`.
+    pub fn new(store: ImageStore) -> Self {
+        Self { store, known: Mutex::default() }
+    }
+
+    fn view(&self, image: &Image) -> Arc<ContainerImage> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = known.get(&image.id) {
+            return found.clone();
+        }
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        let view = Arc::new(ContainerImage {
+            id: image.id.clone(),
+            platform: platform(image),
+            config: image.config.container_config(),
+            chain: image.chain().cloned(),
+        });
+        known.insert(image.id.clone(), view.clone());
+        view
+    }
+}
+
+impl Images for StoredImages {
+    fn resolve(&self, text: &str) -> Result<Arc<ContainerImage>, EngineError> {
+        Ok(self.view(&*self.store.resolve(text)?))
+    }
+
+    fn driver_name(&self) -> &str {
+        self.store.snapshots().name()
+    }
+
+    fn hold(&self, image: &Digest, owner: &ContainerId) {
+        self.store.hold(image, owner.as_str());
+    }
+
+    fn release(&self, image: &Digest, owner: &ContainerId) {
+        self.store.release(image, owner.as_str());
+    }
+
+    fn prepare(&self, owner: &ContainerId, image: &ContainerImage) -> Result<(), EngineError> {
+        Ok(self.store.snapshots().prepare(owner.as_str(), image.chain.as_ref())?)
+    }
+
+    fn mount(&self, owner: &ContainerId) -> Result<OwnedFd, EngineError> {
+        Ok(self.store.snapshots().mount(owner.as_str())?)
+    }
+
+    fn remove(&self, owner: &ContainerId) -> Result<(), EngineError> {
+        Ok(self.store.snapshots().remove(owner.as_str())?)
+    }
+
+    fn layer_owners(&self) -> Vec<ContainerId> {
+        self.store.snapshots().keys().iter().filter_map(|key| ContainerId::parse(key).ok()).collect()
+    }
+
+    fn usage(&self, owner: &ContainerId) -> Result<u64, EngineError> {
+        Ok(self.store.snapshots().usage(owner.as_str())?)
+    }
+
+    fn image_size(&self, image: &Digest) -> u64 {
+        self.store.index().images.get(image).map_or(0, |image| image.size())
+    }
+
+    fn changes(&self, owner: &ContainerId) -> Result<Vec<PathChange>, EngineError> {
+        let changes = self.store.snapshots().changes(owner.as_str())?;
+        let kind = |kind| match kind {
+            ChangeKind::Modified => PathChangeKind::Modified,
+            ChangeKind::Added => PathChangeKind::Added,
+            ChangeKind::Deleted => PathChangeKind::Deleted,
+        };
+        Ok(changes.into_iter().map(|c| PathChange { path: c.path, kind: kind(c.kind) }).collect())
+    }
+}
