@@ -36,8 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(mode) if mode == "supervisor" => dockerd_runtime::modes::supervisor_main(arguments),
         rounds => {
             let rounds = rounds.and_then(|r| r.to_str()?.parse().ok()).unwrap_or(50);
-            let mut command: Vec<String> =
-                arguments.skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+            let mut command: Vec<String> = arguments.skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
             if command.is_empty() {
                 command = vec!["/bin/true".to_owned()];
             }

@@ -169,6 +169,7 @@ fn bring_back(
     let mut exit = None;
     let mut io = None;
     match found {
+        Some(process) if is_recorded(&state, process.exited.as_ref()) => core.runtimes.acknowledge(&process.key),
         Some(process) => {
             if !was_running {
                 // Launched, and the daemon died before the state was stored.
@@ -194,6 +195,11 @@ fn bring_back(
         reconnect(&container, io);
     }
     Some(Revived { container, exit })
+}
+
+/// The exit reached the document before the daemon died, only the supervisor was not told.
+fn is_recorded(state: &State, exit: Option<&ProcessExit>) -> bool {
+    !state.is_running() && exit.is_some_and(|exit| state.finished_at.is_some_and(|at| at >= exit.at))
 }
 
 /// What is recorded of a process that vanished with the machine.

@@ -17,7 +17,7 @@ use crate::reaper::Reaper;
 
 /// Shared by all services.
 #[derive(Debug)]
-pub struct Core {
+pub(crate) struct Core {
     /// Settings.
     pub(crate) config: Arc<EngineConfig>,
     /// Paths.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dockerd_runtime::{ProcessExit, ProcessKey, RuntimeDriver};
-use dockerd_types::Timestamp;
 use dockerd_types::container::Status;
 use dockerd_types::signal::Signal;
+use dockerd_types::{ContainerId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -115,9 +115,9 @@ impl Actor {
         match command {
             Command::Start(reply) => answer(reply, self.start_by_client().await),
             Command::Signal { signal, reply } => answer(reply, self.signal(signal)),
-            Command::KillAll(reply) => answer(reply, self.kill_all()),
-            Command::Pause(reply) => answer(reply, self.pause()),
-            Command::Unpause(reply) => answer(reply, self.unpause()),
+            Command::KillAll(reply) => answer(reply, self.kill_all().await),
+            Command::Pause(reply) => answer(reply, self.pause().await),
+            Command::Unpause(reply) => answer(reply, self.unpause().await),
             Command::Rename { name, reply } => answer(reply, self.rename(name).await),
             Command::Remove { options, reply } => answer(reply, self.remove(options).await),
             Command::HoldAutoRemove(hold) => self.hold_auto_remove = hold,
@@ -195,14 +195,23 @@ impl Actor {
         Ok(())
     }
 
-    fn kill_all(&mut self) -> Result<(), EngineError> {
-        match self.driver()?.kill_all(self.container.id()) {
-            Ok(()) | Err(dockerd_runtime::ControlError::NotRunning) => Ok(()),
-            Err(error) => Err(error.into()),
+    async fn kill_all(&mut self) -> Result<(), EngineError> {
+        match self.control(|driver, id| driver.kill_all(id)).await {
+            Err(EngineError::Control(dockerd_runtime::ControlError::NotRunning)) => Ok(()),
+            outcome => outcome,
         }
     }
 
-    fn pause(&mut self) -> Result<(), EngineError> {
+    /// Asks the runtime for something that may wait for the kernel (a freezer, a killed cgroup).
+    async fn control<F>(&self, job: F) -> Result<(), EngineError>
+    where
+        F: FnOnce(&dyn RuntimeDriver, &ContainerId) -> Result<(), dockerd_runtime::ControlError> + Send + 'static,
+    {
+        let (driver, id) = (self.driver()?, self.container.id().clone());
+        Ok(crate::image::blocking(move || job(&*driver, &id)).await??)
+    }
+
+    async fn pause(&mut self) -> Result<(), EngineError> {
         let id = self.container.id().clone();
         let status = self.snapshot().state.status;
         let next = lifecycle::next(status, Verb::Pause).map_err(|refusal| match refusal {
@@ -210,18 +219,18 @@ impl Actor {
             Refusal::Restarting => ContainerError::Restarting(id.clone()),
             _ => ContainerError::NotRunning(id.clone()),
         })?;
-        self.driver()?.pause(&id)?;
+        self.control(|driver, id| driver.pause(id)).await?;
         self.update(|s| s.state.status = next);
         self.persist();
         self.event("pause", &[]);
         Ok(())
     }
 
-    fn unpause(&mut self) -> Result<(), EngineError> {
+    async fn unpause(&mut self) -> Result<(), EngineError> {
         let id = self.container.id().clone();
         let status = self.snapshot().state.status;
         let next = lifecycle::next(status, Verb::Unpause).map_err(|_| ContainerError::NotPaused(id.clone()))?;
-        self.driver()?.resume(&id)?;
+        self.control(|driver, id| driver.resume(id)).await?;
         self.update(|s| s.state.status = next);
         self.persist();
         self.event("unpause", &[]);

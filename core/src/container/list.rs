@@ -205,7 +205,8 @@ impl<'a> Query<'a> {
             || filters.has("exited")
             || filters.has("before")
             || filters.has("since");
-        if !everything && !(s.state.is_running() || s.state.status == Status::Restarting) {
+        let runs = s.state.is_running() || s.state.status == Status::Restarting;
+        if !everything && !runs {
             return false;
         }
         (self.statuses.is_empty() || self.statuses.contains(&s.state.status))

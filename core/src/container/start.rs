@@ -121,7 +121,7 @@ impl Actor {
             (disk, network) => {
                 self.undo(network.as_ref().is_ok_and(Option::is_some)).await;
                 // The network's refusal is what the stock daemon would have met first.
-                return Err(network.err().or(disk.err()).expect("one of them failed"));
+                return Err(network.err().or_else(|| disk.err()).expect("one of them failed"));
             }
         };
         let has_sandbox = network.is_some();

@@ -51,10 +51,10 @@ impl StateWriter {
             return;
         }
         *written = ticket;
-        if let Err(error) = document::write(&self.inner.path, state, Durability::Process) {
-            if !error.is_not_found() {
-                tracing::warn!(%error, "container state could not be stored");
-            }
+        if let Err(error) = document::write(&self.inner.path, state, Durability::Process)
+            && !error.is_not_found()
+        {
+            tracing::warn!(%error, "container state could not be stored");
         }
     }
 

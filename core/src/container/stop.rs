@@ -45,15 +45,18 @@ impl ContainerService {
         };
         let mut watch = container.subscribe();
         if send(container, signal).await? && ended_within(&mut watch, limit).await {
-            return Ok(stopped(container, self));
+            stopped(container, self);
+            return Ok(());
         }
         send(container, Signal::KILL).await?;
         if ended_within(&mut watch, Some(KILL_LIMIT)).await {
-            return Ok(stopped(container, self));
+            stopped(container, self);
+            return Ok(());
         }
         container.ask(Command::KillAll).await?;
         if ended_within(&mut watch, Some(KILL_LIMIT)).await {
-            return Ok(stopped(container, self));
+            stopped(container, self);
+            return Ok(());
         }
         Err(ContainerError::DidNotExit(container.id().to_string()).into())
     }

@@ -445,7 +445,13 @@ async fn a_new_daemon_finds_what_the_last_one_left() {
         tty: false,
         exited: None,
     };
-    boot::restore(&core, vec![adopted]).await.expect("restored");
+    // The supervisor still has an exit that is in the document already.
+    let finished = bed.state("done").finished_at.expect("finished");
+    let key = ProcessKey::Container(done);
+    let exit = ProcessExit { key: key.clone(), code: ExitCode::Exited(7), at: finished, oom_killed: false };
+    let known =
+        dockerd_runtime::Adopted { key, pid: 0, pidfd: None, io: ProcessIo::default(), tty: false, exited: Some(exit) };
+    boot::restore(&core, vec![adopted, known]).await.expect("restored");
     let state = |name: &str| core.containers.find(name).expect("there").snapshot().state.clone();
     assert_eq!((state("done").status, state("done").exit_code), (Status::Exited, 7));
     assert_eq!((state("runs").status, state("runs").pid), (Status::Running, 99));

@@ -69,7 +69,8 @@ pub(super) fn build(input: &OciInput<'_>) -> Result<Vec<Mount>, SpecError> {
         .into_iter()
         .filter(|m| {
             let at = m.destination().to_str().unwrap_or_default();
-            !taken.contains(at) && !(own_dev && at.starts_with("/dev/"))
+            let covered = own_dev && at.starts_with("/dev/");
+            !covered && !taken.contains(at)
         })
         .collect();
     if host.readonly_rootfs {
