@@ -1,1 +1,19 @@
-//! placeholder
+//! Docker's HTTP API over the engine. The only crate that knows HTTP, JSON on the wire and API versions.
+#![forbid(unsafe_code)]
+// The descriptions of info and host configuration are long JSON literals.
+#![recursion_limit = "256"]
+#![deny(missing_docs)]
+
+mod context;
+mod convert;
+mod error;
+mod extract;
+mod handlers;
+mod reply;
+mod router;
+mod routes;
+mod server;
+mod stream;
+mod version;
+
+pub use server::{Listener, ServerConfig, serve};

@@ -1,11 +1,16 @@
 //! Trees and tars outside of layers: `docker import`, `docker cp`, `docker export`, and the copy into an empty volume.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use dockerd_types::container::ContainerConfig;
 use dockerd_types::network::Port;
 use dockerd_types::{Reference, Timestamp};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
 
 use crate::config::{History, ImageConfig, RootFs};
 use crate::decompress;
@@ -107,6 +112,100 @@ fn pairs(text: &str) -> Vec<(String, String)> {
     }
     words.extend(Some(word).filter(|word| !word.is_empty()));
     words.iter().filter_map(|word| word.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+/// Copies what is below directory `path` of the tree `root` (resolved in it) into the directory `to`: content, owners,
+/// modes, times, links, extended attributes. The directory's own owner and mode go to `to`. A `path` that is no directory
+/// copies nothing, as Docker has it.
+pub fn copy_tree(root: BorrowedFd<'_>, path: &Path, to: &Path) -> Result<(), ImageError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let from = match rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+        Ok(from) => from,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+        Err(error) => return Err(ImageError::io("open directory to copy")(error.into())),
+    };
+    let target = rustix::fs::open(to, flags, Mode::empty()).map_err(|e| ImageError::io("open volume")(e.into()))?;
+    copy_directory(&from, &target).map_err(ImageError::io("copy directory"))
+}
+
+fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+    for entry in rustix::fs::Dir::read_from(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        match kind {
+            FileType::Directory => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::mkdirat(to, name, Mode::RWXU)?;
+                let (below, target) = (
+                    rustix::fs::openat(from, name, flags, Mode::empty())?,
+                    rustix::fs::openat(to, name, flags, Mode::empty())?,
+                );
+                // It dresses `target` itself when it is done.
+                copy_directory(&below, &target)?;
+                continue;
+            }
+            FileType::RegularFile => {
+                let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let mut source = File::from(rustix::fs::openat(from, name, read, Mode::empty())?);
+                let mut copy = File::from(rustix::fs::openat(to, name, write, Mode::RUSR | Mode::WUSR)?);
+                io::copy(&mut source, &mut copy)?;
+                copy_xattrs(&source, &copy)?;
+            }
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(from, name, Vec::new())?;
+                rustix::fs::symlinkat(&target, to, name)?;
+            }
+            _ => rustix::fs::mknodat(to, name, kind, Mode::from_raw_mode(stat.st_mode), stat.st_rdev)?,
+        }
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::chownat(to, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        if kind != FileType::Symlink {
+            rustix::fs::chmodat(to, name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
+        }
+        rustix::fs::utimensat(to, name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    let stat = rustix::fs::fstat(from)?;
+    copy_xattrs(from, to)?;
+    rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
+    Ok(rustix::fs::futimens(to, &times(&stat))?)
+}
+
+fn times(stat: &rustix::fs::Stat) -> Timestamps {
+    let time = |seconds: i64, nanos: u64| Timespec { tv_sec: seconds, tv_nsec: nanos as _ };
+    Timestamps {
+        last_access: time(stat.st_atime as i64, stat.st_atime_nsec as u64),
+        last_modification: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+    }
+}
+
+/// Attributes of the union mount itself (`trusted.overlay.*`) stay behind.
+fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+    let mut names = vec![0; 16 * 1024];
+    let length = match rustix::fs::flistxattr(&from, &mut names) {
+        Ok(length) => length,
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let Ok(name) = std::str::from_utf8(name) else { continue };
+        if name.starts_with("trusted.overlay.") {
+            continue;
+        }
+        let mut value = vec![0; 64 * 1024];
+        let length = rustix::fs::fgetxattr(&from, name, &mut value)?;
+        match rustix::fs::fsetxattr(&to, name, &value[..length], XattrFlags::empty()) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

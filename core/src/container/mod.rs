@@ -18,6 +18,7 @@ use crate::error::EngineError;
 use crate::ports::{EventNote, Events, Streams};
 
 pub(crate) mod actor;
+pub mod attach;
 mod changes;
 mod create;
 pub mod create_error;
@@ -30,6 +31,7 @@ pub mod inspect;
 mod kill;
 pub mod lifecycle;
 pub mod list;
+pub mod logs;
 pub mod mount_spec;
 pub mod names;
 pub mod oci;
@@ -54,6 +56,7 @@ mod wait;
 
 use actor::{Actor, Command, Reply};
 use error::ContainerError;
+pub(crate) use prune::until as prune_until;
 use spec::{ContainerSpec, Snapshot, State};
 pub use wait::WaitHandle;
 
@@ -192,7 +195,7 @@ impl Container {
             let dir = std::fs::File::open(&path).map_err(|e| EngineError::io(format!("open {path}"), e))?;
             return Ok(dir.into());
         }
-        Ok(core.images.mount(&self.id)?)
+        core.images.mount(&self.id)
     }
 
     /// Asks the container's task and waits for its answer.
@@ -281,3 +284,6 @@ impl ContainerService {
         Ok(table)
     }
 }
+
+#[cfg(test)]
+mod tests;

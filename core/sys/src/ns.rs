@@ -25,3 +25,18 @@ pub fn unshare(flags: CloneFlags) -> io::Result<()> {
 pub fn open(path: &std::path::Path) -> io::Result<OwnedFd> {
     Ok(std::fs::File::open(path)?.into())
 }
+
+/// Brings up the loopback interface of the calling thread's network namespace (netdevice(7)).
+#[allow(unsafe_code, reason = "interface ioctls have no safe wrapper")]
+pub fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: request is a valid ifreq that names an interface and its new flags.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

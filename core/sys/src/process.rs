@@ -142,6 +142,18 @@ pub fn wait_signal() -> io::Result<i32> {
     if signal > 0 { Ok(signal) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Collects child `pid` if it has ended; `None` while it runs.
+#[allow(unsafe_code, reason = "as collect_any")]
+pub fn collect(pid: i32) -> io::Result<Option<Ended>> {
+    let mut status = 0;
+    // SAFETY: status is a valid place for the result.
+    match unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } {
+        0 => Ok(None),
+        result if result == pid => Ok(Some(ended(status))),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Waits for child `pid` to end and collects it.
 #[allow(unsafe_code, reason = "as collect_any")]
 pub fn wait_for(pid: i32) -> io::Result<Ended> {

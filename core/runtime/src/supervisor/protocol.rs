@@ -24,17 +24,13 @@ pub(crate) enum Request {
     Launch(Box<LaunchPlan>),
     /// Run a process in a container; answered by `Started` or `Failed`.
     Exec(Box<ExecPlan>),
-    /// Run a command on the host and collect it (external runtimes); answered by `Ended` or `Error`.
+    /// Run a command on the host and collect it (external runtimes); answered by `Ended` or `Error`, or by `Started` if
+    /// it left a process to adopt.
     Command(CommandPlan),
-    /// Watch a process that is, or becomes by the death of its parent, a child of the supervisor; answered by `Started`
-    /// or `Error`. Descriptors: the daemon's ends of its streams.
-    Adopt {
-        /// What it is known as from now on.
+    /// Keep these duplicates of the daemon's ends of a watched process's streams (a terminal that came after adoption).
+    Hold {
+        /// The process.
         key: ProcessKey,
-        /// Its process id.
-        pid: i32,
-        /// Whether it runs on a terminal.
-        tty: bool,
         /// Daemon's ends of stdin, stdout, stderr.
         streams: [Option<FdIndex>; 3],
     },
@@ -50,15 +46,31 @@ pub(crate) enum Request {
 
 /// A command of an external runtime.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CommandPlan {
+pub(crate) struct CommandPlan {
     /// Program (absolute path) and arguments.
-    pub argv: Vec<String>,
+    pub(crate) argv: Vec<String>,
     /// The whole environment.
-    pub env: Vec<String>,
+    pub(crate) env: Vec<String>,
     /// Working directory.
-    pub cwd: String,
+    pub(crate) cwd: String,
     /// Its stdin, stdout, stderr; `None` is `/dev/null`.
-    pub stdio: [Option<u8>; 3],
+    pub(crate) stdio: [Option<u8>; 3],
+    /// What to do with the process it leaves behind when it ends with 0.
+    pub(crate) adopt: Option<AdoptPlan>,
+}
+
+/// A process that outlives the command that made it and is watched from then on. It may have ended already: as long as
+/// such a command runs, the supervisor collects no child it does not know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AdoptPlan {
+    /// What it is known as from now on.
+    pub(crate) key: ProcessKey,
+    /// File in which the command leaves its process id.
+    pub(crate) pid_file: String,
+    /// Whether it runs on a terminal.
+    pub(crate) tty: bool,
+    /// Daemon's ends of stdin, stdout, stderr.
+    pub(crate) streams: [Option<FdIndex>; 3],
 }
 
 /// A request with the number its answer bears.

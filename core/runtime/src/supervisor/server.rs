@@ -19,7 +19,7 @@ use rustix::event::epoll;
 use serde::{Deserialize, Serialize};
 
 use super::command;
-use super::protocol::{Envelope, MAX_MESSAGE, Message, Reply, Request, VERSION};
+use super::protocol::{AdoptPlan, CommandPlan, Envelope, MAX_MESSAGE, Message, Reply, Request, VERSION};
 use super::table::{Table, Watched};
 use crate::driver::{ExitCode, PhaseTimings, ProcessExit, ProcessKey};
 use crate::launch::child::{self, ChildMessage};
@@ -48,6 +48,20 @@ struct Pending {
     ended: Option<Ended>,
 }
 
+/// A command of an external runtime.
+struct RunningCommand {
+    request: u64,
+    adopt: Option<Adoption>,
+}
+
+/// What a command leaves behind.
+struct Adoption {
+    key: ProcessKey,
+    pid_file: String,
+    tty: bool,
+    streams: [Option<OwnedFd>; 3],
+}
+
 /// The whole state; what of it survives an upgrade is in [`Saved`].
 pub(super) struct Server {
     proof: SingleThreaded,
@@ -57,7 +71,7 @@ pub(super) struct Server {
     daemon: Option<OwnedFd>,
     table: Table,
     pending: HashMap<u64, Pending>,
-    commands: HashMap<i32, u64>,
+    commands: HashMap<i32, RunningCommand>,
     next_token: u64,
     own_pid_ns: OwnedFd,
     buffer: Vec<u8>,
@@ -147,13 +161,12 @@ impl Server {
             }
             Request::Launch(plan) => self.launch(id, &plan, fds),
             Request::Exec(plan) => self.exec(id, &plan, fds),
-            Request::Command(plan) => match command::start(self.proof, &plan, &fds) {
-                Ok(pid) => {
-                    self.commands.insert(pid, id);
+            Request::Command(plan) => self.command(id, plan, fds),
+            Request::Hold { key, streams } => {
+                if let Some(watched) = self.table.get_mut(&key) {
+                    watched.streams = pick(streams, fds);
                 }
-                Err(error) => self.reply(id, Reply::Error(error.to_string()), &[]),
-            },
-            Request::Adopt { key, pid, tty, streams } => self.adopt(id, key, pid, tty, streams, fds),
+            }
             Request::CloseStdin(key) => {
                 if let Some(watched) = self.table.get_mut(&key) {
                     watched.streams[0] = None;
@@ -219,8 +232,7 @@ impl Server {
             Ok(cloned) => cloned,
             Err(error) => return self.reply(id, Reply::Error(format!("clone: {error}")), &[]),
         };
-        let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
-        let streams = stdio.daemon.map(|index| index.and_then(|i| fds.get_mut(usize::from(i)).and_then(Option::take)));
+        let streams = pick(stdio.daemon, fds);
         let token = self.next_token;
         self.next_token += 1;
         if let Err(error) = epoll::add(&self.epoll, &sync, epoll::EventData::new_u64(token), epoll::EventFlags::IN) {
@@ -277,19 +289,39 @@ impl Server {
         }
     }
 
-    fn adopt(&mut self, id: u64, key: ProcessKey, pid: i32, tty: bool, streams: [Option<u8>; 3], fds: Vec<OwnedFd>) {
-        let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
-        let streams = streams.map(|index| index.and_then(|i| fds.get_mut(usize::from(i)).and_then(Option::take)));
-        let ended = self.table.take_stranger(pid);
-        match process::pidfd_open(pid) {
-            Ok(pidfd) => {
-                self.reply(id, Reply::Started { pid, timings: PhaseTimings::default() }, &[pidfd.as_fd()]);
-                self.table.insert(key, Watched { pid, pidfd: Some(pidfd), tty, streams, exited: None });
-                if let Some(ended) = ended {
-                    self.exited(pid, ended);
-                }
+    fn command(&mut self, id: u64, plan: CommandPlan, fds: Vec<OwnedFd>) {
+        match command::start(self.proof, &plan, &fds) {
+            Ok(pid) => {
+                let adopt = plan.adopt.map(|AdoptPlan { key, pid_file, tty, streams }| Adoption {
+                    key,
+                    pid_file,
+                    tty,
+                    streams: pick(streams, fds),
+                });
+                self.commands.insert(pid, RunningCommand { request: id, adopt });
             }
-            Err(error) => self.reply(id, Reply::Error(format!("process {pid}: {error}")), &[]),
+            Err(error) => self.reply(id, Reply::Error(error.to_string()), &[]),
+        }
+    }
+
+    fn command_ended(&mut self, command: RunningCommand, ended: Ended) {
+        let RunningCommand { request, adopt } = command;
+        match adopt.filter(|_| ended == Ended::Exited(0)) {
+            Some(adoption) => self.adopt(request, adoption),
+            None => self.reply(request, Reply::Ended(docker_code(ended)), &[]),
+        }
+    }
+
+    fn adopt(&mut self, request: u64, adoption: Adoption) {
+        let Adoption { key, pid_file, tty, streams } = adoption;
+        let text = std::fs::read_to_string(&pid_file);
+        let pid = text.and_then(|text| text.trim().parse::<i32>().map_err(io::Error::other));
+        match pid.and_then(|pid| Ok((pid, process::pidfd_open(pid)?))) {
+            Ok((pid, pidfd)) => {
+                self.reply(request, Reply::Started { pid, timings: PhaseTimings::default() }, &[pidfd.as_fd()]);
+                self.table.insert(key, Watched { pid, pidfd: Some(pidfd), tty, streams, exited: None });
+            }
+            Err(error) => self.reply(request, Reply::Error(format!("process of {pid_file}: {error}")), &[]),
         }
     }
 
@@ -312,19 +344,31 @@ impl Server {
         self.reply(id, Reply::Done, &[]);
     }
 
-    /// Collects every child that has ended.
+    /// Collects every child that has ended. While a command runs whose process is to be adopted, children nobody knows
+    /// are left alone: one of them may be that process, and what is collected cannot be adopted any more.
     fn collect(&mut self) {
-        while let Ok(Some((pid, ended))) = process::collect_any() {
-            if let Some(request) = self.commands.remove(&pid) {
-                self.reply(request, Reply::Ended(docker_code(ended)), &[]);
-            } else if let Some(pending) = self.pending.values_mut().find(|pending| pending.pid == pid) {
-                // Its socket may still hold the words that say why.
-                pending.ended = Some(ended);
-            } else if self.table.key_of(pid).is_some() {
-                self.exited(pid, ended);
-            } else {
-                self.table.record_stranger(pid, ended);
+        while self.commands.values().any(|command| command.adopt.is_some()) {
+            let known = self.commands.keys().copied().chain(self.pending.values().map(|p| p.pid)).chain(self.table.pids());
+            let ended = known.collect::<Vec<_>>().into_iter().find_map(|pid| Some((pid, process::collect(pid).ok()??)));
+            match ended {
+                Some((pid, ended)) => self.collected(pid, ended),
+                None => return,
             }
+        }
+        while let Ok(Some((pid, ended))) = process::collect_any() {
+            self.collected(pid, ended);
+        }
+    }
+
+    fn collected(&mut self, pid: i32, ended: Ended) {
+        if let Some(command) = self.commands.remove(&pid) {
+            self.command_ended(command, ended);
+        } else if let Some(pending) = self.pending.values_mut().find(|pending| pending.pid == pid) {
+            // Its socket may still hold the words that say why.
+            pending.ended = Some(ended);
+        } else {
+            // Or it is a process a container left behind, which only had to be collected.
+            self.exited(pid, ended);
         }
     }
 
@@ -426,6 +470,12 @@ struct SavedProcess {
     tty: bool,
     streams: [Option<i32>; 3],
     exited: Option<ProcessExit>,
+}
+
+/// Takes the descriptors at these positions out of a message.
+fn pick(streams: [Option<u8>; 3], fds: Vec<OwnedFd>) -> [Option<OwnedFd>; 3] {
+    let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
+    streams.map(|index| index.and_then(|i| fds.get_mut(usize::from(i)).and_then(Option::take)))
 }
 
 /// A message, or where it is only a mark, the message in the memory file that came last.

@@ -1,17 +1,12 @@
 //! The processes a supervisor watches, and the journal of exits nobody has acknowledged. One file per such exit in a
 //! directory on tmpfs, so that an exit is known even after the death of daemon and supervisor together.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use dockerd_sys::process::Ended;
-
 use crate::driver::{ProcessExit, ProcessKey};
-
-/// How many exits of unknown children are remembered for a late `Adopt`.
-const REMEMBERED: usize = 256;
 
 /// One process.
 #[derive(Debug)]
@@ -30,13 +25,12 @@ pub(super) struct Watched {
 pub(super) struct Table {
     by_key: HashMap<ProcessKey, Watched>,
     by_pid: HashMap<i32, ProcessKey>,
-    strangers: VecDeque<(i32, Ended)>,
     journal: PathBuf,
 }
 
 impl Table {
     pub(super) fn new(journal: PathBuf) -> Self {
-        Self { by_key: HashMap::new(), by_pid: HashMap::new(), strangers: VecDeque::new(), journal }
+        Self { by_key: HashMap::new(), by_pid: HashMap::new(), journal }
     }
 
     pub(super) fn insert(&mut self, key: ProcessKey, watched: Watched) {
@@ -78,18 +72,9 @@ impl Table {
         }
     }
 
-    /// Remembers the exit of a child nobody has claimed yet.
-    pub(super) fn record_stranger(&mut self, pid: i32, ended: Ended) {
-        if self.strangers.len() == REMEMBERED {
-            self.strangers.pop_front();
-        }
-        self.strangers.push_back((pid, ended));
-    }
-
-    /// The remembered exit of `pid`.
-    pub(super) fn take_stranger(&mut self, pid: i32) -> Option<Ended> {
-        let index = self.strangers.iter().position(|(known, _)| *known == pid)?;
-        self.strangers.remove(index).map(|(_, ended)| ended)
+    /// The numbers of all that run.
+    pub(super) fn pids(&self) -> Vec<i32> {
+        self.by_pid.keys().copied().collect()
     }
 
     /// Forgets a process whose exit the daemon has on record.

@@ -1,0 +1,4 @@
+//! Between the wire and the engine, field by field.
+
+pub(crate) mod container;
+pub(crate) mod create;

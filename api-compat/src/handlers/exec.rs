@@ -1,0 +1,77 @@
+//! Execs.
+
+use dockerd_core::execs::{ExecConfig, ExecInspect};
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use super::containers::size;
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::reply::{self, Reply};
+use crate::stream::hijack;
+
+type Result = std::result::Result<Reply, ApiError>;
+
+pub(crate) async fn create(mut context: Context) -> Result {
+    let body = context.json().await?;
+    let config = ExecConfig {
+        cmd: body.text_or_texts("Cmd")?.unwrap_or_default(),
+        user: body.text("User")?,
+        privileged: body.flag("Privileged")?,
+        tty: body.flag("Tty")?,
+        attach_stdin: body.flag("AttachStdin")?,
+        attach_stdout: body.flag("AttachStdout")?,
+        attach_stderr: body.flag("AttachStderr")?,
+        detach_keys: body.text("DetachKeys")?,
+        env: body.texts("Env")?,
+        working_dir: body.text("WorkingDir")?,
+        console_size: Some(body.pair("ConsoleSize")?).filter(|size| *size != (0, 0)),
+    };
+    let id = context.engine.execs.create(context.name(), config)?;
+    Ok(reply::json(StatusCode::CREATED, &json!({"Id": id.as_str()})))
+}
+
+pub(crate) async fn start(mut context: Context) -> Result {
+    let body = context.json().await?;
+    let size = Some(body.pair("ConsoleSize")?).filter(|size| *size != (0, 0));
+    let session = context.engine.execs.start(context.name(), body.flag("Detach")?, size).await?;
+    let Some(session) = session else { return Ok(reply::empty(StatusCode::OK)) };
+    let upgrade = hijack::wanted(&mut context.request);
+    Ok(hijack::answer(upgrade, session, context.version))
+}
+
+pub(crate) async fn resize(context: Context) -> Result {
+    let (height, width) = size(&context)?;
+    context.engine.execs.resize(context.name(), height, width)?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+pub(crate) async fn inspect(context: Context) -> Result {
+    Ok(reply::ok(&describe(&context.engine.execs.inspect(context.name())?)))
+}
+
+fn describe(exec: &ExecInspect) -> Value {
+    let config = &exec.config;
+    let mut process = json!({
+        "tty": config.tty,
+        "entrypoint": config.cmd.first(),
+        "arguments": config.cmd.get(1..).unwrap_or_default(),
+        "privileged": config.privileged,
+    });
+    if !config.user.is_empty() {
+        process["user"] = json!(config.user);
+    }
+    json!({
+        "ID": exec.id.as_str(),
+        "Running": exec.running,
+        "ExitCode": exec.exit_code,
+        "ProcessConfig": process,
+        "OpenStdin": config.attach_stdin,
+        "OpenStderr": config.attach_stderr,
+        "OpenStdout": config.attach_stdout,
+        "CanRemove": false,
+        "ContainerID": exec.container.as_str(),
+        "DetachKeys": config.detach_keys,
+        "Pid": exec.pid,
+    })
+}

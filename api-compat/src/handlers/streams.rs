@@ -1,0 +1,77 @@
+//! Attach and logs.
+
+use bytes::Bytes;
+use dockerd_core::container::attach::AttachOptions;
+use dockerd_core::streams::{LogEntry, LogQuery};
+use dockerd_types::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::reply::{self, Reply};
+use crate::stream::{frame, hijack};
+
+type Result = std::result::Result<Reply, ApiError>;
+
+pub(crate) async fn attach(mut context: Context) -> Result {
+    let query = &context.query;
+    let options = AttachOptions {
+        stdin: query.flag("stdin"),
+        stdout: query.flag("stdout"),
+        stderr: query.flag("stderr"),
+        stream: query.flag("stream"),
+        logs: query.flag("logs"),
+    };
+    let session = context.engine.containers.attach(context.name(), options).await?;
+    let upgrade = hijack::wanted(&mut context.request);
+    Ok(hijack::answer(upgrade, session, context.version))
+}
+
+/// A moment of the query; `0` and nothing are none.
+fn moment(context: &Context, name: &str) -> std::result::Result<Option<Timestamp>, ApiError> {
+    match context.query.text(name) {
+        "" | "0" => Ok(None),
+        text => Timestamp::parse_unix_or_rfc3339(text).map(Some).map_err(|e| ApiError::bad_request(e.to_string())),
+    }
+}
+
+pub(crate) async fn logs(context: Context) -> Result {
+    let query = &context.query;
+    let (stdout, stderr) = (query.flag("stdout"), query.flag("stderr"));
+    if !stdout && !stderr {
+        return Err(ApiError::bad_request("Bad parameters: you must choose at least one stream"));
+    }
+    // Anything that is no number means all, as in Docker.
+    let tail = query.text("tail").parse::<usize>().ok();
+    let (since, until) = (moment(&context, "since")?, moment(&context, "until")?);
+    let timestamps = query.flag("timestamps");
+    let asked = LogQuery { follow: query.flag("follow"), stdout, stderr, since, until, tail };
+    let session = context.engine.containers.logs(context.name(), asked).await?;
+    let (tty, mut entries) = (session.tty, session.entries);
+    let (sender, body) = mpsc::channel(16);
+    tokio::spawn(async move {
+        loop {
+            let entry = tokio::select! {
+                entry = entries.recv() => entry,
+                () = sender.closed() => return,
+            };
+            let Some(entry) = entry else { return };
+            if sender.send(entry.map(|entry| line(&entry, tty, timestamps))).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(reply::stream(hijack::media_type(tty, context.version), body))
+}
+
+fn line(entry: &LogEntry, tty: bool, timestamps: bool) -> Bytes {
+    let bytes = if timestamps {
+        let mut text = entry.time.rfc3339_fixed().into_bytes();
+        text.push(b' ');
+        text.extend_from_slice(&entry.line);
+        Bytes::from(text)
+    } else {
+        entry.line.clone()
+    };
+    if tty { bytes } else { frame::encode(entry.stream, &bytes) }
+}

@@ -1,0 +1,105 @@
+//! Building responses: JSON as Docker writes it, empty ones, streams.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::error::ApiError;
+
+/// Every response's body.
+#[derive(Debug)]
+pub(crate) enum ReplyBody {
+    /// All of it.
+    Whole(Full<Bytes>),
+    /// As it comes.
+    Stream(mpsc::Receiver<io::Result<Bytes>>),
+}
+
+/// A response.
+pub(crate) type Reply = Response<ReplyBody>;
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self.get_mut() {
+            Self::Whole(full) => Pin::new(full).poll_frame(cx).map(|frame| frame.map(|f| f.map_err(never))),
+            Self::Stream(chunks) => chunks.poll_recv(cx).map(|chunk| chunk.map(|c| c.map(Frame::data))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(full) => full.is_end_stream(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        match self {
+            Self::Whole(full) => full.size_hint(),
+            Self::Stream(_) => hyper::body::SizeHint::default(),
+        }
+    }
+}
+
+fn never(error: Infallible) -> io::Error {
+    match error {}
+}
+
+fn whole(status: StatusCode, content_type: Option<&'static str>, body: impl Into<Bytes>) -> Reply {
+    let mut response = Response::new(ReplyBody::Whole(Full::new(body.into())));
+    *response.status_mut() = status;
+    if let Some(content_type) = content_type {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    }
+    response
+}
+
+/// A JSON value with Go's trailing newline.
+pub(crate) fn json(status: StatusCode, value: &Value) -> Reply {
+    let mut text = value.to_string();
+    text.push('\n');
+    whole(status, Some("application/json"), text)
+}
+
+/// 200 with a JSON value.
+pub(crate) fn ok(value: &Value) -> Reply {
+    json(StatusCode::OK, value)
+}
+
+/// A status without a body.
+pub(crate) fn empty(status: StatusCode) -> Reply {
+    whole(status, None, Bytes::new())
+}
+
+/// 200 with plain text.
+pub(crate) fn text(body: &'static str) -> Reply {
+    whole(StatusCode::OK, Some("text/plain; charset=utf-8"), body)
+}
+
+/// 200 with a body that comes piece by piece; headers go out at once.
+pub(crate) fn stream(content_type: &'static str, chunks: mpsc::Receiver<io::Result<Bytes>>) -> Reply {
+    let mut response = Response::new(ReplyBody::Stream(chunks));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+impl From<ApiError> for Reply {
+    fn from(error: ApiError) -> Self {
+        if error.status == StatusCode::NOT_MODIFIED {
+            return empty(error.status);
+        }
+        json(error.status, &serde_json::json!({ "message": error.message }))
+    }
+}

@@ -1,0 +1,141 @@
+//! The HTTP server: one task per connection, one table of routes, the headers every answer has.
+
+use std::io;
+use std::sync::Arc;
+
+use dockerd_core::Services;
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+
+use crate::context::Context;
+use crate::error::ApiError;
+use crate::extract::Query;
+use crate::reply::{self, Reply};
+use crate::routes::{self, Found};
+use crate::version;
+
+/// What the server needs to know besides the engine.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Version told in the `Server` header.
+    pub version: String,
+    /// `Docker-Experimental`.
+    pub experimental: bool,
+}
+
+/// A socket that listens already.
+#[derive(Debug)]
+pub enum Listener {
+    /// A Unix socket.
+    Unix(UnixListener),
+    /// A TCP socket.
+    Tcp(TcpListener),
+}
+
+/// Shared by all connections.
+#[derive(Debug)]
+struct Server {
+    engine: Arc<Services>,
+    headers: HeaderMap,
+}
+
+/// Serves `listeners` until `stop` turns true; connections that are open then are left to their tasks.
+pub async fn serve(
+    listeners: Vec<Listener>,
+    engine: Arc<Services>,
+    config: ServerConfig,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let server = Arc::new(Server { engine, headers: common_headers(&config)? });
+    let mut tasks = tokio::task::JoinSet::new();
+    for listener in listeners {
+        tasks.spawn(accept_all(listener, Arc::clone(&server)));
+    }
+    // A closed channel is a stop too.
+    let _ = stop.wait_for(|stop| *stop).await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+fn common_headers(config: &ServerConfig) -> io::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    let value = |text: String| HeaderValue::from_str(&text).map_err(io::Error::other);
+    headers.insert("Api-Version", value(version::NEWEST.to_string())?);
+    headers.insert("Docker-Experimental", value(config.experimental.to_string())?);
+    headers.insert("Ostype", HeaderValue::from_static("linux"));
+    headers.insert("Server", value(format!("Docker/{} (linux)", config.version))?);
+    Ok(headers)
+}
+
+async fn accept_all(listener: Listener, server: Arc<Server>) {
+    loop {
+        let accepted = match &listener {
+            Listener::Unix(listener) => listener.accept().await.map(|(stream, _)| spawn(stream, &server)),
+            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                let _ = stream.set_nodelay(true);
+                spawn(stream, &server);
+            }),
+        };
+        if let Err(error) = accepted {
+            // Out of descriptors, for instance: the next connection may be luckier.
+            tracing::warn!(%error, "connection could not be accepted");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}
+
+fn spawn(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, server: &Arc<Server>) {
+    let server = Arc::clone(server);
+    tokio::spawn(async move {
+        let service = service_fn(move |request| {
+            let server = Arc::clone(&server);
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
+        });
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).half_close(true);
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection ended");
+        }
+    });
+}
+
+impl Server {
+    async fn answer(&self, request: Request<Incoming>) -> Reply {
+        let mut response = self.dispatch(request).await.unwrap_or_else(Reply::from);
+        let headers = response.headers_mut();
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        response
+    }
+
+    async fn dispatch(&self, request: Request<Incoming>) -> Result<Reply, ApiError> {
+        if request.method() == Method::OPTIONS {
+            return Ok(reply::empty(StatusCode::OK));
+        }
+        let path = request.uri().path().to_owned();
+        let path = percent_encoding::percent_decode_str(&path).decode_utf8_lossy().into_owned();
+        let (version, path) = version::split(&path);
+        version::check(version)?;
+        tracing::debug!(method = %request.method(), path, "request");
+        match routes::find(request.method(), path) {
+            Found::Handler(handler, names) => {
+                let query = Query::parse(request.uri().query());
+                handler(Context { engine: Arc::clone(&self.engine), version, query, names, request }).await
+            }
+            Found::NotBuilt(what) => Err(ApiError::not_built(what)),
+            Found::NoSwarm => Err(ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
+            )),
+            Found::Nothing => Err(ApiError::new(StatusCode::NOT_FOUND, "page not found")),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Raw streams over HTTP: framing, and connections that stop being HTTP.
+
+pub(crate) mod frame;
+pub(crate) mod hijack;

@@ -1,0 +1,366 @@
+//! `docker exec`: registered first, started later, kept until its container has ended.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dockerd_runtime::{ExecRequest, ExitCode, LaunchError, ProcessExit, ProcessKey, StdioRequest};
+use dockerd_types::container::Status;
+use dockerd_types::stream::StdStream;
+use dockerd_types::{ContainerId, ErrorKind, ExecId, Kinded};
+use oci_spec::runtime::{LinuxCapabilitiesBuilder, Process};
+use tokio::sync::{mpsc, watch};
+
+use crate::container::attach::{AttachSession, input_task};
+use crate::container::error::ContainerError;
+use crate::container::{Container, oci, user};
+use crate::core::Core;
+use crate::error::EngineError;
+use crate::ports::Execs;
+use crate::streams::{OutputChunk, ProcessStreams};
+
+/// How long the end of an exec waits for its output.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a client asks to run.
+#[derive(Debug, Clone, Default)]
+pub struct ExecConfig {
+    /// Program and arguments.
+    pub cmd: Vec<String>,
+    /// `user[:group]`; empty: the container's.
+    pub user: String,
+    /// All capabilities.
+    pub privileged: bool,
+    /// On a terminal.
+    pub tty: bool,
+    /// Standard input is attached.
+    pub attach_stdin: bool,
+    /// Standard output is attached.
+    pub attach_stdout: bool,
+    /// Standard error is attached.
+    pub attach_stderr: bool,
+    /// Keys that detach.
+    pub detach_keys: String,
+    /// More environment.
+    pub env: Vec<String>,
+    /// Working directory; empty: the container's.
+    pub working_dir: String,
+    /// Initial size of the terminal.
+    pub console_size: Option<(u16, u16)>,
+}
+
+/// What inspect shows of an exec.
+#[derive(Debug, Clone)]
+pub struct ExecInspect {
+    /// Its id.
+    pub id: ExecId,
+    /// Its container.
+    pub container: ContainerId,
+    /// What was asked.
+    pub config: ExecConfig,
+    /// Whether it runs.
+    pub running: bool,
+    /// Its process, while and after it runs.
+    pub pid: i32,
+    /// Its exit code, once it has ended.
+    pub exit_code: Option<i32>,
+}
+
+/// What can go wrong with an exec; Docker's words.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// No such exec.
+    #[error("No such exec instance: {0}")]
+    NotFound(String),
+    /// It was started before.
+    #[error("Error: Exec command {0} is already running")]
+    Running(ExecId),
+    /// It has ended.
+    #[error("Error: Exec command {0} has already run")]
+    HasRun(ExecId),
+    /// Nothing to run.
+    #[error("No exec command specified")]
+    NoCommand,
+    /// The user is not known there.
+    #[error(transparent)]
+    User(#[from] user::UserError),
+    /// It could not be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+}
+
+impl Kinded for ExecError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Running(_) | Self::HasRun(_) => ErrorKind::Conflict,
+            Self::NoCommand | Self::User(_) => ErrorKind::InvalidArgument,
+            Self::Launch(error) => error.kind(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    started: bool,
+    pid: i32,
+    exit_code: Option<i32>,
+}
+
+#[derive(Debug)]
+struct Exec {
+    id: ExecId,
+    container: Arc<Container>,
+    config: ExecConfig,
+    streams: Arc<ProcessStreams>,
+    progress: watch::Sender<Progress>,
+}
+
+/// The register of execs, which the containers' fate touches.
+#[derive(Debug, Default)]
+pub struct ExecTable {
+    execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
+    core: OnceLock<std::sync::Weak<Core>>,
+}
+
+impl ExecTable {
+    fn map(&self) -> MutexGuard<'_, HashMap<ExecId, Arc<Exec>>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Execs for ExecTable {
+    fn exited(&self, exit: ProcessExit) {
+        let ProcessKey::Exec(_, id) = &exit.key else { return };
+        let Some(exec) = self.map().get(id).cloned() else { return };
+        let core = self.core.get().and_then(std::sync::Weak::upgrade);
+        tokio::spawn(async move {
+            exec.streams.wait_drained(DRAIN_LIMIT).await;
+            ended(&exec, core.as_deref(), exit.code);
+        });
+    }
+
+    fn container_ended(&self, id: &ContainerId) {
+        let gone: Vec<Arc<Exec>> = {
+            let mut map = self.map();
+            let gone = map.values().filter(|exec| exec.container.id() == id).cloned().collect();
+            map.retain(|_, exec| exec.container.id() != id);
+            gone
+        };
+        for exec in gone.iter().filter(|exec| exec.progress.borrow().exit_code.is_none()) {
+            ended(exec, None, ExitCode::Signaled(9));
+        }
+    }
+
+    fn of_container(&self, id: &ContainerId) -> Vec<ExecId> {
+        let mut ids: Vec<ExecId> =
+            self.map().values().filter(|exec| exec.container.id() == id).map(|exec| exec.id.clone()).collect();
+        ids.sort();
+        ids
+    }
+}
+
+fn ended(exec: &Exec, core: Option<&Core>, code: ExitCode) {
+    exec.progress.send_modify(|progress| progress.exit_code = Some(code.as_docker()));
+    exec.streams.finish();
+    if let Some(core) = core {
+        let attributes = [("execID", exec.id.to_string()), ("exitCode", code.as_docker().to_string())];
+        exec.container.publish_event(&*core.events, "exec_die", &attributes);
+    }
+}
+
+/// The use cases of execs.
+#[derive(Debug, Clone)]
+pub struct ExecService {
+    pub(crate) core: Arc<Core>,
+    pub(crate) table: Arc<ExecTable>,
+}
+
+impl ExecService {
+    pub(crate) fn new(core: Arc<Core>, table: Arc<ExecTable>) -> Self {
+        let _ = table.core.set(Arc::downgrade(&core));
+        Self { core, table }
+    }
+
+    fn find(&self, id: &str) -> Result<Arc<Exec>, EngineError> {
+        let not_found = || EngineError::module(ExecError::NotFound(id.to_owned()));
+        let map = self.table.map();
+        if let Some(exec) = ExecId::parse(id).ok().and_then(|id| map.get(&id)) {
+            return Ok(exec.clone());
+        }
+        let mut matches = map.values().filter(|exec| !id.is_empty() && exec.id.as_str().starts_with(id));
+        match (matches.next(), matches.next()) {
+            (Some(exec), None) => Ok(exec.clone()),
+            _ => Err(not_found()),
+        }
+    }
+
+    /// Registers an exec in a running container.
+    pub fn create(&self, container: &str, config: ExecConfig) -> Result<ExecId, EngineError> {
+        let container = self.core.containers.find(container)?;
+        running(&container)?;
+        if config.cmd.is_empty() {
+            return Err(EngineError::module(ExecError::NoCommand));
+        }
+        let id = loop {
+            if let Some(id) = ExecId::from_random(crate::container::names::random()) {
+                break id;
+            }
+        };
+        let extra = [("execID", id.to_string())];
+        let action = format!("exec_create: {}", config.cmd.join(" "));
+        container.publish_event(&*self.core.events, &action, &extra);
+        let streams = ProcessStreams::new(config.tty, None);
+        let exec = Exec { id: id.clone(), container, config, streams, progress: watch::Sender::default() };
+        self.table.map().insert(id.clone(), Arc::new(exec));
+        Ok(id)
+    }
+
+    /// Starts an exec; a session unless it is to run detached.
+    pub async fn start(
+        &self,
+        id: &str,
+        detach: bool,
+        console_size: Option<(u16, u16)>,
+    ) -> Result<Option<AttachSession>, EngineError> {
+        let exec = self.find(id)?;
+        running(&exec.container)?;
+        let mut refused = None;
+        exec.progress.send_if_modified(|progress| {
+            if progress.started {
+                let ended = progress.exit_code.is_some();
+                refused =
+                    Some(if ended { ExecError::HasRun(exec.id.clone()) } else { ExecError::Running(exec.id.clone()) });
+            }
+            !std::mem::replace(&mut progress.started, true)
+        });
+        if let Some(error) = refused {
+            return Err(EngineError::module(error));
+        }
+        let attached = !detach && (exec.config.attach_stdout || exec.config.attach_stderr || exec.config.attach_stdin);
+        let output = attached.then(|| exec.streams.subscribe());
+        let action = format!("exec_start: {}", exec.config.cmd.join(" "));
+        exec.container.publish_event(&*self.core.events, &action, &[("execID", exec.id.to_string())]);
+        match self.launch(&exec, console_size).await {
+            Ok(()) => {}
+            Err(error) => return failed(&exec, &error, attached).map_or(Err(error), |session| Ok(Some(session))),
+        }
+        let Some(output) = output else { return Ok(None) };
+        let input = if exec.config.attach_stdin {
+            let driver = exec.container.driver(&self.core)?;
+            let key = ProcessKey::Exec(exec.container.id().clone(), exec.id.clone());
+            Some(input_task(exec.streams.clone(), driver, key, true))
+        } else {
+            None
+        };
+        Ok(Some(AttachSession { tty: exec.config.tty, output, input }))
+    }
+
+    async fn launch(&self, exec: &Exec, console_size: Option<(u16, u16)>) -> Result<(), EngineError> {
+        let spec = exec.container.oci_spec(&self.core)?;
+        let base = spec.process().clone().unwrap_or_default();
+        let process = process_of(exec, &self.core, base)?;
+        let size = console_size.or(exec.config.console_size);
+        let stdio = StdioRequest { tty: exec.config.tty, stdin: exec.config.attach_stdin, console_size: size };
+        let container = exec.container.id().clone();
+        let request = ExecRequest { container, exec: exec.id.clone(), process, spec, stdio };
+        let driver = exec.container.driver(&self.core)?;
+        let launched = driver.exec(request).await.map_err(|error| EngineError::module(ExecError::Launch(error)))?;
+        exec.progress.send_modify(|progress| progress.pid = launched.pid);
+        exec.streams.connect(launched.io).map_err(|error| EngineError::io("connect exec streams", error))
+    }
+
+    /// Sets the size of an exec's terminal.
+    pub fn resize(&self, id: &str, height: u16, width: u16) -> Result<(), EngineError> {
+        let exec = self.find(id)?;
+        let key = ProcessKey::Exec(exec.container.id().clone(), exec.id.clone());
+        Ok(exec.container.driver(&self.core)?.resize(&key, height, width)?)
+    }
+
+    /// What is known of an exec.
+    pub fn inspect(&self, id: &str) -> Result<ExecInspect, EngineError> {
+        let exec = self.find(id)?;
+        let progress = *exec.progress.borrow();
+        Ok(ExecInspect {
+            id: exec.id.clone(),
+            container: exec.container.id().clone(),
+            config: exec.config.clone(),
+            running: progress.started && progress.exit_code.is_none(),
+            pid: progress.pid,
+            exit_code: progress.exit_code,
+        })
+    }
+}
+
+fn running(container: &Container) -> Result<(), EngineError> {
+    let id = container.id().clone();
+    match container.snapshot().state.status {
+        Status::Running => Ok(()),
+        Status::Paused => Err(ContainerError::ExecPaused(id).into()),
+        Status::Restarting => Err(ContainerError::Restarting(id).into()),
+        _ => Err(ContainerError::NotRunning(id).into()),
+    }
+}
+
+/// A failed start is told in the stream where a client is attached, as under Docker; its code is 126, 127 or 128.
+fn failed(exec: &Exec, error: &EngineError, attached: bool) -> Option<AttachSession> {
+    let text = error.to_string();
+    let code = match text.as_str() {
+        t if t.contains("executable file not found") || t.contains("no such file or directory") => 127,
+        t if t.contains("permission denied") || t.contains("is a directory") => 126,
+        _ => 128,
+    };
+    exec.progress.send_modify(|progress| progress.exit_code = Some(code));
+    exec.streams.finish();
+    if !attached {
+        return None;
+    }
+    let (sender, output) = mpsc::channel(1);
+    let _ = sender.try_send(OutputChunk { stream: StdStream::Stdout, bytes: Bytes::from(format!("{text}\r\n")) });
+    Some(AttachSession { tty: exec.config.tty, output, input: None })
+}
+
+fn process_of(exec: &Exec, core: &Core, mut process: Process) -> Result<Process, EngineError> {
+    let config = &exec.config;
+    process.set_args(Some(config.cmd.clone()));
+    process.set_terminal(Some(config.tty));
+    let mut env = process.env().clone().unwrap_or_default();
+    if config.tty {
+        oci::replace_env(&mut env, &["TERM=xterm".to_owned()]);
+    }
+    oci::replace_env(&mut env, &config.env);
+    process.set_env(Some(env));
+    if !config.working_dir.is_empty() {
+        process.set_cwd(config.working_dir.clone().into());
+    }
+    if !config.user.is_empty() {
+        let tree = exec.container.rootfs_tree(core)?;
+        let files = user::read_files(std::os::fd::AsFd::as_fd(&tree));
+        let groups = &exec.container.snapshot().spec.host.group_add;
+        let identity =
+            user::resolve(&config.user, groups, &files).map_err(|e| EngineError::module(ExecError::User(e)))?;
+        process.set_user(oci::user(&identity).map_err(|e| EngineError::io("user", std::io::Error::other(e)))?);
+        if identity.uid != 0 && !config.privileged {
+            // What is effective for another user than root comes from the files it runs.
+            if let Some(mut sets) = process.capabilities().clone() {
+                sets.set_effective(Some(Default::default()));
+                sets.set_permitted(Some(Default::default()));
+                process.set_capabilities(Some(sets));
+            }
+        }
+    }
+    if config.privileged {
+        let all = dockerd_runtime::capabilities::to_oci(core.facts.available_caps);
+        let none = oci_spec::runtime::Capabilities::default();
+        let sets = LinuxCapabilitiesBuilder::default()
+            .bounding(all.clone())
+            .effective(all.clone())
+            .permitted(all)
+            .inheritable(none.clone())
+            .ambient(none)
+            .build();
+        process.set_capabilities(sets.ok());
+    }
+    Ok(process)
+}

@@ -1,0 +1,143 @@
+//! Opening everything: the real parts put together, and the services the API calls.
+
+use std::sync::Arc;
+
+use dockerd_image::ImageStore;
+use dockerd_runtime::{Runtimes, RuntimesConfig, own_program};
+use dockerd_store::Layout;
+use dockerd_types::Timestamp;
+use dockerd_types::container::Status;
+
+use crate::boot::Parts;
+use crate::config::EngineConfig;
+use crate::container::ContainerService;
+use crate::core::Core;
+use crate::engine::{Engine, Reports};
+use crate::error::EngineError;
+use crate::event_bus::EventBus;
+use crate::execs::{ExecService, ExecTable};
+use crate::host_network::HostNetworks;
+use crate::image::{ImageService, StoredImages};
+use crate::streams::Maker;
+use crate::volumes::VolumeService;
+
+/// One field per service; all the API may call.
+#[derive(Debug)]
+pub struct Services {
+    /// Containers.
+    pub containers: ContainerService,
+    /// Execs.
+    pub execs: ExecService,
+    /// Images.
+    pub images: ImageService,
+    /// Volumes.
+    pub volumes: VolumeService,
+    /// Events.
+    pub events: EventBus,
+    engine: Arc<Engine>,
+    runtimes: Runtimes,
+}
+
+/// What `docker info` shows that is not the host's.
+#[derive(Debug, Clone)]
+pub struct EngineFacts {
+    /// The engine's UUID.
+    pub id: String,
+    /// Settings.
+    pub config: Arc<EngineConfig>,
+    /// Containers there are.
+    pub containers: usize,
+    /// Of these, running ones.
+    pub running: usize,
+    /// Of these, frozen ones.
+    pub paused: usize,
+    /// Images there are.
+    pub images: usize,
+    /// Storage driver.
+    pub storage_driver: String,
+    /// cgroup version, 1 or 2.
+    pub cgroup_version: u8,
+    /// Names of runtimes.
+    pub runtimes: Vec<String>,
+    /// When the engine came up.
+    pub started_at: Timestamp,
+}
+
+impl Services {
+    /// Brings everything up.
+    pub async fn open(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
+        let layout = Layout::new(&config.data_root, &config.exec_root);
+        let (paths, driver) = (layout.clone(), config.storage_driver.clone());
+        let events = EventBus::default();
+        let bus = events.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let lock = Engine::claim(&paths)?;
+            let store = ImageStore::open(&paths, driver.as_deref())?;
+            Ok::<_, EngineError>((lock, store, VolumeService::open(&paths, bus)?))
+        });
+        let (lock, store, volumes) =
+            opened.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let program = config.program.clone().unwrap_or_else(|| own_program().to_owned());
+        let runtimes_config = RuntimesConfig {
+            exec_root: config.exec_root.clone(),
+            program,
+            external: std::collections::BTreeMap::new(),
+        };
+        let opened = Runtimes::open(runtimes_config).await;
+        let (runtimes, exits, adopted) =
+            opened.map_err(|error| EngineError::io("open runtimes", std::io::Error::other(error)))?;
+        let table = Arc::new(ExecTable::default());
+        let parts = Parts {
+            images: Arc::new(StoredImages::new(store.clone())),
+            runtimes: Arc::new(runtimes.clone()),
+            network: Arc::new(HostNetworks::default()),
+            volumes: Arc::new(volumes.clone()),
+            events: Arc::new(events.clone()),
+            streams: Arc::new(Maker),
+            execs: table.clone(),
+        };
+        let engine = Engine::assemble(config, layout, lock, parts, Reports { exits, adopted }).await?;
+        let core = engine.core().clone();
+        Ok(Arc::new(Self {
+            containers: engine.containers.clone(),
+            execs: ExecService::new(core.clone(), table),
+            images: ImageService { core, store },
+            volumes,
+            events,
+            engine,
+            runtimes,
+        }))
+    }
+
+    fn core(&self) -> &Core {
+        self.engine.core()
+    }
+
+    /// What info and version show of the engine itself.
+    pub fn facts(&self) -> EngineFacts {
+        let core = self.core();
+        let all = core.containers.all();
+        let count = |status: Status| all.iter().filter(|c| c.snapshot().state.status == status).count();
+        EngineFacts {
+            id: core.engine_id.clone(),
+            config: core.config.clone(),
+            containers: all.len(),
+            running: count(Status::Running),
+            paused: count(Status::Paused),
+            images: self.images.store.index().images.len(),
+            storage_driver: core.images.driver_name().to_owned(),
+            cgroup_version: if core.facts.cgroup_v2 { 2 } else { 1 },
+            runtimes: self.runtimes.names(),
+            started_at: core.started_at,
+        }
+    }
+
+    /// The end: containers are stopped unless they may live on, and so is a supervisor that has nothing left to do.
+    pub async fn shutdown(&self) {
+        self.engine.shutdown().await;
+        if let Err(error) = self.runtimes.shutdown_supervisor().await {
+            tracing::info!(%error, "the supervisor stays");
+        }
+        self.runtimes.cgroups().drain();
+    }
+}

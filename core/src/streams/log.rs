@@ -1,0 +1,214 @@
+//! The json-file log: one JSON object a line, as Docker's, with its rotation by size and its splitting of long lines.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use dockerd_types::Timestamp;
+use dockerd_types::stream::StdStream;
+
+/// Longest line that is kept whole, as Docker's copier.
+const MAX_LINE: usize = 16 * 1024;
+
+/// An option of the log driver that cannot be used; Docker's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogOptionsError {
+    /// A name the driver does not know.
+    #[error("unknown log opt '{0}' for json-file log driver")]
+    Unknown(String),
+    /// A size that is none.
+    #[error("invalid size: '{0}'")]
+    Size(String),
+}
+
+/// Where and how a log is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogSettings {
+    pub(crate) path: PathBuf,
+    /// Bytes before rotation.
+    max_size: Option<u64>,
+    /// Files kept, the current one included.
+    max_files: u32,
+}
+
+impl LogSettings {
+    /// From `--log-opt`; values were checked at creation, so what cannot be read counts as not given.
+    pub(crate) fn of(path: PathBuf, options: &BTreeMap<String, String>) -> Self {
+        let max_size = options.get("max-size").and_then(|text| parse_size(text)).filter(|size| *size > 0);
+        let max_files = options.get("max-file").and_then(|text| text.parse().ok()).unwrap_or(1).max(1);
+        Self { path, max_size, max_files }
+    }
+}
+
+/// `10m`, `1k`, `500`: powers of 1024, as Docker's `RAMInBytes`.
+fn parse_size(text: &str) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let lower = lower.strip_suffix("ib").or_else(|| lower.strip_suffix('b')).unwrap_or(&lower);
+    let (digits, shift) = match lower.chars().last()? {
+        'k' => (&lower[..lower.len() - 1], 10),
+        'm' => (&lower[..lower.len() - 1], 20),
+        'g' => (&lower[..lower.len() - 1], 30),
+        _ => (lower, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_shl(shift)
+}
+
+/// A log that may be open. Failures to write are told once per run and cost the lines, not the container.
+#[derive(Debug)]
+pub(crate) struct JsonLog {
+    settings: LogSettings,
+    file: Option<File>,
+    size: u64,
+    /// Lines that have not ended yet: standard output's, standard error's.
+    partial: [Vec<u8>; 2],
+}
+
+impl JsonLog {
+    pub(crate) fn new(settings: LogSettings) -> Self {
+        Self { settings, file: None, size: 0, partial: [Vec::new(), Vec::new()] }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.settings.path
+    }
+
+    /// Opens the file for appending.
+    pub(crate) fn open(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            let file = File::options().create(true).append(true).mode(0o640).open(&self.settings.path)?;
+            self.size = file.metadata()?.len();
+            self.file = Some(file);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.file = None;
+    }
+
+    /// Takes a piece of output; whole lines go to the file.
+    pub(crate) fn write(&mut self, stream: StdStream, bytes: &[u8]) {
+        let now = Timestamp::now();
+        let mut out = Vec::new();
+        let partial = &mut self.partial[usize::from(stream == StdStream::Stderr)];
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            partial.extend_from_slice(piece);
+            while partial.len() > MAX_LINE {
+                let rest = partial.split_off(MAX_LINE);
+                record(&mut out, stream, partial, now);
+                *partial = rest;
+            }
+            if partial.ends_with(b"\n") || partial.len() == MAX_LINE {
+                record(&mut out, stream, partial, now);
+                partial.clear();
+            }
+        }
+        self.append(&out);
+    }
+
+    /// The stream has ended: what is left is a line.
+    pub(crate) fn finish(&mut self, stream: StdStream) {
+        let partial = std::mem::take(&mut self.partial[usize::from(stream == StdStream::Stderr)]);
+        if !partial.is_empty() {
+            let mut out = Vec::new();
+            record(&mut out, stream, &partial, Timestamp::now());
+            self.append(&out);
+        }
+    }
+
+    fn append(&mut self, records: &[u8]) {
+        if records.is_empty() {
+            return;
+        }
+        if self.settings.max_size.is_some_and(|limit| self.size > 0 && self.size + records.len() as u64 > limit)
+            && let Err(error) = self.rotate()
+        {
+            tracing::error!(path = %self.settings.path.display(), %error, "log could not be rotated");
+        }
+        let written = self.file.as_mut().map_or(Ok(()), |file| file.write_all(records));
+        match written {
+            Ok(()) => self.size += records.len() as u64,
+            Err(error) => tracing::error!(path = %self.settings.path.display(), %error, "log could not be written"),
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        self.file = None;
+        let name = |number: u32| rotated(&self.settings.path, number);
+        for number in (1..self.settings.max_files).rev() {
+            let from = if number == 1 { self.settings.path.clone() } else { name(number - 1) };
+            match fs::rename(from, name(number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        if self.settings.max_files == 1 {
+            fs::remove_file(&self.settings.path)?;
+        }
+        self.open()
+    }
+}
+
+/// The name of the `number`th older file.
+pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+/// One line of the file. Bytes that are no UTF-8 become replacement characters, as in Docker.
+fn record(out: &mut Vec<u8>, stream: StdStream, line: &[u8], time: Timestamp) {
+    let text = String::from_utf8_lossy(line);
+    out.extend_from_slice(b"{\"log\":");
+    // A string always serialises.
+    let _ = serde_json::to_writer(&mut *out, &*text);
+    out.extend_from_slice(
+        format!(",\"stream\":\"{}\",\"time\":\"{}\"}}\n", stream.name(), time.rfc3339_nano()).as_bytes(),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(path: &Path) -> Vec<String> {
+        let text = fs::read_to_string(path).expect("read");
+        let log = |line: &str| {
+            let value: serde_json::Value = serde_json::from_str(line).expect("a record");
+            value["log"].as_str().expect("text").to_owned()
+        };
+        text.lines().map(log).collect()
+    }
+
+    #[test]
+    fn lines_are_whole_and_long_ones_split() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("log");
+        let mut log = JsonLog::new(LogSettings::of(path.clone(), &BTreeMap::new()));
+        log.open().expect("opened");
+        log.write(StdStream::Stdout, b"one\ntw");
+        log.write(StdStream::Stderr, b"err\n");
+        log.write(StdStream::Stdout, b"o\n");
+        log.write(StdStream::Stdout, &[b'x'; MAX_LINE + 5]);
+        log.finish(StdStream::Stdout);
+        let read = lines(&path);
+        assert_eq!(&read[..3], ["one\n", "err\n", "two\n"]);
+        assert_eq!(read[3..].iter().map(String::len).collect::<Vec<_>>(), [MAX_LINE, 5]);
+    }
+
+    #[test]
+    fn rotation_keeps_so_many_files() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("log");
+        let options =
+            BTreeMap::from([("max-size".to_owned(), "100".to_owned()), ("max-file".to_owned(), "2".to_owned())]);
+        let mut log = JsonLog::new(LogSettings::of(path.clone(), &options));
+        log.open().expect("opened");
+        (0..10).for_each(|n| log.write(StdStream::Stdout, format!("line {n}\n").as_bytes()));
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 2);
+        assert_eq!(lines(&path).last().map(String::as_str), Some("line 9\n"));
+        assert_eq!(parse_size("10m"), Some(10 << 20));
+    }
+}
