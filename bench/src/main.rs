@@ -1,2 +1,3 @@
-//! placeholder
+//! Benchmarks; the A/B runner is not built yet.
+
 fn main() {}

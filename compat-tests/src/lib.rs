@@ -1,1 +1,1 @@
-//! placeholder
+//! Black-box tests: the stock docker CLI against a daemon started for them. See `tests/`.

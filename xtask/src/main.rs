@@ -1,2 +1,91 @@
-//! placeholder
-fn main() {}
+//! Tasks of this repository: `cargo xtask demo | test | ci | tidy | vm`. Each installs what it is missing on Debian and
+//! Ubuntu and leaves nothing running.
+
+mod demo;
+mod image;
+mod packages;
+mod tidy;
+mod vm;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, Subcommand};
+
+/// Tasks of dockerd-rs.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build, start the daemon on a private socket, run a real container with the stock docker CLI.
+    Demo,
+    /// Install what is missing and run all tests. Needs root.
+    Test,
+    /// What CI runs: formatting, lints, tidy, tests.
+    Ci,
+    /// Check the rules that no compiler checks.
+    Tidy,
+    /// Smoke test on a cgroup v2 machine with an older kernel, in a virtual machine.
+    Vm,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Demo => demo::run(),
+        Task::Test => test(),
+        Task::Ci => {
+            cargo(&["fmt", "--all", "--", "--check"])?;
+            cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+            tidy::run()?;
+            test()
+        }
+        Task::Tidy => tidy::run(),
+        Task::Vm => vm_smoke(),
+    }
+}
+
+/// The workspace's directory.
+pub(crate) fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Runs cargo in the workspace.
+pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
+    let status = Command::new(env!("CARGO")).args(arguments).current_dir(workspace()).status()?;
+    ensure!(status.success(), "cargo {} failed", arguments.join(" "));
+    Ok(())
+}
+
+fn test() -> Result<()> {
+    packages::install(&["busybox", "ip", "docker"])?;
+    // The black-box tests start this binary.
+    cargo(&["build", "--package", "dockerd-rs"])?;
+    cargo(&["test", "--workspace"])
+}
+
+fn vm_smoke() -> Result<()> {
+    packages::install(&["busybox", "docker", "qemu-system-x86_64", "cpio", "modprobe"])?;
+    let target = "x86_64-unknown-linux-gnu";
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--package", "dockerd-rs", "--target", target])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .current_dir(workspace())
+        .status()?;
+    ensure!(status.success(), "the static build failed");
+    let daemon = workspace().join("target").join(target).join("release/dockerd-rs");
+    let cli = packages::find("docker").context("no docker CLI")?;
+    let work = workspace().join("target/vm");
+    std::fs::create_dir_all(&work)?;
+    let smoke = workspace().join("xtask/smoke.sh");
+    if !smoke.exists() {
+        bail!("xtask/smoke.sh is missing");
+    }
+    image::build_tar(&work.join("busybox.tar"))?;
+    vm::run(&work, &daemon, &cli, &smoke)
+}

@@ -45,7 +45,7 @@ poweroff -f
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Boots the guest with `daemon` (a static binary), `cli` (the docker client) and `smoke`, the script to run.
-pub fn run(work: &Path, daemon: &Path, cli: &Path, smoke: &Path) -> Result<()> {
+pub(crate) fn run(work: &Path, daemon: &Path, cli: &Path, smoke: &Path) -> Result<()> {
     let kernel = Kernel::fetch(&work.join("kernel"))?;
     let initramfs = build_initramfs(work, &kernel, daemon, cli, smoke)?;
     let console = boot(&kernel, &initramfs)?;
@@ -141,7 +141,8 @@ fn build_initramfs(work: &Path, kernel: &Kernel, daemon: &Path, cli: &Path, smok
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     let archive = work.join("initramfs.gz");
-    let script = format!("cd '{}' && find . | cpio -o -H newc --quiet | gzip -1 > '{}'", root.display(), archive.display());
+    let script =
+        format!("cd '{}' && find . | cpio -o -H newc --quiet | gzip -1 > '{}'", root.display(), archive.display());
     output(Command::new("sh").args(["-c", &script]))?;
     Ok(archive)
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dockerd_types::{ContainerId, Timestamp};
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::cgroup::{CgroupDriver, CgroupError};
 use crate::driver::{Adopted, ExitCode, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver};
+use crate::external::ExternalDriver;
 use crate::native::NativeDriver;
 use crate::shared::{Running, Shared};
 use crate::supervisor::client::{Client, SupervisorError};
@@ -78,6 +80,10 @@ impl Runtimes {
         let adopted = adopt(&shared).await?;
         let mut drivers: BTreeMap<String, Arc<dyn RuntimeDriver>> = BTreeMap::new();
         drivers.insert(DEFAULT_RUNTIME.to_owned(), Arc::new(NativeDriver::new(Arc::clone(&shared))));
+        for (name, runtime) in config.external {
+            let driver = ExternalDriver::new(&name, runtime, Arc::clone(&shared)).map_err(SupervisorError::Io)?;
+            drivers.insert(name, Arc::new(driver));
+        }
         let (sender, exits) = mpsc::unbounded_channel();
         let pump = Pump { shared: Arc::clone(&shared), program: config.program, exits: sender };
         tokio::spawn(pump.run(raw));
@@ -114,8 +120,12 @@ impl Runtimes {
 
     /// Ends the supervisor, which refuses while processes run.
     pub async fn shutdown_supervisor(&self) -> Result<(), SupervisorError> {
+        self.shared.ending.store(true, Ordering::Release);
         match self.shared.client().ask(Request::Shutdown, &[]).await {
-            Ok((Reply::Error(text), _)) => Err(SupervisorError::Refused(text)),
+            Ok((Reply::Error(text), _)) => {
+                self.shared.ending.store(false, Ordering::Release);
+                Err(SupervisorError::Refused(text))
+            }
             // It may be gone before its answer is.
             Ok(_) | Err(SupervisorError::Lost) => Ok(()),
             Err(error) => Err(error),
@@ -158,7 +168,7 @@ impl Pump {
         loop {
             match raw.recv().await {
                 Some(Some(exit)) => self.forward(exit),
-                Some(None) | None if self.exits.is_closed() => return,
+                Some(None) | None if self.exits.is_closed() || self.shared.ending.load(Ordering::Acquire) => return,
                 Some(None) | None => match self.replace_supervisor().await {
                     Some(next) => raw = next,
                     None => return,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use dockerd_sys::process;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) cgroups: CgroupDriver,
     pub(crate) exec_root: PathBuf,
     processes: Mutex<HashMap<ProcessKey, Running>>,
+    /// The supervisor was asked to end, so its loss is no accident.
+    pub(crate) ending: AtomicBool,
     cgroup_paths: Mutex<HashMap<ContainerId, String>>,
 }
 
@@ -46,6 +49,7 @@ impl Shared {
             cgroups,
             exec_root,
             processes: Mutex::default(),
+            ending: AtomicBool::new(false),
             cgroup_paths: Mutex::default(),
         }
     }

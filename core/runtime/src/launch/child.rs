@@ -28,8 +28,8 @@ pub(crate) enum ChildMessage {
 }
 
 /// The child of a container launch. Never returns.
-pub(crate) fn launch(plan: &LaunchPlan, fds: &[OwnedFd], sync: OwnedFd) -> ! {
-    finish(&sync, launch_inner(plan, fds, &sync))
+pub(crate) fn launch(proof: SingleThreaded, plan: &LaunchPlan, fds: &[OwnedFd], sync: OwnedFd) -> ! {
+    finish(&sync, launch_inner(proof, plan, fds, &sync))
 }
 
 /// The child of an exec. Never returns.
@@ -50,7 +50,12 @@ fn tell(sync: &OwnedFd, message: &ChildMessage, fds: &[std::os::fd::BorrowedFd<'
     fdpass::send(sync, &bytes, fds)
 }
 
-fn launch_inner(plan: &LaunchPlan, fds: &[OwnedFd], sync: &OwnedFd) -> Setup<std::convert::Infallible> {
+fn launch_inner(
+    proof: SingleThreaded,
+    plan: &LaunchPlan,
+    fds: &[OwnedFd],
+    sync: &OwnedFd,
+) -> Setup<std::convert::Infallible> {
     let started = Instant::now();
     rustix::process::setsid().map_err(io::Error::from).at(Step::Namespace, "session")?;
     enter_cgroups(&plan.cgroup, fds)?;
@@ -77,7 +82,7 @@ fn launch_inner(plan: &LaunchPlan, fds: &[OwnedFd], sync: &OwnedFd) -> Setup<std
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.process.umask.unwrap_or(0o022)));
     let cwd = inside::locate_or_make(rootfs.as_fd(), &plan.process.cwd, Missing::Directory);
     drop(cwd.at(Step::WorkingDirectory, &plan.process.cwd)?);
-    become_workload(&plan.process, plan.init, started, sync)
+    become_workload(&plan.process, plan.init.then_some(proof), started, sync)
 }
 
 fn exec_inner(plan: &ExecPlan, fds: &[OwnedFd], sync: &OwnedFd) -> Setup<std::convert::Infallible> {
@@ -96,7 +101,7 @@ fn exec_inner(plan: &ExecPlan, fds: &[OwnedFd], sync: &OwnedFd) -> Setup<std::co
     let terminal = open_terminal(&plan.stdio, &here, false, sync)?;
     connect_stdio(&plan.stdio, fds, terminal)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(plan.process.umask.unwrap_or(0o022)));
-    become_workload(&plan.process, false, started, sync)
+    become_workload(&plan.process, None, started, sync)
 }
 
 fn enter_cgroups(join: &CgroupJoin, fds: &[OwnedFd]) -> Setup<()> {
@@ -175,7 +180,7 @@ fn connect_stdio(stdio: &StdioPlan, fds: &[OwnedFd], terminal: Option<OwnedFd>) 
 /// in while the process still may, with it as late as possible.
 fn become_workload(
     plan: &ProcessPlan,
-    init: bool,
+    init: Option<SingleThreaded>,
     started: Instant,
     sync: &OwnedFd,
 ) -> Setup<std::convert::Infallible> {
@@ -206,10 +211,8 @@ fn become_workload(
     // Zero would mean "not set up yet" to the supervisor.
     let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX).max(1);
     tell(sync, &ChildMessage::Ready(micros), &[]).at(Step::Exec, "ready")?;
-    if init {
-        let proof = SingleThreaded::check().ok().flatten();
-        let split = proof.ok_or_else(|| io::ErrorKind::Unsupported.into()).and_then(crate::init::become_init);
-        split.at(Step::Exec, "init")?;
+    if let Some(proof) = init {
+        crate::init::become_init(proof).at(Step::Exec, "init")?;
     }
     process::reset_signals().at(Step::Exec, "signals")?;
     let error = process::exec(&file, &argv, &env);

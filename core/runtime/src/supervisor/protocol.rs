@@ -8,7 +8,7 @@ use crate::driver::{PhaseTimings, ProcessExit, ProcessKey};
 use crate::launch::plan::{ExecPlan, FdIndex, LaunchPlan, SetupFailure};
 
 /// Raised with every change of these types.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Longest message. Plans are about 10 KB; one with a huge environment travels in a memory file instead.
 pub(crate) const MAX_MESSAGE: usize = 160 * 1024;

@@ -185,7 +185,7 @@ impl Server {
     fn launch(&mut self, id: u64, plan: &LaunchPlan, fds: Vec<OwnedFd>) {
         // The cgroup namespace is made by the child once it is in its cgroups.
         let flags = plan.clone_flags & !process::NEW_CGROUP;
-        let start = |sync: OwnedFd| child::launch(plan, &fds, sync);
+        let start = |sync: OwnedFd| child::launch(self.proof, plan, &fds, sync);
         let cloned = self.clone_child(flags, &plan.cgroup, &fds, start);
         self.started(id, plan.key.clone(), plan.stdio, cloned, fds);
     }
@@ -348,7 +348,8 @@ impl Server {
     /// are left alone: one of them may be that process, and what is collected cannot be adopted any more.
     fn collect(&mut self) {
         while self.commands.values().any(|command| command.adopt.is_some()) {
-            let known = self.commands.keys().copied().chain(self.pending.values().map(|p| p.pid)).chain(self.table.pids());
+            let known =
+                self.commands.keys().copied().chain(self.pending.values().map(|p| p.pid)).chain(self.table.pids());
             let ended = known.collect::<Vec<_>>().into_iter().find_map(|pid| Some((pid, process::collect(pid).ok()??)));
             match ended {
                 Some((pid, ended)) => self.collected(pid, ended),

@@ -1,3 +1,5 @@
+//! Golden documents of the specification builder.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use dockerd_types::container::{ContainerConfig, HostConfig, Resources};
