@@ -6,7 +6,7 @@
 pub mod capabilities;
 pub mod cgroup;
 pub mod driver;
-pub mod external;
+mod external;
 mod init;
 mod launch;
 mod native;

@@ -31,8 +31,3 @@ pub fn resize(fd: impl AsFd, height: u16, width: u16) -> io::Result<()> {
     let size = rustix::termios::Winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
     Ok(rustix::termios::tcsetwinsize(fd, size)?)
 }
-
-/// Makes reads and writes on `fd` (a terminal's master, say) give `EAGAIN` instead of waiting.
-pub fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {
-    Ok(rustix::io::ioctl_fionbio(fd, true)?)
-}
