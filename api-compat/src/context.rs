@@ -43,7 +43,8 @@ impl Context {
 
     /// The body as a JSON object; its type must be said where there is one.
     pub(crate) async fn json(&mut self) -> Result<Object, ApiError> {
-        let kind = self.request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let kind =
+            self.request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let bytes = self.bytes().await?;
         let media_type = kind.split(';').next().unwrap_or_default().trim();
         if !bytes.is_empty() && !media_type.eq_ignore_ascii_case("application/json") {

@@ -15,7 +15,7 @@ use crate::ports::{KeptSandbox, Networks, ReadySandbox, SandboxOrder};
 
 /// The adapter.
 #[derive(Debug)]
-pub struct HostNetworks {
+pub(crate) struct HostNetworks {
     host: NetworkId,
     none: NetworkId,
 }

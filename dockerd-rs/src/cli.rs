@@ -191,26 +191,77 @@ mod tests {
         for (args, expected) in [
             (&["--nosuch"][..], "unknown flag: --nosuch"),
             (&["-Z"], "unknown shorthand flag: 'Z' in -Z"),
-            (&["--dns", "1.2.3"], r#"invalid argument "1.2.3" for "--dns" flag: invalid string being converted to IP address: 1.2.3"#),
+            (
+                &["--dns", "1.2.3"],
+                r#"invalid argument "1.2.3" for "--dns" flag: invalid string being converted to IP address: 1.2.3"#,
+            ),
             (&["--dns"], "flag needs an argument: --dns"),
-            (&["--mtu", "abc"], r#"invalid argument "abc" for "--mtu" flag: strconv.ParseInt: parsing "abc": invalid syntax"#),
-            (&["--icc=maybe"], r#"invalid argument "maybe" for "--icc" flag: strconv.ParseBool: parsing "maybe": invalid syntax"#),
-            (&["--debug=no"], r#"invalid argument "no" for "-D, --debug" flag: strconv.ParseBool: parsing "no": invalid syntax"#),
-            (&["-D=x"], r#"invalid argument "x" for "-D, --debug" flag: strconv.ParseBool: parsing "x": invalid syntax"#),
-            (&["--add-runtime", "foo"], r#"invalid argument "foo" for "--add-runtime" flag: invalid runtime argument: foo"#),
-            (&["--add-runtime", "runc=/x"], r#"invalid argument "runc=/x" for "--add-runtime" flag: runtime name 'runc' is reserved"#),
-            (&["--add-runtime", "a=/x", "--add-runtime", "a=/y"], r#"invalid argument "a=/y" for "--add-runtime" flag: runtime 'a' was already defined"#),
-            (&["--default-ulimit", "nofile"], r#"invalid argument "nofile" for "--default-ulimit" flag: invalid ulimit argument: nofile"#),
-            (&["--default-ulimit", "foo=1"], r#"invalid argument "foo=1" for "--default-ulimit" flag: invalid ulimit type: foo"#),
-            (&["--default-ulimit", "nofile=1024:512"], r#"invalid argument "nofile=1024:512" for "--default-ulimit" flag: ulimit soft limit must be less than or equal to hard limit: 1024 > 512"#),
-            (&["--default-shm-size", "abc"], r#"invalid argument "abc" for "--default-shm-size" flag: invalid size: 'abc'"#),
-            (&["-H", "foo://x"], r#"invalid argument "foo://x" for "-H, --host" flag: invalid bind address (foo://x): unsupported proto 'foo'"#),
-            (&["--default-gateway", "300.1.1.1"], r#"invalid argument "300.1.1.1" for "--default-gateway" flag: failed to parse IP: "300.1.1.1""#),
-            (&["--feature", "x=2"], r#"invalid argument "x=2" for "--feature" flag: strconv.ParseBool: parsing "2": invalid syntax"#),
-            (&["--registry-mirror", "foo"], r#"invalid argument "foo" for "--registry-mirror" flag: invalid mirror: no scheme specified for "foo": must use either 'https://' or 'http://'"#),
+            (
+                &["--mtu", "abc"],
+                r#"invalid argument "abc" for "--mtu" flag: strconv.ParseInt: parsing "abc": invalid syntax"#,
+            ),
+            (
+                &["--icc=maybe"],
+                r#"invalid argument "maybe" for "--icc" flag: strconv.ParseBool: parsing "maybe": invalid syntax"#,
+            ),
+            (
+                &["--debug=no"],
+                r#"invalid argument "no" for "-D, --debug" flag: strconv.ParseBool: parsing "no": invalid syntax"#,
+            ),
+            (
+                &["-D=x"],
+                r#"invalid argument "x" for "-D, --debug" flag: strconv.ParseBool: parsing "x": invalid syntax"#,
+            ),
+            (
+                &["--add-runtime", "foo"],
+                r#"invalid argument "foo" for "--add-runtime" flag: invalid runtime argument: foo"#,
+            ),
+            (
+                &["--add-runtime", "runc=/x"],
+                r#"invalid argument "runc=/x" for "--add-runtime" flag: runtime name 'runc' is reserved"#,
+            ),
+            (
+                &["--add-runtime", "a=/x", "--add-runtime", "a=/y"],
+                r#"invalid argument "a=/y" for "--add-runtime" flag: runtime 'a' was already defined"#,
+            ),
+            (
+                &["--default-ulimit", "nofile"],
+                r#"invalid argument "nofile" for "--default-ulimit" flag: invalid ulimit argument: nofile"#,
+            ),
+            (
+                &["--default-ulimit", "foo=1"],
+                r#"invalid argument "foo=1" for "--default-ulimit" flag: invalid ulimit type: foo"#,
+            ),
+            (
+                &["--default-ulimit", "nofile=1024:512"],
+                r#"invalid argument "nofile=1024:512" for "--default-ulimit" flag: ulimit soft limit must be less than or equal to hard limit: 1024 > 512"#,
+            ),
+            (
+                &["--default-shm-size", "abc"],
+                r#"invalid argument "abc" for "--default-shm-size" flag: invalid size: 'abc'"#,
+            ),
+            (
+                &["-H", "foo://x"],
+                r#"invalid argument "foo://x" for "-H, --host" flag: invalid bind address (foo://x): unsupported proto 'foo'"#,
+            ),
+            (
+                &["--default-gateway", "300.1.1.1"],
+                r#"invalid argument "300.1.1.1" for "--default-gateway" flag: failed to parse IP: "300.1.1.1""#,
+            ),
+            (
+                &["--feature", "x=2"],
+                r#"invalid argument "x=2" for "--feature" flag: strconv.ParseBool: parsing "2": invalid syntax"#,
+            ),
+            (
+                &["--registry-mirror", "foo"],
+                r#"invalid argument "foo" for "--registry-mirror" flag: invalid mirror: no scheme specified for "foo": must use either 'https://' or 'http://'"#,
+            ),
             (&["--label", "foo"], r#"invalid argument "foo" for "--label" flag: bad attribute format: foo"#),
             (&["--dns-search", "x y"], r#"invalid argument "x y" for "--dns-search" flag: x y is not a valid domain"#),
-            (&["--default-address-pool", "x"], r#"invalid argument "x" for "--default-address-pool" flag: invalid field 'x' must be a key=value pair"#),
+            (
+                &["--default-address-pool", "x"],
+                r#"invalid argument "x" for "--default-address-pool" flag: invalid field 'x' must be a key=value pair"#,
+            ),
         ] {
             assert_eq!(text(args), expected);
         }
@@ -218,8 +269,9 @@ mod tests {
 
     #[test]
     fn reads_every_way_of_writing() {
-        let cli = Cli::parse(["-Dl", "debug", "-H=unix:///a", "-Hunix:///b", "--icc=false", "--mtu", "-5", "--label", "a=b"])
-            .expect("valid");
+        let cli =
+            Cli::parse(["-Dl", "debug", "-H=unix:///a", "-Hunix:///b", "--icc=false", "--mtu", "-5", "--label", "a=b"])
+                .expect("valid");
         assert_eq!(cli.set["debug"], json!(true));
         assert_eq!(cli.set["log-level"], json!("debug"));
         assert_eq!(cli.set["host"], json!(["unix:///a", "unix:///b"]));

@@ -168,7 +168,8 @@ fn build(settings: &Settings, warnings: Vec<String>) -> Result<Config, ConfigErr
     let hosts = list("hosts");
     let hosts = if hosts.is_empty() { vec![DEFAULT_HOST.to_owned()] } else { hosts };
     let hosts = hosts.iter().map(|host| Host::parse(host).map_err(ConfigError::Value)).collect::<Result<_, _>>()?;
-    let mut engine = EngineConfig::new(absolute("data-root", "/var/lib/docker")?, absolute("exec-root", "/var/run/docker")?);
+    let mut engine =
+        EngineConfig::new(absolute("data-root", "/var/lib/docker")?, absolute("exec-root", "/var/run/docker")?);
     engine.storage_driver = text("storage-driver").map(str::to_owned);
     if let Some(runtime) = text("default-runtime") {
         engine.default_runtime = runtime.to_owned();

@@ -140,7 +140,11 @@ impl Scanner<'_> {
                 return Err(self.invalid("in numeric literal"));
             }
         }
-        if self.peek()? == b'0' { self.at += 1 } else { self.digits() }
+        if self.peek()? == b'0' {
+            self.at += 1
+        } else {
+            self.digits()
+        }
         if self.text.get(self.at) == Some(&b'.') {
             self.at += 1;
             if !self.peek()?.is_ascii_digit() {

@@ -89,10 +89,7 @@ mod tests {
         assert_eq!(Host::parse("tcp://[::1]"), tcp("::1", 2375));
         assert_eq!(Host::parse("tcp://"), tcp("localhost", 2375));
         assert_eq!(Host::parse("1.2.3.4"), tcp("1.2.3.4", 2375));
-        assert_eq!(
-            Host::parse("foo://x"),
-            Err("invalid bind address (foo://x): unsupported proto 'foo'".to_owned())
-        );
+        assert_eq!(Host::parse("foo://x"), Err("invalid bind address (foo://x): unsupported proto 'foo'".to_owned()));
     }
 
     #[test]

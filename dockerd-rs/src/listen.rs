@@ -21,7 +21,8 @@ pub(crate) async fn open(hosts: &[Host], group: &str) -> io::Result<Vec<Listener
             Host::Unix(path) => out.push(Listener::Unix(unix(path, group)?)),
             Host::Tcp { host: name, port } => {
                 if host.is_remote() {
-                    let text = format!("tcp://{name}:{port} without TLS would give everybody root; only loopback is served");
+                    let text =
+                        format!("tcp://{name}:{port} without TLS would give everybody root; only loopback is served");
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
                 }
                 tracing::warn!("listening on tcp://{name}:{port} without TLS: every local user has root through it");
@@ -69,7 +70,9 @@ fn activated() -> io::Result<Vec<Listener>> {
     let ours = number("LISTEN_PID").is_some_and(|pid| u32::try_from(pid).is_ok_and(|pid| pid == std::process::id()));
     let count = number("LISTEN_FDS").filter(|_| ours).unwrap_or(0);
     if count == 0 {
-        return Err(io::Error::other("no sockets found via socket activation: make sure the service was started by systemd"));
+        return Err(io::Error::other(
+            "no sockets found via socket activation: make sure the service was started by systemd",
+        ));
     }
     let take = |fd: i32| {
         let socket = dockerd_sys::process::take_inherited(fd)?;

@@ -107,7 +107,9 @@ pub(crate) fn check_label(text: &str) -> Result<(), String> {
 pub(crate) fn check_domain(text: &str) -> Result<(), String> {
     let trimmed = text.trim();
     let label_ok = |label: &str| {
-        !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
     };
     let plain = trimmed.trim_end_matches('.');
     if trimmed == "." || (!plain.is_empty() && plain.split('.').all(label_ok) && plain.len() < 255) {
@@ -123,7 +125,9 @@ fn check_mirror(text: &str) -> Result<(), String> {
     }
     Err(match text.split_once("://") {
         Some((scheme, _)) => {
-            format!("invalid mirror: unsupported scheme {scheme:?} in {text:?}: must use either 'https://' or 'http://'")
+            format!(
+                "invalid mirror: unsupported scheme {scheme:?} in {text:?}: must use either 'https://' or 'http://'"
+            )
         }
         None => format!("invalid mirror: no scheme specified for {text:?}: must use either 'https://' or 'http://'"),
     })
@@ -146,8 +150,21 @@ fn add_runtime(so_far: Value, text: &str) -> Result<Value, String> {
 
 /// Names of resource limits the daemon takes.
 const ULIMITS: [&str; 15] = [
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
-    "sigpending", "stack",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 fn parse_ulimit(text: &str) -> Result<(String, Value), String> {
@@ -155,9 +172,8 @@ fn parse_ulimit(text: &str) -> Result<(String, Value), String> {
     if !ULIMITS.contains(&name) {
         return Err(format!("invalid ulimit type: {name}"));
     }
-    let number = |part: &str| {
-        part.parse::<i64>().map_err(|_| format!("strconv.ParseInt: parsing {part:?}: invalid syntax"))
-    };
+    let number =
+        |part: &str| part.parse::<i64>().map_err(|_| format!("strconv.ParseInt: parsing {part:?}: invalid syntax"));
     let (soft, hard) = match limits.split_once(':') {
         Some((_, hard)) if hard.contains(':') => {
             return Err(format!("too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`"));
@@ -246,7 +262,10 @@ mod tests {
             Ok(json!({"bridge": {"a": "1", "b": "2"}, "x": {"c": "3"}}))
         );
         assert_eq!(from_flag(Kind::IpList, &["1.1.1.1,8.8.8.8", "::1"]), Ok(json!(["1.1.1.1", "8.8.8.8", "::1"])));
-        assert_eq!(from_flag(Kind::Pools, &["base=10.0.0.0/8,size=24"]), Ok(json!([{"base": "10.0.0.0/8", "size": 24}])));
+        assert_eq!(
+            from_flag(Kind::Pools, &["base=10.0.0.0/8,size=24"]),
+            Ok(json!([{"base": "10.0.0.0/8", "size": 24}]))
+        );
         assert_eq!(
             from_flag(Kind::Ulimits, &["nofile=1:2"]),
             Ok(json!({"nofile": {"Name": "nofile", "Soft": 1, "Hard": 2}}))

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dockerd_types::container::{
-    BindOptions, CgroupnsMode, ContainerConfig, CreateContainer, DeviceMapping, DeviceRequest, DeviceValue, Healthcheck,
-    HostConfig, IpcMode, LogConfig, MountKind, MountSpec, NetworkMode, PidMode, Resources, RestartPolicy, Ulimit,
-    VolumeOptions,
+    BindOptions, CgroupnsMode, ContainerConfig, CreateContainer, DeviceMapping, DeviceRequest, DeviceValue,
+    Healthcheck, HostConfig, IpcMode, LogConfig, MountKind, MountSpec, NetworkMode, PidMode, Resources, RestartPolicy,
+    Ulimit, VolumeOptions,
 };
 use dockerd_types::network::{EndpointConfig, HostPort, Port, PortBinding, PortBindings};
 
@@ -203,7 +203,10 @@ fn port_bindings(object: &Object) -> Result<PortBindings> {
                 "" => None,
                 text => Some(text.parse().map_err(|_| invalid(format!("invalid IP address: {text}")))?),
             };
-            bindings.push(PortBinding { host_ip, host_port: HostPort::parse(&binding.text("HostPort")?).map_err(invalid)? });
+            bindings.push(PortBinding {
+                host_ip,
+                host_port: HostPort::parse(&binding.text("HostPort")?).map_err(invalid)?,
+            });
         }
         if bindings.is_empty() {
             bindings.push(PortBinding { host_ip: None, host_port: HostPort::Ephemeral });
@@ -349,4 +352,3 @@ fn ulimits(host: &Object) -> Result<Vec<Ulimit>> {
     let limit = |o: &Object| Ok(Ulimit { name: o.text("Name")?, soft: o.number("Soft")?, hard: o.number("Hard")? });
     objects.iter().map(limit).collect()
 }
-

@@ -91,9 +91,11 @@ impl Object {
     pub(crate) fn optional_texts(&self, name: &str) -> Result<Option<Vec<String>>> {
         match self.get(name) {
             None => Ok(None),
-            Some(Value::Array(list)) => {
-                list.iter().map(|v| v.as_str().map(str::to_owned).ok_or_else(|| wrong(name, "string"))).collect::<Result<_>>().map(Some)
-            }
+            Some(Value::Array(list)) => list
+                .iter()
+                .map(|v| v.as_str().map(str::to_owned).ok_or_else(|| wrong(name, "string")))
+                .collect::<Result<_>>()
+                .map(Some),
             Some(_) => Err(wrong(name, "[]string")),
         }
     }

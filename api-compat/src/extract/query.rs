@@ -18,11 +18,6 @@ impl Query {
         self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 
-    /// Whether `name` is there at all.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(known, _)| known == name)
-    }
-
     /// Every value of `name`.
     pub(crate) fn all(&self, name: &str) -> Vec<String> {
         self.0.iter().filter(|(known, _)| known == name).map(|(_, value)| value.clone()).collect()
@@ -31,11 +26,6 @@ impl Query {
     /// Docker's boolean: everything but nothing, `0`, `no`, `false` and `none` is true.
     pub(crate) fn flag(&self, name: &str) -> bool {
         !matches!(self.text(name).trim().to_ascii_lowercase().as_str(), "" | "0" | "no" | "false" | "none")
-    }
-
-    /// As [`Query::flag`], `default` where the name is missing.
-    pub(crate) fn flag_or(&self, name: &str, default: bool) -> bool {
-        if self.has(name) { self.flag(name) } else { default }
     }
 
     /// A whole number; `None` when empty.

@@ -128,9 +128,9 @@ pub(crate) async fn load(context: Context) -> Result {
             Ok(loaded) => {
                 for item in loaded {
                     let id = json!({"stream": format!("Loaded image ID: {}\n", item.image.id)});
-                    let names = item.references.iter().map(|r| {
-                        json!({"stream": format!("Loaded image: {}\n", r.clone().with_default_tag().familiar())})
-                    });
+                    let names = item.references.iter().map(
+                        |r| json!({"stream": format!("Loaded image: {}\n", r.clone().with_default_tag().familiar())}),
+                    );
                     let lines: Vec<Value> = if item.references.is_empty() { vec![id] } else { names.collect() };
                     for line in lines {
                         let _ = sender.send(progress(&line)).await;

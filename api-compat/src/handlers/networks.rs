@@ -28,6 +28,7 @@ pub(crate) async fn list(_context: Context) -> Result {
 pub(crate) async fn inspect(context: Context) -> Result {
     let name = context.name();
     let found = predefined().into_iter().find(|network| network["Name"] == name);
-    found.map(|network| reply::ok(&network))
+    found
+        .map(|network| reply::ok(&network))
         .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, format!("network {name} not found")))
 }

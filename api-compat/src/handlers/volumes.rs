@@ -51,7 +51,8 @@ pub(crate) async fn inspect(context: Context) -> Result {
 }
 
 pub(crate) async fn remove(context: Context) -> Result {
-    let (volumes, name, force) = (context.engine.volumes.clone(), context.name().to_owned(), context.query.flag("force"));
+    let (volumes, name, force) =
+        (context.engine.volumes.clone(), context.name().to_owned(), context.query.flag("force"));
     let removed = tokio::task::spawn_blocking(move || volumes.remove(&name, force)).await;
     removed.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
     Ok(reply::empty(StatusCode::NO_CONTENT))
@@ -62,7 +63,8 @@ pub(crate) async fn prune(context: Context) -> Result {
     let all = context.version < PRUNES_ANONYMOUS_SINCE;
     let volumes = context.engine.volumes.clone();
     let pruned = tokio::task::spawn_blocking(move || volumes.prune(&filters, all)).await;
-    let (names, bytes) = pruned.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+    let (names, bytes) =
+        pruned.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
     let names = if names.is_empty() { Value::Null } else { json!(names) };
     Ok(reply::ok(&json!({"VolumesDeleted": names, "SpaceReclaimed": bytes})))
 }

@@ -60,7 +60,7 @@ impl ImageStore {
 /// One `--change`: the instructions that only touch the configuration.
 fn apply_change(config: &mut ContainerConfig, change: &str) -> Result<(), ImageError> {
     let invalid = |text: String| ImageError::InvalidArgument(text);
-    let (word, rest) = change.trim().split_once(char::is_whitespace).unwrap_or((change.trim(), ""));
+    let (word, rest) = change.trim().split_once(char::is_whitespace).unwrap_or_else(|| (change.trim(), ""));
     let rest = rest.trim();
     match word.to_ascii_uppercase().as_str() {
         "CMD" => config.cmd = Some(command(rest)),
@@ -180,8 +180,8 @@ fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
 fn times(stat: &rustix::fs::Stat) -> Timestamps {
     let time = |seconds: i64, nanos: u64| Timespec { tv_sec: seconds, tv_nsec: nanos as _ };
     Timestamps {
-        last_access: time(stat.st_atime as i64, stat.st_atime_nsec as u64),
-        last_modification: time(stat.st_mtime as i64, stat.st_mtime_nsec as u64),
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     }
 }
 

@@ -81,7 +81,7 @@ impl State<'_> {
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             return self.root_entry(entry, &extensions);
         };
-        let parent_path = path.parent().unwrap_or(Path::new(""));
+        let parent_path = path.parent().unwrap_or_else(|| Path::new(""));
         let parent = self.directory(parent_path).map_err(failed(&path))?;
         if self.options.whiteouts && name.as_bytes().starts_with(WHITEOUT) {
             return whiteout(&parent, name.as_bytes()).map_err(failed(&path));
@@ -117,7 +117,7 @@ impl State<'_> {
             other => return Ok(other?),
         }
         let Some(name) = path.file_name() else { return Err(io::ErrorKind::NotFound.into()) };
-        let parent = self.directory(path.parent().unwrap_or(Path::new("")))?;
+        let parent = self.directory(path.parent().unwrap_or_else(|| Path::new("")))?;
         match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
@@ -189,7 +189,7 @@ impl State<'_> {
     /// The target's directory is resolved in the root; its last part is not followed.
     fn hard_link(&self, target: &Path, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
         let Some(target_name) = target.file_name() else { return Err(io::ErrorKind::InvalidInput.into()) };
-        let directory = self.directory(target.parent().unwrap_or(Path::new("")))?;
+        let directory = self.directory(target.parent().unwrap_or_else(|| Path::new("")))?;
         Ok(rustix::fs::linkat(directory, target_name, parent, name, AtFlags::empty())?)
     }
 
@@ -240,7 +240,7 @@ impl State<'_> {
 
     fn set_time(&self, path: &Path, time: Timespec) -> io::Result<()> {
         let times = Timestamps { last_access: time, last_modification: time };
-        let parent = self.directory(path.parent().unwrap_or(Path::new("")))?;
+        let parent = self.directory(path.parent().unwrap_or_else(|| Path::new("")))?;
         let Some(name) = path.file_name() else { return Ok(()) };
         match rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW) {
             // A later entry of the archive has taken it away again.

@@ -158,7 +158,7 @@ impl Parts {
                 io::copy(&mut entry, &mut file).map_err(broken)?;
                 parts.files.insert(path, number);
             } else if let (true, Ok(Some(target))) = (entry.header().entry_type().is_symlink(), entry.link_name()) {
-                let target = normal(&path.parent().unwrap_or(Path::new("")).join(target));
+                let target = normal(&path.parent().unwrap_or_else(|| Path::new("")).join(target));
                 parts.links.insert(path, target);
             } else if let (true, Ok(Some(target))) = (entry.header().entry_type().is_hard_link(), entry.link_name()) {
                 parts.links.insert(path, normal(&target));

@@ -1,7 +1,7 @@
 //! The native runtime against the real kernel: launches, streams, exits, execs, failures, the deaths of daemon and
 //! supervisor. Needs root and busybox. The binary has a `main` of its own, because it is also the supervisor.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ fn main() {
         dockerd_runtime::modes::supervisor_main(arguments);
     }
     if std::env::args().any(|argument| argument == "--list") {
-        println!("privileged_runtime: test\n");
+        writeln!(std::io::stdout(), "privileged_runtime: test\n").expect("stdout");
         return;
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
@@ -41,7 +41,7 @@ fn main() {
         survives_the_supervisor(&host).await;
         speed(&host).await;
     });
-    println!("8 passed, 0 failed");
+    writeln!(std::io::stdout(), "8 passed, 0 failed").expect("stdout");
 }
 
 /// A root file system and an exec root of the test's own.
@@ -78,9 +78,8 @@ impl Host {
     fn supervisor_pid(&self) -> i32 {
         let exec_root = self.dir.path().join("exec").to_string_lossy().into_owned();
         let entries = std::fs::read_dir("/proc").expect("proc").flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        pids.filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|l| l.contains(&exec_root)))
-            .next()
+        let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.find(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|l| l.contains(&exec_root)))
             .expect("a supervisor")
     }
 }
@@ -346,7 +345,7 @@ async fn speed(host: &Host) {
         finish(&runtimes, &id, &exit).await;
     }
     rows.sort_by_key(|row| row.0);
-    println!("launch of `true`, median: {:?}", rows[rows.len() / 2]);
+    eprintln!("launch of `true`, median: {:?}", rows[rows.len() / 2]);
     runtimes.cgroups().drain();
     for tree in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
         let _ = std::fs::remove_dir(tree.path().join(format!("dockerd-rs-test-{}", std::process::id())));

@@ -182,7 +182,7 @@ fn write_temporary(path: &Path, bytes: &[u8], durability: Durability) -> Result<
 }
 
 fn sync_directory(path: &Path) -> Result<(), DocumentError> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
+    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
     let io = |source| DocumentError::Io { action: "flush", path: directory.to_owned(), source };
     File::open(directory).and_then(|dir| dir.sync_all()).map_err(io)
 }

@@ -103,7 +103,7 @@ pub(super) fn v2(resources: &LinuxResources) -> Result<Vec<Setting>, CgroupError
 fn v1_memory(memory: &LinuxMemory, out: &mut Vec<Setting>) {
     let limit = memory.limit().filter(|&limit| limit != 0);
     // An unlimited limit alone means unlimited swap as well.
-    let swap = memory.swap().filter(|&swap| swap != 0).or(limit.filter(|&limit| limit == -1));
+    let swap = memory.swap().filter(|&swap| swap != 0).or_else(|| limit.filter(|&limit| limit == -1));
     out.extend(limit.map(|limit| Setting::new("memory", "memory.limit_in_bytes", limit)));
     out.extend(swap.map(|swap| {
         let missing = if swap == -1 { IfMissing::Ignore } else { IfMissing::Fail };

@@ -175,7 +175,7 @@ fn mount_steps(mount: &Mount, cgroups: &CgroupDriver, path: &str, private: bool,
         attributes: options.attributes,
         recursive_attributes: options.recursive_attributes,
         // A copy of a shared host mount would be shared too; Docker's default is rprivate.
-        propagation: options.propagation.or(bind.then_some(Propagation::Private)),
+        propagation: options.propagation.or_else(|| bind.then_some(Propagation::Private)),
         optional: kind == "mqueue",
     });
 }

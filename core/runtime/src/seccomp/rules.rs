@@ -168,8 +168,10 @@ fn alternatives(args: &[LinuxSeccompArg]) -> Result<Vec<Vec<Condition>>, Compile
 }
 
 fn condition(arg: &LinuxSeccompArg) -> Result<Condition, CompileError> {
-    let index =
-        u32::try_from(arg.index()).ok().filter(|&index| index < 6).ok_or(CompileError::Argument(arg.index()))?;
+    let index = u32::try_from(arg.index())
+        .ok()
+        .filter(|&index| index < 6)
+        .ok_or_else(|| CompileError::Argument(arg.index()))?;
     let value = arg.value();
     let test = match arg.op() {
         Operator::ScmpCmpNe => Test::NotEqual(value),
