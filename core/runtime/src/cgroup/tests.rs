@@ -215,6 +215,46 @@ fn privileged_v2_tree() {
     assert!(!root.join(&path[1..]).exists());
 }
 
+/// Where version 2 has the controllers (run it in the virtual machine).
+#[test]
+fn privileged_v2_limits_update_and_devices() {
+    let driver = CgroupDriver::detect().unwrap();
+    if driver.mode() != CgroupMode::V2 {
+        return;
+    }
+    let fixture = Fixture::new(driver);
+    let path = fixture.path("b");
+    let dir = PathBuf::from(format!("/sys/fs/cgroup{path}"));
+    let limits = |memory: i64, quota: i64| {
+        LinuxResourcesBuilder::default()
+            .devices(docker_rules())
+            .memory(
+                LinuxMemoryBuilder::default().limit(memory).swap(memory * 2).reservation(memory / 2).build().unwrap(),
+            )
+            .cpu(LinuxCpuBuilder::default().quota(quota).period(100_000u64).shares(1024u64).cpus("0").build().unwrap())
+            .pids(LinuxPidsBuilder::default().limit(7).build().unwrap())
+            .build()
+            .unwrap()
+    };
+    fixture.driver.create(&path, &limits(64 << 20, 50_000)).unwrap();
+    let read = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap().trim().to_owned();
+    assert_eq!((read("memory.max"), read("memory.low")), ("67108864".to_owned(), "33554432".to_owned()));
+    assert_eq!((read("cpu.max"), read("cpu.weight")), ("50000 100000".to_owned(), "100".to_owned()));
+    assert_eq!((read("cpuset.cpus"), read("pids.max")), ("0".to_owned(), "7".to_owned()));
+    fixture.driver.update(&path, &limits(128 << 20, -1)).unwrap();
+    assert_eq!((read("memory.max"), read("cpu.max")), ("134217728".to_owned(), "max 100000".to_owned()));
+
+    // /dev/null is allowed, /dev/mem (c 1:1) is not, whoever asks.
+    let script = format!(
+        "echo 0 > {}/cgroup.procs && echo x > /dev/null && mknod /tmp/mem-$$ c 1 1 && ! cat /tmp/mem-$$ > /dev/null",
+        dir.display()
+    );
+    let status = Command::new("/bin/sh").args(["-c", &script]).stderr(Stdio::null()).status().unwrap();
+    assert!(status.success());
+    let stats = fixture.driver.stats(&path);
+    assert!(stats.cpu.total > 0 && stats.memory.limit == Some(128 << 20) && stats.pids.limit == Some(7), "{stats:?}");
+}
+
 fn bpf_count(dir: &OwnedFd) -> u32 {
     dockerd_sys::bpf::attached_device_programs(dir).unwrap()
 }
