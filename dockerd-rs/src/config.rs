@@ -211,7 +211,7 @@ fn build(settings: &Settings, warnings: Vec<String>) -> Result<Config, ConfigErr
 /// Refuses to start beside a daemon that lives; a file left by a dead one is taken over.
 pub(crate) fn claim_pidfile(path: &Path) -> Result<(), ConfigError> {
     let old = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    if let Some(pid) = old.filter(|pid| *pid != std::process::id() && Path::new(&format!("/proc/{pid}")).exists()) {
+    if let Some(pid) = old.filter(|pid| *pid != std::process::id() && is_alive(*pid)) {
         return Err(ConfigError::Value(format!(
             "failed to start daemon, ensure docker is not running or delete {}: process with PID {pid} is still running",
             path.display()
@@ -220,6 +220,14 @@ pub(crate) fn claim_pidfile(path: &Path) -> Result<(), ConfigError> {
     let written = path.parent().map_or(Ok(()), std::fs::create_dir_all);
     let written = written.and_then(|()| std::fs::write(path, std::process::id().to_string()));
     written.map_err(|error| ConfigError::Value(format!("failed to write {}: {error}", path.display())))
+}
+
+/// Whether the process runs; one that has ended and was not collected does not.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may contain anything.
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 #[cfg(test)]

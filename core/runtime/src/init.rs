@@ -4,7 +4,7 @@
 
 use std::io;
 
-use dockerd_sys::process::{self, Cloned, Ended, SingleThreaded};
+use dockerd_sys::process::{self, Ended, SingleThreaded};
 
 /// SIGCHLD, the one signal that is for init itself.
 const SIGCHLD: i32 = 17;
@@ -14,14 +14,14 @@ const SIGCHLD: i32 = 17;
 /// socket among them, because its end tells that the workload runs.
 pub(crate) fn become_init(proof: SingleThreaded) -> io::Result<()> {
     process::block_all_signals()?;
-    match process::clone(proof, 0, None)? {
-        Cloned::Child => {
+    match process::fork(proof)? {
+        None => {
             if rustix::termios::isatty(rustix::stdio::stdin()) {
                 take_foreground();
             }
             Ok(())
         }
-        Cloned::Parent { pid, .. } => {
+        Some(pid) => {
             process::set_name(c"docker-init");
             process::without_descriptors(|| serve(pid))
         }
