@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use dockerd_image::ImageStore;
-use dockerd_runtime::{Runtimes, RuntimesConfig, own_program};
+use dockerd_runtime::{ExternalRuntime, Runtimes, RuntimesConfig, own_program};
 use dockerd_store::Layout;
 use dockerd_types::Timestamp;
 use dockerd_types::container::Status;
 
 use crate::boot::Parts;
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, RuntimeProgram};
 use crate::container::ContainerService;
 use crate::core::Core;
 use crate::engine::{Engine, Reports};
@@ -63,6 +63,10 @@ pub struct EngineFacts {
     pub started_at: Timestamp,
 }
 
+fn external((name, program): (&String, &RuntimeProgram)) -> (String, ExternalRuntime) {
+    (name.clone(), ExternalRuntime { path: program.path.clone(), args: program.args.clone() })
+}
+
 impl Services {
     /// Brings everything up.
     pub async fn open(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
@@ -81,7 +85,7 @@ impl Services {
         let runtimes_config = RuntimesConfig {
             exec_root: config.exec_root.clone(),
             program,
-            external: std::collections::BTreeMap::new(),
+            external: config.runtimes.iter().map(external).collect(),
         };
         let opened = Runtimes::open(runtimes_config).await;
         let (runtimes, exits, adopted) =

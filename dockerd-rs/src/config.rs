@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dockerd_core::EngineConfig;
+use dockerd_core::config::RuntimeProgram;
 use serde_json::Value;
 
 use crate::cli::{Cli, flag_of_key};
@@ -179,6 +180,10 @@ fn build(settings: &Settings, warnings: Vec<String>) -> Result<Config, ConfigErr
         let pairs = options.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
         engine.log.options = pairs.collect();
     }
+    if let Some(Value::Object(runtimes)) = settings.get("runtimes") {
+        engine.runtimes =
+            runtimes.iter().map(|(name, value)| Ok((name.clone(), runtime(name, value)?))).collect::<Result<_, _>>()?;
+    }
     engine.init = flag("init");
     engine.live_restore = flag("live-restore");
     engine.no_new_privileges = flag("no-new-privileges");
@@ -206,6 +211,15 @@ fn build(settings: &Settings, warnings: Vec<String>) -> Result<Config, ConfigErr
         engine,
         warnings,
     })
+}
+
+/// One entry of `runtimes`: a path, or an object with `path` and `runtimeArgs`.
+fn runtime(name: &str, value: &Value) -> Result<RuntimeProgram, ConfigError> {
+    let path = value.as_str().or_else(|| value.get("path")?.as_str()).filter(|path| !path.is_empty());
+    let path = path.ok_or_else(|| ConfigError::Value(format!("invalid runtime {name}: no path")))?;
+    let args = ["runtimeArgs", "args"].into_iter().find_map(|key| value.get(key)?.as_array());
+    let args = args.into_iter().flatten().filter_map(|arg| arg.as_str().map(str::to_owned)).collect();
+    Ok(RuntimeProgram { path: PathBuf::from(path), args })
 }
 
 /// Refuses to start beside a daemon that lives; a file left by a dead one is taken over.
