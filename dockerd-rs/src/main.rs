@@ -61,6 +61,10 @@ fn daemon(arguments: impl Iterator<Item = String>) -> Result<()> {
     start_log(&config);
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     config::claim_pidfile(&config.pidfile)?;
+    // Ten megabytes of an idle daemon were the unused rest of huge pages; the supervisor takes this back for itself.
+    if let Err(error) = dockerd_sys::process::allow_huge_pages(false) {
+        tracing::debug!(%error, "huge pages stay");
+    }
     let pidfile = config.pidfile.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))

@@ -233,6 +233,12 @@ pub fn no_new_privileges() -> io::Result<()> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
 }
 
+/// Whether this process and what it starts from now on may be given huge pages unasked (prctl(2),
+/// `PR_SET_THP_DISABLE`; kept over `execve`).
+pub fn allow_huge_pages(allow: bool) -> io::Result<()> {
+    prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(!allow))
+}
+
 /// Names the calling thread, as ps shows it (15 bytes at most).
 #[allow(unsafe_code, reason = "prctl with a string")]
 pub fn set_name(name: &CStr) {

@@ -54,6 +54,8 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
             Server::new(listener, journal)?
         }
     };
+    // The daemon does without, containers shall not.
+    process::allow_huge_pages(true)?;
     process::set_name(c"dockerd-superv");
     process::become_subreaper()?;
     server.run()
