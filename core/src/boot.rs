@@ -10,7 +10,7 @@ use dockerd_runtime::{Adopted, ProcessExit, ProcessIo, ProcessKey};
 use dockerd_store::{Layout, document};
 use dockerd_types::container::Status;
 use dockerd_types::{ContainerId, Timestamp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::EngineConfig;
 use crate::container::Container;
@@ -101,6 +101,7 @@ struct Stored {
 
 /// Brings back every stored container and reconciles with what the supervisor reports.
 pub(crate) async fn restore(core: &Arc<Core>, adopted: Vec<Adopted>) -> Result<(), EngineError> {
+    own_exec_root(core, &adopted)?;
     let layout = core.layout.clone();
     let stored = tokio::task::spawn_blocking(move || load_all(&layout))
         .await
@@ -120,7 +121,10 @@ pub(crate) async fn restore(core: &Arc<Core>, adopted: Vec<Adopted>) -> Result<(
     let mut revived = Vec::new();
     for Stored { document, state } in stored {
         let id = document.spec.id.clone();
-        let found = living.remove(&id);
+        let mut found = living.remove(&id);
+        if found.is_none() && state.is_running() {
+            found = find_lost(core, &document).await;
+        }
         if let Some(item) = bring_back(core, document, state, found) {
             revived.push(item);
         }
@@ -136,6 +140,22 @@ pub(crate) async fn restore(core: &Arc<Core>, adopted: Vec<Adopted>) -> Result<(
         } else if !container.snapshot().state.is_running() {
             start_by_policy(core, &container).await;
         }
+    }
+    Ok(())
+}
+
+/// Notes whose the exec root is. Processes of another data root's containers in it would be taken for leftovers, so with
+/// such the daemon does not start.
+fn own_exec_root(core: &Core, adopted: &[Adopted]) -> Result<(), EngineError> {
+    let path = core.layout.exec_owner();
+    let owner = fs::read_to_string(&path).unwrap_or_default();
+    let is_ours = owner.is_empty() || owner == core.engine_id;
+    if !is_ours && adopted.iter().any(|process| process.exited.is_none()) {
+        let text = format!("{} is in use by containers of another data root", core.layout.exec_root().display());
+        return Err(EngineError::io("open exec root", std::io::Error::other(text)));
+    }
+    if owner != core.engine_id {
+        fs::write(&path, &core.engine_id).map_err(|e| EngineError::io(format!("write {}", path.display()), e))?;
     }
     Ok(())
 }
@@ -200,6 +220,31 @@ fn bring_back(
 /// The exit reached the document before the daemon died, only the supervisor was not told.
 fn is_recorded(state: &State, exit: Option<&ProcessExit>) -> bool {
     !state.is_running() && exit.is_some_and(|exit| state.finished_at.is_some_and(|at| at >= exit.at))
+}
+
+/// The process of a container that no supervisor knows: looked for in its cgroup.
+async fn find_lost(core: &Arc<Core>, document: &ContainerDocument) -> Option<Adopted> {
+    let spec = &document.spec;
+    let cgroup = oci::cgroups_path(spec, core.config.cgroup_parent.as_deref()).to_string_lossy().into_owned();
+    let (core, id) = (core.clone(), spec.id.clone());
+    let found = tokio::task::spawn_blocking(move || core.runtimes.find_lost(&id, &cgroup)).await.ok().flatten();
+    if found.is_some() {
+        tracing::warn!(container = %spec.id, "its supervisor was lost; output meanwhile is, and its exit code will be");
+    }
+    found
+}
+
+/// Gives every supervisor that comes in the place of a lost one what it is to keep, for as long as there are any.
+pub(crate) async fn keep_again(core: Arc<Core>, mut replacements: watch::Receiver<u64>) {
+    while replacements.changed().await.is_ok() {
+        for container in core.containers.all() {
+            if container.snapshot().state.is_running()
+                && let Err(error) = container.io().keep_again()
+            {
+                tracing::warn!(container = %container.id(), %error, "its streams will not outlive the daemon");
+            }
+        }
+    }
 }
 
 /// What is recorded of a process that vanished with the machine.

@@ -211,7 +211,7 @@ impl ExecService {
         let extra = [("execID", id.to_string())];
         let action = format!("exec_create: {}", config.cmd.join(" "));
         container.publish_event(&*self.core.events, &action, &extra);
-        let streams = ProcessStreams::new(config.tty, None);
+        let streams = ProcessStreams::new(config.tty, None, None);
         let exec = Exec { id: id.clone(), container, config, streams, progress: watch::Sender::default() };
         self.table.map().insert(id.clone(), Arc::new(exec));
         Ok(id)

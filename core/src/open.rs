@@ -8,7 +8,7 @@ use dockerd_store::Layout;
 use dockerd_types::Timestamp;
 use dockerd_types::container::Status;
 
-use crate::boot::Parts;
+use crate::boot::{self, Parts};
 use crate::config::{EngineConfig, RuntimeProgram};
 use crate::container::ContainerService;
 use crate::core::Core;
@@ -97,11 +97,12 @@ impl Services {
             network: Arc::new(HostNetworks::default()),
             volumes: Arc::new(volumes.clone()),
             events: Arc::new(events.clone()),
-            streams: Arc::new(Maker),
+            streams: Arc::new(Maker { runtimes: Arc::new(runtimes.clone()) }),
             execs: table.clone(),
         };
         let engine = Engine::assemble(config, layout, lock, parts, Reports { exits, adopted }).await?;
         let core = engine.core().clone();
+        tokio::spawn(boot::keep_again(core.clone(), runtimes.replacements()));
         Ok(Arc::new(Self {
             containers: engine.containers.clone(),
             execs: ExecService::new(core.clone(), table),

@@ -275,6 +275,36 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Soft limit of open files before [`raise_file_limit`], while this process has raised it.
+static SOFT_FILES: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+
+/// Raises this process's soft limit of open files to the hard one. What it was is told by [`soft_file_limit_at_start`],
+/// because programs it starts shall not find more than they would without it.
+pub fn raise_file_limit() -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let (Some(soft), maximum) = (limit.current, limit.maximum)
+        && maximum.is_none_or(|maximum| maximum > soft)
+    {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+        // Only the first call raises anything.
+        let _ = SOFT_FILES.set(soft);
+    }
+    Ok(())
+}
+
+/// The soft limit of open files this process was started with; `None` if it is still that.
+pub fn soft_file_limit_at_start() -> Option<u64> {
+    SOFT_FILES.get().copied()
+}
+
+/// Sets the soft limit of open files, the hard one stays.
+pub fn set_soft_file_limit(soft: u64) -> io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum })?)
+}
+
 /// Blocks all signals in the calling thread.
 pub fn block_all_signals() -> io::Result<()> {
     nix::sys::signal::SigSet::all().thread_block().map_err(io::Error::from)

@@ -2,6 +2,7 @@
 //! Sending is one system call from the caller's task; receiving is one task for all.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::entry;
-use super::protocol::{Envelope, MAX_MESSAGE, Message, Reply, Request, VERSION};
+use super::protocol::{Envelope, MAX_MESSAGE, Message, OLDEST_RESUMABLE, Reply, Request, VERSION};
 use crate::driver::ProcessExit;
 
 /// What stands in a message whose content is in the memory file that comes with it.
@@ -30,6 +31,16 @@ pub enum SupervisorError {
     /// It went away before it answered.
     #[error("the supervisor went away")]
     Lost,
+    /// It is of a version whose processes cannot be taken over.
+    #[error(
+        "the supervisor in use is of version {version} (protocol {protocol}), which this daemon cannot take over: stop its containers with the daemon of that version first"
+    )]
+    TooOld {
+        /// Its program's version.
+        version: String,
+        /// What it speaks.
+        protocol: u32,
+    },
     /// It said no.
     #[error("{0}")]
     Refused(String),
@@ -101,6 +112,9 @@ impl Client {
         if protocol == VERSION && version == env!("CARGO_PKG_VERSION") {
             return Ok(());
         }
+        if protocol < OLDEST_RESUMABLE {
+            return Err(SupervisorError::TooOld { version, protocol });
+        }
         // It executes our program in place and keeps the connection; success is told by the next Hello.
         let program = File::open(program)?;
         self.tell(Request::Upgrade, &[program.as_fd()]).await?;
@@ -126,9 +140,9 @@ impl Client {
     }
 
     /// As [`Client::tell`], from code that cannot wait; a full socket is an error.
-    pub(crate) fn tell_now(&self, request: Request) -> Result<(), SupervisorError> {
+    pub(crate) fn tell_now(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<(), SupervisorError> {
         let bytes = encode(0, request)?;
-        Ok(fdpass::send(self.socket.get_ref(), &bytes, &[])?)
+        Ok(fdpass::send(self.socket.get_ref(), &bytes, fds)?)
     }
 
     /// All processes the supervisor watches.
@@ -236,7 +250,11 @@ fn start(exec_root: &Path, path: &PathBuf, program: &Path) -> Result<(), Supervi
     }
     let listener = fdpass::listen(path)?;
     let log = File::options().create(true).append(true).open(entry::journal_dir(exec_root).join("log"))?;
-    let arguments = ["supervisor".as_ref(), "--exec-root".as_ref(), exec_root.as_os_str()];
+    let files = dockerd_sys::process::soft_file_limit_at_start().map(|limit| limit.to_string());
+    let mut arguments = vec![OsStr::new(entry::MODE), OsStr::new("--exec-root"), exec_root.as_os_str()];
+    if let Some(files) = &files {
+        arguments.extend([OsStr::new(entry::FILES), OsStr::new(files)]);
+    }
     let status = dockerd_sys::command::run_detached(program, &arguments, listener, log.into())?;
     if status.success() { Ok(()) } else { Err(SupervisorError::Refused(format!("supervisor did not start: {status}"))) }
 }

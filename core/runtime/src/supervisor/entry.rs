@@ -16,6 +16,8 @@ use super::server::Server;
 pub(crate) const MODE: &str = "supervisor";
 const EXEC_ROOT: &str = "--exec-root";
 const RESUME: &str = "--resume";
+/// Soft limit of open files for children.
+pub(super) const FILES: &str = "--files";
 
 /// Where the journal of exits lies.
 pub(crate) fn journal_dir(exec_root: &Path) -> PathBuf {
@@ -36,11 +38,12 @@ pub fn supervisor_main(arguments: impl Iterator<Item = OsString>) -> ! {
 }
 
 fn run(mut arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
-    let (mut exec_root, mut resume) = (None, None);
+    let (mut exec_root, mut resume, mut files) = (None, None, None);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some(EXEC_ROOT) => exec_root = arguments.next().map(PathBuf::from),
             Some(RESUME) => resume = arguments.next().and_then(|fd| fd.to_str()?.parse::<i32>().ok()),
+            Some(FILES) => files = arguments.next().and_then(|limit| limit.to_str()?.parse::<u64>().ok()),
             _ => return Err(io::Error::other(format!("unknown argument {}", argument.display()))),
         }
     }
@@ -51,7 +54,7 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
         None => {
             let listener = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
             leave_the_daemon()?;
-            Server::new(listener, journal)?
+            Server::new(listener, journal, files)?
         }
     };
     // The daemon does without, containers shall not.
