@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dockerd_core::Services;
 use hyper::body::Incoming;
@@ -12,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::context::Context;
 use crate::error::ApiError;
@@ -19,6 +21,9 @@ use crate::extract::Query;
 use crate::reply::{self, Reply};
 use crate::routes::{self, Found};
 use crate::version;
+
+/// How long a client may take to agree on TLS.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What the server needs to know besides the engine.
 #[derive(Debug, Clone)]
@@ -30,12 +35,22 @@ pub struct ServerConfig {
 }
 
 /// A socket that listens already.
-#[derive(Debug)]
 pub enum Listener {
     /// A Unix socket.
     Unix(UnixListener),
     /// A TCP socket.
     Tcp(TcpListener),
+    /// A TCP socket of which only TLS is spoken.
+    Tls(TcpListener, TlsAcceptor),
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(listener) => listener.fmt(f),
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.fmt(f),
+        }
+    }
 }
 
 /// Shared by all connections.
@@ -81,11 +96,22 @@ async fn accept_all(listener: Listener, server: Arc<Server>) {
                 let _ = stream.set_nodelay(true);
                 spawn(stream, &server);
             }),
+            Listener::Tls(listener, acceptor) => listener.accept().await.map(|(stream, peer)| {
+                let _ = stream.set_nodelay(true);
+                let (server, acceptor) = (Arc::clone(&server), acceptor.clone());
+                tokio::spawn(async move {
+                    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => spawn(stream, &server),
+                        Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake error"),
+                        Err(_) => tracing::info!(%peer, "TLS handshake took too long"),
+                    }
+                });
+            }),
         };
         if let Err(error) = accepted {
             // Out of descriptors, for instance: the next connection may be luckier.
             tracing::warn!(%error, "connection could not be accepted");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use dockerd_runtime::{Adopted, ProcessExit, ProcessIo, ProcessKey};
 use dockerd_store::{Layout, document};
 use dockerd_types::container::Status;
@@ -55,11 +56,13 @@ impl Core {
             options: config.dns_options.clone(),
             search: config.dns_search.clone(),
         };
+        let config = Arc::new(config);
         Ok(Arc::new(Self {
             facts: host::facts(),
             limits: host::limits(&config),
             engine_id: engine_id(&layout.engine_id())?,
-            config: Arc::new(config),
+            live: ArcSwap::new(config.clone()),
+            config,
             layout,
             images,
             runtimes,
@@ -266,7 +269,7 @@ fn reconnect(container: &Container, io: ProcessIo) {
 /// A process of a container nobody has a document of: its removal was under way.
 async fn orphaned(core: &Core, id: &ContainerId, process: &Adopted) {
     tracing::warn!(container = %id, "a process without a container is ended");
-    let Some(driver) = core.driver(&core.config.default_runtime) else { return };
+    let Some(driver) = core.driver(&core.live().default_runtime) else { return };
     if process.exited.is_none() {
         let _ = driver.kill_all(id);
     }

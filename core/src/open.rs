@@ -18,6 +18,7 @@ use crate::event_bus::EventBus;
 use crate::execs::{ExecService, ExecTable};
 use crate::host_network::HostNetworks;
 use crate::image::{ImageService, StoredImages};
+use crate::reload::{self, Reload};
 use crate::streams::Maker;
 use crate::volumes::VolumeService;
 
@@ -63,7 +64,7 @@ pub struct EngineFacts {
     pub started_at: Timestamp,
 }
 
-fn external((name, program): (&String, &RuntimeProgram)) -> (String, ExternalRuntime) {
+pub(crate) fn external((name, program): (&String, &RuntimeProgram)) -> (String, ExternalRuntime) {
     (name.clone(), ExternalRuntime { path: program.path.clone(), args: program.args.clone() })
 }
 
@@ -125,7 +126,7 @@ impl Services {
         let count = |status: Status| all.iter().filter(|c| c.snapshot().state.status == status).count();
         EngineFacts {
             id: core.engine_id.clone(),
-            config: core.config.clone(),
+            config: core.live(),
             containers: all.len(),
             running: count(Status::Running),
             paused: count(Status::Paused),
@@ -135,6 +136,16 @@ impl Services {
             runtimes: self.runtimes.names(),
             started_at: core.started_at,
         }
+    }
+
+    /// What everything is doing, for people.
+    pub async fn dump(&self) -> String {
+        crate::dump::text(self.core(), &self.runtimes, &self.events).await
+    }
+
+    /// Takes over the settings a reload may change, or none of them; tells those who follow the events.
+    pub async fn reload(&self, changes: Reload) -> Result<(), EngineError> {
+        reload::apply(self.core(), &self.runtimes, changes).await
     }
 
     /// The end: containers are stopped unless they may live on, and so is a supervisor that has nothing left to do.

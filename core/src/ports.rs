@@ -175,6 +175,10 @@ pub trait Streams: Send + Sync + Debug {
     fn begin(&self, io: ProcessIo) -> Result<(), EngineError>;
     /// Waits until the ended process's output was let through, at most so long.
     fn drained(&self, limit: Duration) -> BoxFuture<'_, ()>;
+    /// What they are doing, for people.
+    fn describe(&self) -> String {
+        String::new()
+    }
     /// Gives the process that outlives the daemon again what it is to keep: it is a new one.
     fn keep_again(&self) -> Result<(), EngineError> {
         Ok(())

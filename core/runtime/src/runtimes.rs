@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use dockerd_types::{ContainerId, Timestamp};
@@ -30,6 +30,9 @@ pub const DEFAULT_RUNTIME: &str = "runc";
 /// How often a new supervisor is tried for when the old one is lost, and the pause between (2 s in all).
 const REPLACE_TRIES: u32 = 100;
 const REPLACE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a description waits for the supervisor.
+const DESCRIBE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What [`Runtimes::open`] needs to know.
 #[derive(Debug, Clone)]
@@ -66,7 +69,7 @@ pub enum RuntimesError {
 #[derive(Debug, Clone)]
 pub struct Runtimes {
     shared: Arc<Shared>,
-    drivers: Arc<BTreeMap<String, Arc<dyn RuntimeDriver>>>,
+    drivers: Arc<RwLock<BTreeMap<String, Arc<dyn RuntimeDriver>>>>,
 }
 
 /// Exits of processes, in the order they were collected.
@@ -89,17 +92,30 @@ impl Runtimes {
         let (sender, exits) = mpsc::unbounded_channel();
         let pump = Pump { shared: Arc::clone(&shared), program: config.program, exits: sender };
         tokio::spawn(pump.run(raw));
-        Ok((Self { shared, drivers: Arc::new(drivers) }, exits, adopted))
+        Ok((Self { shared, drivers: Arc::new(RwLock::new(drivers)) }, exits, adopted))
     }
 
     /// The driver of that name.
     pub fn driver(&self, name: &str) -> Option<Arc<dyn RuntimeDriver>> {
-        self.drivers.get(name).cloned()
+        self.drivers().get(name).cloned()
+    }
+
+    fn drivers(&self) -> RwLockReadGuard<'_, BTreeMap<String, Arc<dyn RuntimeDriver>>> {
+        self.drivers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an external runtime, or takes another program for one. Containers that run keep what they were started
+    /// with only as far as the runtime's state on disk goes, as with the stock daemon. Blocking.
+    pub fn add(&self, name: &str, runtime: ExternalRuntime) -> Result<(), RuntimesError> {
+        let driver = ExternalDriver::new(name, runtime, Arc::clone(&self.shared)).map_err(SupervisorError::Io)?;
+        let mut drivers = self.drivers.write().unwrap_or_else(PoisonError::into_inner);
+        drivers.insert(name.to_owned(), Arc::new(driver));
+        Ok(())
     }
 
     /// All names, sorted.
     pub fn names(&self) -> Vec<String> {
-        self.drivers.keys().cloned().collect()
+        self.drivers().keys().cloned().collect()
     }
 
     /// The cgroups of this host.
@@ -157,6 +173,30 @@ impl Runtimes {
         let copy = pidfd.try_clone().ok()?;
         self.shared.insert(key.clone(), Running { pid, pidfd: Arc::new(copy), terminal: None });
         Some(Adopted { key, pid, pidfd: Some(pidfd), io: ProcessIo::default(), tty: false, exited: None })
+    }
+
+    /// The supervisor's side of things, for people.
+    pub async fn describe(&self) -> String {
+        use std::fmt::Write;
+        let client = self.shared.client();
+        let mut out = format!("supervisor: {} requests without an answer\n", client.unanswered());
+        let asked = tokio::time::timeout(DESCRIBE_LIMIT, async {
+            let hello = client.ask(Request::Hello, &[]).await?;
+            Ok::<_, SupervisorError>((hello.0, client.list().await?))
+        });
+        let (hello, processes) = match asked.await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return format!("{out}it does not answer: {error}\n"),
+            Err(_) => return format!("{out}it does not answer\n"),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{hello:?}, {} processes", processes.len());
+        for (reply, fds) in processes {
+            if let Reply::Process { key, pid, tty, exited, .. } = reply {
+                let _ = writeln!(out, "{key:?} pid {pid} tty {tty} descriptors {} ended {exited:?}", fds.len());
+            }
+        }
+        out
     }
 
     /// Ends the supervisor, which refuses while processes run.

@@ -219,6 +219,16 @@ impl Container {
         }
     }
 
+    /// Requests that wait for its task.
+    pub(crate) fn queued(&self) -> usize {
+        self.mailbox.max_capacity() - self.mailbox.capacity()
+    }
+
+    /// Who follows its snapshots.
+    pub(crate) fn followers(&self) -> usize {
+        self.published.receiver_count()
+    }
+
     /// Publishes an event about it.
     pub(crate) fn publish_event(&self, events: &dyn Events, action: &str, extra: &[(&str, String)]) {
         let snapshot = self.snapshot();

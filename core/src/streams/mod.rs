@@ -226,6 +226,20 @@ impl Streams for ContainerStreams {
         Box::pin(self.0.wait_drained(limit))
     }
 
+    fn describe(&self) -> String {
+        let (sessions, progress) = (lock(&self.0.sessions).len(), *self.0.changes.borrow());
+        let (pumps, spool) = (self.0.pumps.load(Ordering::Acquire), lock(&self.0.spool).clone());
+        let spool = match spool {
+            SpoolState::Unused => "unused",
+            SpoolState::Open(_) => "open",
+            SpoolState::Without => "none",
+        };
+        format!(
+            "pumps {pumps} spool {spool} sessions {sessions} writes {} drained {}",
+            progress.writes, progress.drained
+        )
+    }
+
     fn keep_again(&self) -> Result<(), EngineError> {
         self.0.keep_again().map_err(|error| EngineError::io("keep streams", error))
     }

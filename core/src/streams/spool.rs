@@ -120,7 +120,7 @@ impl Spool {
     /// of the source, `WouldBlock` that there is nothing now.
     pub(super) fn stage(&self, stream: StdStream, source: BorrowedFd<'_>, end: u64, limit: usize) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-        let Some((_, relay)) = &self.relay else { return self.into_file(stream, source, end, limit) };
+        let Some((_, relay)) = &self.relay else { return self.put(stream, source, end, limit) };
         match splice(source, None, relay, None, limit, flags)? {
             0 => Ok(0),
             _ => self.staged(stream, end, limit),
@@ -130,12 +130,12 @@ impl Spool {
     /// Moves what a dead daemon has left between terminal and memory file.
     pub(super) fn staged(&self, stream: StdStream, end: u64, limit: usize) -> io::Result<usize> {
         match &self.relay {
-            Some((relay, _)) => self.into_file(stream, relay.as_fd(), end, limit),
+            Some((relay, _)) => self.put(stream, relay.as_fd(), end, limit),
             None => Ok(0),
         }
     }
 
-    fn into_file(&self, stream: StdStream, from: BorrowedFd<'_>, mut end: u64, limit: usize) -> io::Result<usize> {
+    fn put(&self, stream: StdStream, from: BorrowedFd<'_>, mut end: u64, limit: usize) -> io::Result<usize> {
         let file = &self.files[slot(stream)];
         Ok(splice(from, None, file, Some(&mut end), limit, SpliceFlags::NONBLOCK | SpliceFlags::MOVE)?)
     }

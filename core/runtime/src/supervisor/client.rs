@@ -125,12 +125,20 @@ impl Client {
         }
     }
 
+    /// Requests that wait for their answer.
+    pub(crate) fn unanswered(&self) -> usize {
+        lock(&self.waiters).len()
+    }
+
     /// Sends `request` with `fds` and waits for its answer.
     pub(crate) async fn ask(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, SupervisorError> {
         let (sender, answer) = oneshot::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.waiters).insert(id, Waiter::One(sender));
-        self.send(id, request, fds).await?;
+        if let Err(error) = self.send(id, request, fds).await {
+            lock(&self.waiters).remove(&id);
+            return Err(error);
+        }
         answer.await.map_err(|_| SupervisorError::Lost)
     }
 

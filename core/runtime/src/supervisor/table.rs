@@ -161,7 +161,7 @@ mod tests {
         assert!(table.is_busy());
         table.record(&exit);
         assert!(!table.is_busy());
-        assert_eq!(read_journal(&journal), [exit.clone()]);
+        assert_eq!(read_journal(&journal), std::slice::from_ref(&exit));
         table.acknowledge(&exit.key);
         assert_eq!(read_journal(&journal), []);
     }
