@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dockerd_core::Services;
 use hyper::body::Incoming;
@@ -19,8 +19,12 @@ use crate::context::Context;
 use crate::error::ApiError;
 use crate::extract::Query;
 use crate::reply::{self, Reply};
+use crate::router;
 use crate::routes::{self, Found};
-use crate::version;
+use crate::version::{self, Refused};
+
+/// Whether the daemon has experimental features on.
+const EXPERIMENTAL: &str = "docker-experimental";
 
 /// How long a client may take to agree on TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -82,7 +86,7 @@ fn common_headers(config: &ServerConfig) -> io::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     let value = |text: String| HeaderValue::from_str(&text).map_err(io::Error::other);
     headers.insert("Api-Version", value(version::NEWEST.to_string())?);
-    headers.insert("Docker-Experimental", value(config.experimental.to_string())?);
+    headers.insert(EXPERIMENTAL, value(config.experimental.to_string())?);
     headers.insert("Ostype", HeaderValue::from_static("linux"));
     headers.insert("Server", value(format!("Docker/{} (linux)", config.version))?);
     Ok(headers)
@@ -124,7 +128,8 @@ fn spawn(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, server: &
             async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
         });
         let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).half_close(true);
+        // Some clients compare names letter by letter.
+        builder.timer(TokioTimer::new()).half_close(true).title_case_headers(true);
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection ended");
@@ -133,35 +138,70 @@ fn spawn(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, server: &
 }
 
 impl Server {
+    /// Answers, and notes at debug level what was answered.
     async fn answer(&self, request: Request<Incoming>) -> Reply {
-        let mut response = self.dispatch(request).await.unwrap_or_else(Reply::from);
-        let headers = response.headers_mut();
-        for (name, value) in &self.headers {
-            headers.insert(name.clone(), value.clone());
+        let begun = Instant::now();
+        let noted = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().clone()));
+        let response = self.dispatch(request).await;
+        if let Some((method, uri)) = noted {
+            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let (url, status) = (uri.to_string(), response.status().as_u16());
+            tracing::debug!(%method, url, status, micros, "handled {method} request");
         }
         response
     }
 
-    async fn dispatch(&self, request: Request<Incoming>) -> Result<Reply, ApiError> {
-        if request.method() == Method::OPTIONS {
-            return Ok(reply::empty(StatusCode::OK));
+    async fn dispatch(&self, request: Request<Incoming>) -> Reply {
+        let decoded = percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
+        if let Some(cleaned) = router::cleaned(&decoded) {
+            return reply::moved(&cleaned, request.uri().query());
         }
-        let path = request.uri().path().to_owned();
-        let path = percent_encoding::percent_decode_str(&path).decode_utf8_lossy().into_owned();
-        let (version, path) = version::split(&path);
-        version::check(version)?;
-        tracing::debug!(method = %request.method(), path, "request");
-        match routes::find(request.method(), path) {
+        if request.method() == Method::OPTIONS {
+            return self.with_headers(reply::empty(StatusCode::OK));
+        }
+        let asked = version::split(&decoded);
+        let found = routes::find(request.method(), asked.path);
+        if matches!(found, Found::Nothing) {
+            // No route, so none of the headers that routes add.
+            return Reply::from(ApiError::new(StatusCode::NOT_FOUND, "page not found"));
+        }
+        match version::check(&asked) {
+            Ok(()) => {}
+            Err(refused) => {
+                let answer = match refused {
+                    Refused::TooOld(text) => reply::old_error(&text),
+                    Refused::TooNew(text) => Reply::from(ApiError::bad_request(text)),
+                };
+                let mut answer = self.with_headers(answer);
+                // Refused before the stock daemon adds this one.
+                answer.headers_mut().remove(EXPERIMENTAL);
+                return answer;
+            }
+        }
+        let answer = match found {
             Found::Handler(handler, names) => {
                 let query = Query::parse(request.uri().query());
-                handler(Context { engine: Arc::clone(&self.engine), version, query, names, request }).await
+                let engine = Arc::clone(&self.engine);
+                handler(Context { engine, version: asked.version, query, names, request }).await
             }
             Found::NotBuilt(what) => Err(ApiError::not_built(what)),
             Found::NoSwarm => Err(ApiError::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
             )),
+            Found::NotInSwarm => {
+                Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "This node is not part of a swarm"))
+            }
             Found::Nothing => Err(ApiError::new(StatusCode::NOT_FOUND, "page not found")),
+        };
+        self.with_headers(answer.unwrap_or_else(Reply::from))
+    }
+
+    fn with_headers(&self, mut response: Reply) -> Reply {
+        let headers = response.headers_mut();
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
         }
+        response
     }
 }

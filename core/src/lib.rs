@@ -21,7 +21,7 @@ pub mod reload;
 pub mod saga;
 mod shutdown;
 pub mod streams;
-mod system;
+pub mod system;
 pub mod volumes;
 
 pub use config::EngineConfig;

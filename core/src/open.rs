@@ -20,6 +20,7 @@ use crate::host_network::HostNetworks;
 use crate::image::{ImageService, StoredImages};
 use crate::reload::{self, Reload};
 use crate::streams::Maker;
+use crate::system::info::{self, HostInfo};
 use crate::volumes::VolumeService;
 
 /// One field per service; all the API may call.
@@ -62,6 +63,10 @@ pub struct EngineFacts {
     pub runtimes: Vec<String>,
     /// When the engine came up.
     pub started_at: Timestamp,
+    /// Readers of events.
+    pub event_readers: usize,
+    /// Kinds of networks, as clients name them.
+    pub network_drivers: Vec<&'static str>,
 }
 
 pub(crate) fn external((name, program): (&String, &RuntimeProgram)) -> (String, ExternalRuntime) {
@@ -135,7 +140,15 @@ impl Services {
             cgroup_version: if core.facts.cgroup_v2 { 2 } else { 1 },
             runtimes: self.runtimes.names(),
             started_at: core.started_at,
+            event_readers: self.events.readers(),
+            network_drivers: core.network.drivers(),
         }
+    }
+
+    /// What info shows of the host.
+    pub async fn host(&self) -> Result<HostInfo, EngineError> {
+        let data_root = self.core().config.data_root.clone();
+        crate::image::blocking(move || info::read(&data_root)).await
     }
 
     /// What everything is doing, for people.

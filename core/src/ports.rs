@@ -123,6 +123,10 @@ pub trait Networks: Send + Sync + Debug {
     fn remove_sandbox(&self, id: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>>;
     /// Keeps these over a daemon's restart and removes all others.
     fn restore(&self, kept: Vec<KeptSandbox>) -> BoxFuture<'_, Result<(), EngineError>>;
+    /// Kinds of networks there are, sorted.
+    fn drivers(&self) -> Vec<&'static str> {
+        vec!["host", "null"]
+    }
     /// The default bridge's address.
     fn default_gateway(&self) -> Option<Ipv4Addr>;
 }

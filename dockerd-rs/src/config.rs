@@ -10,14 +10,15 @@ use dockerd_core::EngineConfig;
 use dockerd_core::config::{Proxies, RuntimeProgram, SeccompDefault};
 use dockerd_core::reload::Reload;
 use dockerd_types::container::{CgroupnsMode, IpcMode, Ulimit};
+use dockerd_types::go_json;
 use serde_json::Value;
 
+use crate::check;
 use crate::cli::Cli;
 use crate::flags::{self, FLAGS, Support};
 use crate::hosts::Host;
 use crate::tls::TlsFiles;
 use crate::values::{go_error, go_format, parse_bytes};
-use crate::{check, go_json};
 
 const DEFAULT_FILE: &str = "/etc/docker/daemon.json";
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";

@@ -6,7 +6,6 @@ mod check;
 mod cli;
 mod config;
 mod flags;
-mod go_json;
 mod hosts;
 mod listen;
 mod logging;

@@ -2,3 +2,5 @@
 
 pub(crate) mod container;
 pub(crate) mod create;
+pub(crate) mod df;
+pub(crate) mod info;

@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use super::containers::size;
 use crate::context::Context;
 use crate::error::ApiError;
+use crate::extract::Target;
 use crate::reply::{self, Reply};
 use crate::stream::hijack;
 
 type Result = std::result::Result<Reply, ApiError>;
 
 pub(crate) async fn create(mut context: Context) -> Result {
-    let body = context.json().await?;
+    let body = context.json_into(Target { name: "container.ExecOptions", members_of: "ExecOptions" }).await?;
     let config = ExecConfig {
         cmd: body.text_or_texts("Cmd")?.unwrap_or_default(),
         user: body.text("User")?,
@@ -27,12 +28,16 @@ pub(crate) async fn create(mut context: Context) -> Result {
         working_dir: body.text("WorkingDir")?,
         console_size: Some(body.pair("ConsoleSize")?).filter(|size| *size != (0, 0)),
     };
+    if config.cmd.is_empty() {
+        return Err(ApiError::bad_request("No exec command specified"));
+    }
     let id = context.engine.execs.create(context.name(), config)?;
     Ok(reply::json(StatusCode::CREATED, &json!({"Id": id.as_str()})))
 }
 
 pub(crate) async fn start(mut context: Context) -> Result {
-    let body = context.json().await?;
+    let target = Target { name: "container.ExecStartOptions", members_of: "ExecStartOptions" };
+    let body = context.json_into(target).await?;
     let size = Some(body.pair("ConsoleSize")?).filter(|size| *size != (0, 0));
     let session = context.engine.execs.start(context.name(), body.flag("Detach")?, size).await?;
     let Some(session) = session else { return Ok(reply::empty(StatusCode::OK)) };

@@ -29,10 +29,7 @@ pub(crate) async fn attach(mut context: Context) -> Result {
 
 /// A moment of the query; `0` and nothing are none.
 fn moment(context: &Context, name: &str) -> std::result::Result<Option<Timestamp>, ApiError> {
-    match context.query.text(name) {
-        "" | "0" => Ok(None),
-        text => Timestamp::parse_unix_or_rfc3339(text).map(Some).map_err(|e| ApiError::bad_request(e.to_string())),
-    }
+    if context.query.text(name) == "0" { Ok(None) } else { context.query.moment(name) }
 }
 
 pub(crate) async fn logs(context: Context) -> Result {

@@ -245,6 +245,23 @@ impl Container {
         });
     }
 
+    /// Publishes that its volumes are in use, or are not any more.
+    pub(crate) fn volume_events(&self, events: &dyn Events, action: &str) {
+        let snapshot = self.snapshot();
+        for point in &snapshot.spec.mounts {
+            let spec::MountPointKind::Volume { name, driver, .. } = &point.kind else { continue };
+            let mut attributes =
+                BTreeMap::from([("container".to_owned(), self.id.to_string()), ("driver".to_owned(), driver.clone())]);
+            if action == "mount" {
+                attributes.insert("destination".to_owned(), point.destination.clone());
+                attributes.insert("propagation".to_owned(), point.propagation.clone());
+                attributes.insert("read/write".to_owned(), (!point.read_only).to_string());
+            }
+            let (action, actor) = (action.to_owned(), name.clone());
+            events.publish(EventNote { kind: "volume", action, actor, attributes, time: Timestamp::now() });
+        }
+    }
+
     /// Publishes that it joined or left a network.
     pub(crate) fn network_event(&self, events: &dyn Events, action: &str, endpoint: &EndpointState) {
         let kind = match endpoint.network_name.as_str() {

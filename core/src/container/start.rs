@@ -203,6 +203,7 @@ impl Actor {
         state.pid = pid;
         self.container.oci.store(Some(oci));
         self.container.io().begin(io)?;
+        self.container.volume_events(&*self.core.events, "mount");
         for endpoint in &state.endpoints {
             self.container.network_event(&*self.core.events, "connect", endpoint);
         }
