@@ -11,7 +11,7 @@ use dockerd_sys::process;
 use dockerd_types::ContainerId;
 use dockerd_types::signal::Signal;
 
-use crate::cgroup::CgroupDriver;
+use crate::cgroup::{CgroupDriver, JoinTarget};
 use crate::driver::{ControlError, ProcessIo, ProcessKey, StdioRequest};
 use crate::launch::build::FdSet;
 use crate::launch::plan::StdioPlan;
@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     /// The supervisor was asked to end, so its loss is no accident.
     pub(crate) ending: AtomicBool,
     cgroup_paths: Mutex<HashMap<ContainerId, String>>,
+    /// Ways into cgroups that were made ahead of their container's start.
+    reserved: Mutex<HashMap<ContainerId, JoinTarget>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -51,6 +53,7 @@ impl Shared {
             processes: Mutex::default(),
             ending: AtomicBool::new(false),
             cgroup_paths: Mutex::default(),
+            reserved: Mutex::default(),
         }
     }
 
@@ -87,11 +90,22 @@ impl Shared {
         lock(&self.cgroup_paths).insert(id.clone(), path.to_owned());
     }
 
+    /// Keeps the way into a cgroup for the start that is to come.
+    pub(crate) fn keep_reserved(&self, id: &ContainerId, join: JoinTarget) {
+        lock(&self.reserved).insert(id.clone(), join);
+    }
+
+    /// The way into the cgroup that was made ahead, once.
+    pub(crate) fn take_reserved(&self, id: &ContainerId) -> Option<JoinTarget> {
+        lock(&self.reserved).remove(id)
+    }
+
     pub(crate) fn cgroup(&self, id: &ContainerId) -> Option<String> {
         lock(&self.cgroup_paths).get(id).cloned()
     }
 
     pub(crate) fn forget_cgroup(&self, id: &ContainerId) -> Option<String> {
+        drop(self.take_reserved(id));
         lock(&self.cgroup_paths).remove(id)
     }
 

@@ -15,6 +15,7 @@ use dockerd_store::Layout;
 use dockerd_types::container::{ContainerConfig, CreateContainer, HostConfig, RestartPolicy, Status};
 use dockerd_types::signal::Signal;
 use dockerd_types::{Digest, ErrorKind, ExecId, Kinded};
+use oci_spec::runtime::LinuxResources;
 
 use super::*;
 use crate::boot::{self, Parts};
@@ -54,6 +55,9 @@ impl World {
 struct Fake(Arc<World>);
 
 impl RuntimeDriver for Fake {
+    fn reserve(&self, _: &ContainerId, _: &str, _: &LinuxResources) -> Result<(), LaunchError> {
+        Ok(())
+    }
     fn start(&self, _: LaunchRequest) -> BoxFuture<'_, Result<Launched, LaunchError>> {
         Box::pin(async {
             match lock(&self.0.refuse).take() {
