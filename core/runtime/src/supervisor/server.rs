@@ -264,6 +264,8 @@ impl Server {
     fn settle(&mut self, token: u64, failure: Option<Result<SetupFailure, String>>) {
         let Some(pending) = self.pending.remove(&token) else { return };
         let Pending { request, key, pid, pidfd, sync, tty, mut streams, master, timings, ended } = pending;
+        // Children cloned meanwhile hold copies of this end until their execve, so closing ours would not end the watch.
+        let _ = epoll::delete(&self.epoll, &sync);
         drop(sync);
         // A child killed during set-up closes its socket without a word and without having set its time.
         let silent = failure.is_none() && timings.setup == 0;
