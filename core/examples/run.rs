@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dockerd_core::boot::Parts;
+use dockerd_core::container::health::ProbeResult;
 use dockerd_core::container::spec::ContainerSpec;
 use dockerd_core::container::{RemoveOptions, WaitCondition};
 use dockerd_core::engine::{Engine, Reports};
@@ -249,6 +250,9 @@ impl Events for NoEvents {
 struct NoExecs;
 
 impl Execs for NoExecs {
+    fn probe(&self, _: &ContainerId, _: Vec<String>, _: Duration) -> BoxFuture<'_, ProbeResult> {
+        Box::pin(std::future::pending())
+    }
     fn exited(&self, _: ProcessExit) {}
     fn container_ended(&self, _: &ContainerId) {}
     fn of_container(&self, _: &ContainerId) -> Vec<ExecId> {

@@ -133,7 +133,9 @@ pub(crate) async fn restore(core: &Arc<Core>, adopted: Vec<Adopted>) -> Result<(
     for Revived { container, exit, .. } in revived {
         if let Some(exit) = exit {
             container.tell(Command::Exited(exit)).await?;
-        } else if !container.snapshot().state.is_running() {
+        } else if container.snapshot().state.is_running() {
+            container.tell(Command::Adopted).await?;
+        } else {
             start_by_policy(core, &container).await;
         }
     }

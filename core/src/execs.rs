@@ -1,11 +1,13 @@
 //! `docker exec`: registered first, started later, kept until its container has ended.
 
+mod probe;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dockerd_runtime::{ExecRequest, ExitCode, LaunchError, ProcessExit, ProcessKey, StdioRequest};
+use dockerd_runtime::{BoxFuture, ExecRequest, ExitCode, LaunchError, ProcessExit, ProcessKey, StdioRequest};
 use dockerd_types::container::Status;
 use dockerd_types::stream::StdStream;
 use dockerd_types::{ContainerId, ErrorKind, ExecId, Kinded};
@@ -14,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::container::attach::{AttachSession, input_task};
 use crate::container::error::ContainerError;
+use crate::container::health::ProbeResult;
 use crate::container::{Container, oci, user};
 use crate::core::Core;
 use crate::error::EngineError;
@@ -121,12 +124,22 @@ struct Exec {
 #[derive(Debug, Default)]
 pub struct ExecTable {
     execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
-    core: OnceLock<std::sync::Weak<Core>>,
+    /// Set once, when the service is made: the core, and this table itself.
+    core: OnceLock<(std::sync::Weak<Core>, std::sync::Weak<ExecTable>)>,
 }
 
 impl ExecTable {
     fn map(&self) -> MutexGuard<'_, HashMap<ExecId, Arc<Exec>>> {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn core(&self) -> Option<Arc<Core>> {
+        self.core.get().and_then(|(core, _)| core.upgrade())
+    }
+
+    fn service(&self) -> Option<ExecService> {
+        let (core, table) = self.core.get()?;
+        Some(ExecService { core: core.upgrade()?, table: table.upgrade()? })
     }
 }
 
@@ -134,7 +147,7 @@ impl Execs for ExecTable {
     fn exited(&self, exit: ProcessExit) {
         let ProcessKey::Exec(_, id) = &exit.key else { return };
         let Some(exec) = self.map().get(id).cloned() else { return };
-        let core = self.core.get().and_then(std::sync::Weak::upgrade);
+        let core = self.core();
         tokio::spawn(async move {
             exec.streams.wait_drained(DRAIN_LIMIT).await;
             ended(&exec, core.as_deref(), exit.code);
@@ -151,6 +164,16 @@ impl Execs for ExecTable {
         for exec in gone.iter().filter(|exec| exec.progress.borrow().exit_code.is_none()) {
             ended(exec, None, ExitCode::Signaled(9));
         }
+    }
+
+    fn probe(&self, id: &ContainerId, command: Vec<String>, limit: Duration) -> BoxFuture<'_, ProbeResult> {
+        let id = id.clone();
+        Box::pin(async move {
+            match self.service() {
+                Some(service) => probe::run(&service, &id, command, limit).await,
+                None => ProbeResult::not_run("the daemon is going down"),
+            }
+        })
     }
 
     fn of_container(&self, id: &ContainerId) -> Vec<ExecId> {
@@ -179,7 +202,7 @@ pub struct ExecService {
 
 impl ExecService {
     pub(crate) fn new(core: Arc<Core>, table: Arc<ExecTable>) -> Self {
-        let _ = table.core.set(Arc::downgrade(&core));
+        let _ = table.core.set((Arc::downgrade(&core), Arc::downgrade(&table)));
         Self { core, table }
     }
 

@@ -14,6 +14,7 @@ use dockerd_types::container::{ContainerConfig, Labels};
 use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
 use dockerd_types::{ContainerId, Digest, ExecId, Timestamp};
 
+use crate::container::health::ProbeResult;
 use crate::container::spec::ContainerSpec;
 use crate::error::EngineError;
 
@@ -226,6 +227,8 @@ pub trait Execs: Send + Sync + Debug {
     fn exited(&self, exit: ProcessExit);
     /// A container's process ended, and its execs with it.
     fn container_ended(&self, id: &ContainerId);
+    /// Runs a health check in a container; the result says so if it cannot be run or takes longer than `limit`.
+    fn probe(&self, id: &ContainerId, command: Vec<String>, limit: Duration) -> BoxFuture<'_, ProbeResult>;
     /// Execs of a container that inspect still shows.
     fn of_container(&self, id: &ContainerId) -> Vec<ExecId>;
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dockerd_core::container::health::Health;
 use dockerd_core::container::inspect::ContainerInspect;
 use dockerd_core::container::list::ContainerSummary;
 use dockerd_core::container::spec::{MountPoint, MountPointKind, Snapshot};
@@ -101,11 +102,31 @@ pub(crate) fn inspect(item: &ContainerInspect) -> Value {
         "Config": config(&spec.config),
         "NetworkSettings": network_settings(snapshot),
     });
+    if let Some(health) = &state.health {
+        out["State"]["Health"] = self::health(health);
+    }
     if let Some(size) = &item.size {
         out["SizeRw"] = json!(size.rw);
         out["SizeRootFs"] = json!(size.root_fs);
     }
     out
+}
+
+/// `State.Health`.
+fn health(health: &Health) -> Value {
+    let results = health.log.iter().map(|result| {
+        json!({
+            "Start": result.start.rfc3339_nano(),
+            "End": result.end.rfc3339_nano(),
+            "ExitCode": result.exit_code,
+            "Output": result.output,
+        })
+    });
+    json!({
+        "Status": health.status.name(),
+        "FailingStreak": health.failing_streak,
+        "Log": results.collect::<Vec<_>>(),
+    })
 }
 
 fn list_or_null(list: &[String]) -> Value {

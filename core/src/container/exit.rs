@@ -25,6 +25,7 @@ impl Actor {
             self.core.runtimes.acknowledge(&exit.key);
             return;
         }
+        self.monitor = None;
         self.container.io().drained(DRAIN_LIMIT).await;
         self.container.io().end();
         let exit_code = exit_code(exit.code);

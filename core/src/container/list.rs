@@ -226,7 +226,8 @@ impl<'a> Query<'a> {
                 })
             })
             && filters.any("expose", |range| ranges(range).iter().any(|want| spec.config.exposed_ports.contains(want)))
-            && filters.any("health", |wanted| wanted == "none")
+            && filters
+                .any("health", |wanted| wanted == s.state.health.as_ref().map_or("none", |health| health.status.name()))
             && filters.any("is-task", |wanted| matches!(wanted, "false" | "0"))
             && filters.any("isolation", |wanted| wanted == spec.host.isolation || wanted == "default")
     }

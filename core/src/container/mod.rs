@@ -25,6 +25,7 @@ pub mod create_error;
 pub mod error;
 mod exit;
 pub mod files;
+pub mod health;
 pub mod human;
 pub mod image_defaults;
 pub mod inspect;

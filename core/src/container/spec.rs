@@ -12,6 +12,8 @@ use dockerd_types::network::{EndpointConfig, EndpointState, PublishedPort};
 use dockerd_types::{ContainerId, Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::health::Health;
+
 /// What a container is, resolved at creation; never changes afterwards (the name is kept beside it).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -145,6 +147,9 @@ pub struct State {
     pub endpoints: Vec<EndpointState>,
     /// Published ports while it runs.
     pub ports: Vec<PublishedPort>,
+    /// Health, where there is a check.
+    #[serde(default)]
+    pub health: Option<Health>,
 }
 
 impl Default for State {
@@ -161,6 +166,7 @@ impl Default for State {
             restart_count: 0,
             endpoints: Vec::new(),
             ports: Vec::new(),
+            health: None,
         }
     }
 }

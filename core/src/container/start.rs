@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::actor::Actor;
 use super::error::{ContainerError, JoinError};
 use super::files;
+use super::health::{Health, HealthPlan};
 use super::lifecycle::{self, Refusal, Verb};
 use super::oci::devices::{self, DeviceSet};
 use super::oci::mounts::{NetworkFiles, ResolvedKind, ResolvedMount, Shm};
@@ -160,6 +161,7 @@ impl Actor {
             restart_count,
             endpoints,
             ports,
+            health: HealthPlan::of(&spec.config).map(|_| Health::default()),
         };
         let DiskSide { rootfs, oci } = disk;
         let tty = spec.config.tty;
@@ -196,6 +198,7 @@ impl Actor {
             self.container.network_event(&*self.core.events, "connect", endpoint);
         }
         self.update(|s| s.state = state);
+        self.begin_health_checks();
         Ok(())
     }
 

@@ -190,6 +190,11 @@ impl Events for Fake {
 }
 
 impl Execs for Fake {
+    fn probe(&self, _: &ContainerId, command: Vec<String>, _: Duration) -> BoxFuture<'_, health::ProbeResult> {
+        let exit_code = if command == ["well"] { 0 } else { 1 };
+        let result = health::ProbeResult { exit_code, ..health::ProbeResult::not_run("") };
+        Box::pin(std::future::ready(result))
+    }
     fn exited(&self, _: ProcessExit) {}
     fn container_ended(&self, _: &ContainerId) {}
     fn of_container(&self, _: &ContainerId) -> Vec<ExecId> {
@@ -296,6 +301,32 @@ async fn a_whole_life() {
     let gone = bed.service.start("one").await.expect_err("gone");
     assert_eq!(gone.to_string(), "No such container: one");
     assert_eq!(*lock(&bed.world.events), ["create", "start", "die", "destroy"]);
+}
+
+#[tokio::test]
+async fn health_follows_the_probes_and_ends_with_the_run() {
+    let bed = bed();
+    let check = |word: &str| dockerd_types::container::Healthcheck {
+        test: vec!["CMD".to_owned(), word.to_owned()],
+        interval: Duration::from_millis(1),
+        retries: 2,
+        ..Default::default()
+    };
+    bed.make("well", |r| r.config.healthcheck = Some(check("well"))).await.expect("created");
+    let id = bed.make("ill", |r| r.config.healthcheck = Some(check("ill"))).await.expect("created");
+    for (name, status) in [("well", health::HealthStatus::Healthy), ("ill", health::HealthStatus::Unhealthy)] {
+        bed.service.start(name).await.expect("started");
+        bed.until(name, |s| s.state.health.as_ref().is_some_and(|health| health.status == status)).await;
+    }
+    assert!(bed.state("ill").health.expect("checked").failing_streak >= 2);
+    assert!(lock(&bed.world.events).contains(&"health_status: unhealthy".to_owned()));
+    bed.world.end(&id, ExitCode::Exited(0));
+    bed.until("ill", |s| s.state.status == Status::Exited).await;
+    let container = bed.service.core.containers.find("ill").expect("there");
+    container.tell(actor::Command::Probed(health::ProbeResult::not_run("late"))).await.expect("told");
+    bed.service.start("ill").await.expect("started again");
+    let health = bed.state("ill").health.expect("checked");
+    assert_eq!(health.log.iter().filter(|result| result.output == "late").count(), 0);
 }
 
 #[tokio::test]
