@@ -65,6 +65,10 @@ fn daemon(arguments: impl Iterator<Item = String>) -> Result<()> {
     if let Err(error) = dockerd_sys::process::allow_huge_pages(false) {
         tracing::debug!(%error, "huge pages stay");
     }
+    // Containers keep pipes open here; they themselves get the limit this process was started with.
+    if let Err(error) = dockerd_sys::process::raise_open_files(None) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let pidfile = config.pidfile.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))

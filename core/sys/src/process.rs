@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 /// Namespaces for [`clone`]: the kernel's `CLONE_NEW*` bits.
 pub type CloneFlags = u64;
@@ -273,6 +274,31 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
         libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, std::ptr::null_mut::<libc::rlimit64>())
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The soft limit of open files from before [`raise_open_files`], for programs that are started later.
+static OPEN_FILES_BEFORE: OnceLock<u64> = OnceLock::new();
+
+/// Lets this process have as many files open as its hard limit allows; `before` is the soft limit that programs started
+/// by it shall have, where this process's own is not the one (it was raised by a parent).
+pub fn raise_open_files(before: Option<u64>) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let _ = OPEN_FILES_BEFORE.set(before.unwrap_or(soft));
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
+/// The soft limit from before it was raised; `None` if it never was.
+pub fn open_files_before() -> Option<u64> {
+    OPEN_FILES_BEFORE.get().copied()
+}
+
+/// Gives the calling process, which is about to execute another program, the soft limit from before it was raised.
+pub fn restore_open_files() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Some(soft) = open_files_before() else { return Ok(()) };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?)
 }
 
 /// Blocks all signals in the calling thread.

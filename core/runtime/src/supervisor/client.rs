@@ -2,6 +2,7 @@
 //! Sending is one system call from the caller's task; receiving is one task for all.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -236,7 +237,11 @@ fn start(exec_root: &Path, path: &PathBuf, program: &Path) -> Result<(), Supervi
     }
     let listener = fdpass::listen(path)?;
     let log = File::options().create(true).append(true).open(entry::journal_dir(exec_root).join("log"))?;
-    let arguments = ["supervisor".as_ref(), "--exec-root".as_ref(), exec_root.as_os_str()];
+    let open_files = dockerd_sys::process::open_files_before().map(|soft| soft.to_string());
+    let mut arguments: Vec<&OsStr> = vec!["supervisor".as_ref(), "--exec-root".as_ref(), exec_root.as_os_str()];
+    if let Some(soft) = &open_files {
+        arguments.extend::<[&OsStr; 2]>([entry::OPEN_FILES.as_ref(), soft.as_ref()]);
+    }
     let status = dockerd_sys::command::run_detached(program, &arguments, listener, log.into())?;
     if status.success() { Ok(()) } else { Err(SupervisorError::Refused(format!("supervisor did not start: {status}"))) }
 }

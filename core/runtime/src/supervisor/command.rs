@@ -18,7 +18,8 @@ pub(super) fn start(proof: SingleThreaded, plan: &CommandPlan, fds: &[OwnedFd]) 
     match process::clone(proof, 0, None)? {
         Cloned::Parent { pid, .. } => Ok(pid),
         Cloned::Child => {
-            let ready = connect(plan, fds).and_then(|()| process::reset_signals());
+            let ready =
+                connect(plan, fds).and_then(|()| process::restore_open_files()).and_then(|()| process::reset_signals());
             if ready.is_ok() {
                 let _ = process::exec(&program, &argv, &env);
             }
