@@ -242,6 +242,7 @@ async fn restore_network(core: &Core, revived: &[Revived]) -> Result<(), EngineE
         .map(|(container, snapshot)| KeptSandbox {
             container,
             pid: snapshot.state.pid,
+            id: snapshot.state.sandbox_id.clone(),
             endpoints: snapshot.state.endpoints.clone(),
             ports: snapshot.state.ports.clone(),
         })

@@ -12,7 +12,7 @@ use std::time::Duration;
 use dockerd_runtime::{BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver};
 use dockerd_types::container::{ContainerConfig, Labels};
 use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
-use dockerd_types::{ContainerId, Digest, ExecId, Timestamp};
+use dockerd_types::{ContainerId, Digest, ExecId, NetworkId, Timestamp};
 
 use crate::container::health::ProbeResult;
 use crate::container::spec::ContainerSpec;
@@ -95,6 +95,8 @@ pub struct SandboxOrder {
 /// A network namespace, ready.
 #[derive(Debug)]
 pub struct ReadySandbox {
+    /// Its id, 64 hex digits, drawn anew at every start.
+    pub id: String,
     /// To enter; `None` is the host's.
     pub netns: Option<OwnedFd>,
     /// What was joined.
@@ -110,6 +112,8 @@ pub struct KeptSandbox {
     pub container: ContainerId,
     /// A process in it.
     pub pid: i32,
+    /// The sandbox's id.
+    pub id: String,
     /// What it joined.
     pub endpoints: Vec<EndpointState>,
     /// What it published.
@@ -120,10 +124,14 @@ pub struct KeptSandbox {
 pub trait Networks: Send + Sync + Debug {
     /// Makes a network namespace with all its endpoints.
     fn create_sandbox(&self, order: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>>;
+    /// A process is in the sandbox now. Never blocks.
+    fn started(&self, id: &ContainerId, pid: i32);
     /// Gives back everything of a container's; idempotent.
     fn remove_sandbox(&self, id: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>>;
     /// Keeps these over a daemon's restart and removes all others.
     fn restore(&self, kept: Vec<KeptSandbox>) -> BoxFuture<'_, Result<(), EngineError>>;
+    /// The id of the network a client means.
+    fn network_id(&self, name: &str) -> Option<NetworkId>;
     /// The default bridge's address.
     fn default_gateway(&self) -> Option<Ipv4Addr>;
 }

@@ -100,7 +100,7 @@ pub(crate) fn inspect(item: &ContainerInspect) -> Value {
         "GraphDriver": {"Data": null, "Name": spec.storage_driver},
         "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
         "Config": config(&spec.config),
-        "NetworkSettings": network_settings(snapshot),
+        "NetworkSettings": network_settings(snapshot, &item.sandbox_key),
     });
     if let Some(health) = &state.health {
         out["State"]["Health"] = self::health(health);
@@ -439,17 +439,19 @@ fn networks(snapshot: &Snapshot) -> Value {
     let none = EndpointConfig::default();
     for state in &snapshot.state.endpoints {
         let asked = spec.endpoints.get(&state.network_name).unwrap_or(&none);
-        out.insert(state.network_name.clone(), endpoint(asked, Some(state)));
+        out.insert(state.network_name.clone(), endpoint(asked, Some(state), ""));
     }
     for (name, asked) in &spec.endpoints {
         if !out.contains_key(name) {
-            out.insert(name.clone(), endpoint(asked, None));
+            let id = snapshot.state.network_ids.get(name).map_or("", |id| id.as_str());
+            out.insert(name.clone(), endpoint(asked, None, id));
         }
     }
     Value::Object(out)
 }
 
-fn endpoint(asked: &EndpointConfig, state: Option<&EndpointState>) -> Value {
+/// `last_id` is the network's id when the container does not run.
+fn endpoint(asked: &EndpointConfig, state: Option<&EndpointState>, last_id: &str) -> Value {
     let ipam = if asked.ipv4.is_some() || asked.ipv6.is_some() {
         json!({"IPv4Address": asked.ipv4.map(|a| a.to_string()), "IPv6Address": asked.ipv6.map(|a| a.to_string())})
     } else {
@@ -463,7 +465,7 @@ fn endpoint(asked: &EndpointConfig, state: Option<&EndpointState>) -> Value {
         "MacAddress": state.map_or("", |s| &s.mac_address),
         "DriverOpts": map_if_any(&asked.driver_opts),
         "GwPriority": asked.gw_priority,
-        "NetworkID": state.map_or("", |s| s.network_id.as_str()),
+        "NetworkID": state.map_or(last_id, |s| s.network_id.as_str()),
         "EndpointID": state.map_or("", |s| s.endpoint_id.as_str()),
         "Gateway": text(state.and_then(|s| s.gateway4)),
         "IPAddress": text(state.and_then(|s| s.ipv4).map(|(address, _)| address)),
@@ -479,15 +481,13 @@ fn text(address: Option<impl ToString>) -> String {
     address.map_or_else(String::new, |address| address.to_string())
 }
 
-fn network_settings(snapshot: &Snapshot) -> Value {
+fn network_settings(snapshot: &Snapshot, sandbox_key: &std::path::Path) -> Value {
     let state = &snapshot.state;
     let bridge = state.endpoints.iter().find(|e| e.network_name == "bridge");
-    let sandbox = if state.is_running() { snapshot.spec.id.as_str() } else { "" };
-    let key = if state.is_running() { format!("/proc/{}/ns/net", state.pid) } else { String::new() };
     json!({
         "Bridge": "",
-        "SandboxID": sandbox,
-        "SandboxKey": key,
+        "SandboxID": state.sandbox_id,
+        "SandboxKey": sandbox_key.to_string_lossy(),
         "Ports": ports(snapshot),
         "HairpinMode": false,
         "LinkLocalIPv6Address": "",
@@ -509,7 +509,8 @@ fn network_settings(snapshot: &Snapshot) -> Value {
 /// Exposed ports are there with null; published ones with where.
 fn ports(snapshot: &Snapshot) -> Value {
     let mut out = Map::new();
-    if !snapshot.state.is_running() {
+    // The host's network and none have no ports to speak of.
+    if !snapshot.state.has_address() {
         return Value::Object(out);
     }
     for port in &snapshot.spec.config.exposed_ports {

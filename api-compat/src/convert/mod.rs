@@ -2,3 +2,4 @@
 
 pub(crate) mod container;
 pub(crate) mod create;
+pub(crate) mod network;

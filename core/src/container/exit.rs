@@ -46,6 +46,7 @@ impl Actor {
             s.state.exit_code = exit_code;
             s.state.oom_killed = exit.oom_killed;
             s.state.finished_at = Some(exit.at);
+            s.state.sandbox_id.clear();
             s.state.endpoints.clear();
             s.state.ports.clear();
             if matches!(exit.code, ExitCode::Unknown) {

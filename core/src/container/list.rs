@@ -137,7 +137,7 @@ fn command_text(path: &str, args: &[String]) -> String {
 }
 
 fn ports(snapshot: &Snapshot) -> Vec<PortView> {
-    if !snapshot.state.is_running() {
+    if !snapshot.state.has_address() {
         return Vec::new();
     }
     let published: BTreeSet<Port> = snapshot.state.ports.iter().map(|p| p.container_port).collect();

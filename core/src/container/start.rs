@@ -145,9 +145,9 @@ impl Actor {
     ) -> Result<(), EngineError> {
         let snapshot = self.snapshot();
         let spec = snapshot.spec.clone();
-        let (netns, endpoints, ports) = match network {
-            Some(sandbox) => (sandbox.netns, sandbox.endpoints, sandbox.ports),
-            None => (None, Vec::new(), Vec::new()),
+        let (sandbox_id, netns, endpoints, ports) = match network {
+            Some(ReadySandbox { id, netns, endpoints, ports }) => (id, netns, endpoints, ports),
+            None => (String::new(), None, Vec::new(), Vec::new()),
         };
         let state = State {
             status: Status::Running,
@@ -159,6 +159,8 @@ impl Actor {
             finished_at: snapshot.state.finished_at,
             manually_stopped: false,
             restart_count,
+            sandbox_id,
+            network_ids: network_ids(&self.core, &spec),
             endpoints,
             ports,
             health: HealthPlan::of(&spec.config).map(|_| Health::default()),
@@ -192,6 +194,7 @@ impl Actor {
         let Launched { pid, pidfd: _, started_at: _, io, timings } = launched;
         tracing::debug!(container = %self.container.id(), pid, ?timings, "started");
         state.pid = pid;
+        self.core.network.started(self.container.id(), pid);
         self.container.oci.store(Some(oci));
         self.container.io().begin(io)?;
         for endpoint in &state.endpoints {
@@ -224,11 +227,14 @@ impl Actor {
             _ => 128,
         };
         let text = error.to_string();
+        let network_ids = network_ids(&self.core, &self.snapshot().spec);
         let was_restarting = self.snapshot().state.status == Status::Restarting;
         self.update(|s| {
             s.state.error = text;
             s.state.exit_code = exit_code;
             s.state.pid = 0;
+            s.state.sandbox_id.clear();
+            s.state.network_ids = network_ids;
             s.state.endpoints.clear();
             s.state.ports.clear();
             if was_restarting {
@@ -309,6 +315,11 @@ async fn sandbox(core: &Core, spec: &ContainerSpec, name: &str) -> Result<Option
         ports: published_ports(spec),
     };
     Ok(Some(core.network.create_sandbox(request).await?))
+}
+
+/// Ids of the networks it is to be on, for inspect to show when it does not run.
+fn network_ids(core: &Core, spec: &ContainerSpec) -> std::collections::BTreeMap<String, dockerd_types::NetworkId> {
+    spec.endpoints.keys().filter_map(|name| Some((name.clone(), core.network.network_id(name)?))).collect()
 }
 
 /// What is published: what the client asked for, and with `-P` every other exposed port at any free one.

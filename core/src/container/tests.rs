@@ -154,7 +154,9 @@ impl Images for Fake {
 
 impl Networks for Fake {
     fn create_sandbox(&self, _: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>> {
-        Box::pin(async { Ok(ReadySandbox { netns: None, endpoints: Vec::new(), ports: Vec::new() }) })
+        Box::pin(async {
+            Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), ports: Vec::new() })
+        })
     }
     fn remove_sandbox(&self, _: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })
@@ -162,6 +164,12 @@ impl Networks for Fake {
     fn restore(&self, _: Vec<KeptSandbox>) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })
     }
+    fn started(&self, _id: &ContainerId, _pid: i32) {}
+
+    fn network_id(&self, _name: &str) -> Option<dockerd_types::NetworkId> {
+        None
+    }
+
     fn default_gateway(&self) -> Option<Ipv4Addr> {
         None
     }
