@@ -7,7 +7,7 @@ use std::time::Duration;
 use dockerd_core::container::health::Health;
 use dockerd_core::container::inspect::ContainerInspect;
 use dockerd_core::container::list::ContainerSummary;
-use dockerd_core::container::spec::{MountPoint, MountPointKind, Snapshot};
+use dockerd_core::container::spec::{ContainerSpec, MountPoint, MountPointKind, Snapshot};
 use dockerd_types::container::{
     CgroupnsMode, ContainerConfig, DeviceValue, Healthcheck, HostConfig, IpcMode, MountKind, MountSpec, PidMode,
     Resources, RestartPolicy,
@@ -99,7 +99,7 @@ pub(crate) fn inspect(item: &ContainerInspect) -> Value {
         "HostConfig": host_config(host, &item.runtime),
         "GraphDriver": {"Data": null, "Name": spec.storage_driver},
         "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
-        "Config": config(&spec.config),
+        "Config": config_of(spec),
         "NetworkSettings": network_settings(snapshot, &item.sandbox_key),
     });
     if let Some(health) = &state.health {
@@ -127,6 +127,16 @@ fn health(health: &Health) -> Value {
         "FailingStreak": health.failing_streak,
         "Log": results.collect::<Vec<_>>(),
     })
+}
+
+/// `Config` of a container: with the hardware address that was asked for.
+fn config_of(spec: &ContainerSpec) -> Value {
+    let mut out = config(&spec.config);
+    let main = spec.endpoints.get(&spec.host.network_mode.text());
+    if let Some(mac) = main.and_then(|endpoint| endpoint.mac_address.as_deref()).filter(|mac| !mac.is_empty()) {
+        out["MacAddress"] = json!(mac);
+    }
+    out
 }
 
 fn list_or_null(list: &[String]) -> Value {

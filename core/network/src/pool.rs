@@ -183,7 +183,7 @@ impl Worker {
             let wanted = state.shelves.iter().position(|shelf| !shelf.waiting.is_empty());
             let wanted = wanted.or_else(|| {
                 let open = |shelf: &Shelf| shelf.filling && shelf.not_before.is_none_or(|at| at <= now);
-                state.shelves.iter().position(|shelf| open(shelf))
+                state.shelves.iter().position(open)
             });
             if let Some(index) = wanted {
                 return Some((index, state.shelves[index].blueprint.clone()));

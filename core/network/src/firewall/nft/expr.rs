@@ -132,7 +132,7 @@ impl Expressions<'_, '_> {
     }
 
     /// `fib daddr type local`.
-    pub(super) fn to_this_host(&mut self) -> &mut Self {
+    pub(super) fn addressed_to_host(&mut self) -> &mut Self {
         let register = REGISTERS[0];
         self.add("fib", |data| _ = data.u32_be(1, register).u32_be(2, FIB_ADDRESS_TYPE).u32_be(3, FIB_DESTINATION));
         self.compare(register, Is::Equal, &u32::from(libc::RTN_LOCAL).to_ne_bytes())

@@ -89,7 +89,7 @@ pub(super) fn install(rules: &Ruleset) -> Transaction {
     });
     for chain in ["prerouting", "output"] {
         out.rule(chain, |e| _ = e.translate_by(ADDRESS_PORTS.name, true));
-        out.rule(chain, |e| _ = e.to_this_host().translate_by(PORTS.name, false));
+        out.rule(chain, |e| _ = e.addressed_to_host().translate_by(PORTS.name, false));
     }
     for bridge in &rules.bridges {
         bridge_rules(&mut out, bridge);
