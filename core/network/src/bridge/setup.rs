@@ -110,5 +110,5 @@ pub fn frames_are_filtered() -> bool {
 
 /// Whether the host has IPv6 addresses at all.
 pub fn host_has_ipv6() -> bool {
-    fs::read_to_string("/proc/self/net/if_inet6").is_ok_and(|text| !text.trim().is_empty())
+    fs::read_to_string("/proc/thread-self/net/if_inet6").is_ok_and(|text| !text.trim().is_empty())
 }
