@@ -100,7 +100,9 @@ impl Overlay2 {
         }
         for name in INIT_FILES.into_iter().filter(|name| lacks(name)) {
             copy_parents(image.as_ref(), &temporary, Path::new(name).parent())?;
-            File::create(temporary.join(name))?;
+            let file = File::create(temporary.join(name))?;
+            // As Docker's have it; the umask has no say.
+            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         }
         if lacks("etc/mtab") {
             copy_parents(image.as_ref(), &temporary, Some(Path::new("etc")))?;
