@@ -33,6 +33,8 @@ pub(crate) struct Context {
     /// Names in the path, in order.
     pub(crate) names: Vec<String>,
     pub(crate) request: Request<Incoming>,
+    /// Headers every answer has, as lines, for those who write their own head.
+    pub(crate) head: Arc<str>,
 }
 
 impl Context {

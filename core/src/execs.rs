@@ -6,22 +6,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use dockerd_runtime::{BoxFuture, ExecRequest, ExitCode, LaunchError, ProcessExit, ProcessKey, StdioRequest};
 use dockerd_types::container::Status;
-use dockerd_types::stream::StdStream;
 use dockerd_types::{ContainerId, ErrorKind, ExecId, Kinded};
 use oci_spec::runtime::{LinuxCapabilitiesBuilder, Process};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use crate::container::attach::{AttachSession, input_task};
+use crate::container::attach::{AttachSession, InputOrder, input_task};
+use crate::container::detach_keys::DetachKeys;
 use crate::container::error::ContainerError;
 use crate::container::health::ProbeResult;
 use crate::container::{Container, oci, user};
 use crate::core::Core;
 use crate::error::EngineError;
 use crate::ports::Execs;
-use crate::streams::{OutputChunk, ProcessStreams};
+use crate::streams::ProcessStreams;
 
 /// How long the end of an exec waits for its output.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -77,14 +76,17 @@ pub enum ExecError {
     #[error("No such exec instance: {0}")]
     NotFound(String),
     /// It was started before.
-    #[error("Error: Exec command {0} is already running")]
+    #[error("exec command {0} is already running")]
     Running(ExecId),
     /// It has ended.
-    #[error("Error: Exec command {0} has already run")]
+    #[error("exec command {0} has already run")]
     HasRun(ExecId),
     /// Nothing to run.
     #[error("No exec command specified")]
     NoCommand,
+    /// No such keys.
+    #[error("Invalid escape keys ({0}) provided")]
+    DetachKeys(String),
     /// The user is not known there.
     #[error(transparent)]
     User(#[from] user::UserError),
@@ -98,7 +100,7 @@ impl Kinded for ExecError {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Running(_) | Self::HasRun(_) => ErrorKind::Conflict,
-            Self::NoCommand | Self::User(_) => ErrorKind::InvalidArgument,
+            Self::NoCommand | Self::DetachKeys(_) | Self::User(_) => ErrorKind::InvalidArgument,
             Self::Launch(error) => error.kind(),
         }
     }
@@ -116,6 +118,7 @@ struct Exec {
     id: ExecId,
     container: Arc<Container>,
     config: ExecConfig,
+    keys: DetachKeys,
     streams: Arc<ProcessStreams>,
     progress: watch::Sender<Progress>,
 }
@@ -226,6 +229,8 @@ impl ExecService {
         if config.cmd.is_empty() {
             return Err(EngineError::module(ExecError::NoCommand));
         }
+        let keys = DetachKeys::parse(&config.detach_keys)
+            .map_err(|_| EngineError::module(ExecError::DetachKeys(config.detach_keys.clone())))?;
         let id = loop {
             if let Some(id) = ExecId::from_random(crate::container::names::random()) {
                 break id;
@@ -235,9 +240,14 @@ impl ExecService {
         let action = format!("exec_create: {}", config.cmd.join(" "));
         container.publish_event(&*self.core.events, &action, &extra);
         let streams = ProcessStreams::new(config.tty, None);
-        let exec = Exec { id: id.clone(), container, config, streams, progress: watch::Sender::default() };
+        let exec = Exec { id: id.clone(), container, config, keys, streams, progress: watch::Sender::default() };
         self.table.map().insert(id.clone(), Arc::new(exec));
         Ok(id)
+    }
+
+    /// Whether an exec is there, in a container that runs.
+    pub fn check(&self, id: &str) -> Result<(), EngineError> {
+        running(&self.find(id)?.container)
     }
 
     /// Starts an exec; a session unless it is to run detached.
@@ -265,15 +275,20 @@ impl ExecService {
         let output = attached.then(|| exec.streams.subscribe());
         let action = format!("exec_start: {}", exec.config.cmd.join(" "));
         exec.container.publish_event(&*self.core.events, &action, &[("execID", exec.id.to_string())]);
-        match self.launch(&exec, console_size).await {
-            Ok(()) => {}
-            Err(error) => return failed(&exec, &error, attached).map_or(Err(error), |session| Ok(Some(session))),
+        if let Err(error) = self.launch(&exec, console_size).await {
+            failed(&exec, &error);
+            return Err(error);
         }
         let Some(output) = output else { return Ok(None) };
         let input = if exec.config.attach_stdin {
             let driver = exec.container.driver(&self.core)?;
             let key = ProcessKey::Exec(exec.container.id().clone(), exec.id.clone());
-            Some(input_task(exec.streams.clone(), driver, key, true))
+            let (events, who) = (self.core.events.clone(), exec.clone());
+            let told = move || {
+                who.container.publish_event(&*events, "exec_detach", &[("execID", who.id.to_string())]);
+            };
+            let order = InputOrder { driver, key, once: true, keys: exec.keys.clone(), detached: Box::new(told) };
+            Some(input_task(exec.streams.clone(), order))
         } else {
             None
         };
@@ -326,8 +341,8 @@ fn running(container: &Container) -> Result<(), EngineError> {
     }
 }
 
-/// A failed start is told in the stream where a client is attached, as under Docker; its code is 126, 127 or 128.
-fn failed(exec: &Exec, error: &EngineError, attached: bool) -> Option<AttachSession> {
+/// Records a failed start; its code is 126, 127 or 128.
+fn failed(exec: &Exec, error: &EngineError) {
     let text = error.to_string();
     let code = match text.as_str() {
         t if t.contains("executable file not found") || t.contains("no such file or directory") => 127,
@@ -336,12 +351,6 @@ fn failed(exec: &Exec, error: &EngineError, attached: bool) -> Option<AttachSess
     };
     exec.progress.send_modify(|progress| progress.exit_code = Some(code));
     exec.streams.finish();
-    if !attached {
-        return None;
-    }
-    let (sender, output) = mpsc::channel(1);
-    let _ = sender.try_send(OutputChunk { stream: StdStream::Stdout, bytes: Bytes::from(format!("{text}\r\n")) });
-    Some(AttachSession { tty: exec.config.tty, output, input: None })
 }
 
 fn process_of(exec: &Exec, core: &Core, mut process: Process) -> Result<Process, EngineError> {

@@ -23,6 +23,7 @@ mod changes;
 pub mod copy;
 mod create;
 pub mod create_error;
+pub mod detach_keys;
 pub mod error;
 mod exit;
 mod export;
