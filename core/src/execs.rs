@@ -61,6 +61,8 @@ pub struct ExecInspect {
     pub container: ContainerId,
     /// What was asked.
     pub config: ExecConfig,
+    /// The keys that detach as bytes; none where none were asked for.
+    pub detach_keys: Vec<u8>,
     /// Whether it runs.
     pub running: bool,
     /// Its process, while and after it runs.
@@ -90,6 +92,9 @@ pub enum ExecError {
     /// The user is not known there.
     #[error(transparent)]
     User(#[from] user::UserError),
+    /// Not an absolute path.
+    #[error("OCI runtime exec failed: exec failed: Cwd must be an absolute path")]
+    WorkingDir,
     /// It could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -100,7 +105,9 @@ impl Kinded for ExecError {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Running(_) | Self::HasRun(_) => ErrorKind::Conflict,
-            Self::NoCommand | Self::DetachKeys(_) | Self::User(_) => ErrorKind::InvalidArgument,
+            // The stock daemon does not take these for the client's fault.
+            Self::DetachKeys(_) | Self::WorkingDir => ErrorKind::System,
+            Self::NoCommand | Self::User(_) => ErrorKind::InvalidArgument,
             Self::Launch(error) => error.kind(),
         }
     }
@@ -121,6 +128,12 @@ struct Exec {
     keys: DetachKeys,
     streams: Arc<ProcessStreams>,
     progress: watch::Sender<Progress>,
+}
+
+impl Exec {
+    fn ended(&self) -> bool {
+        self.progress.borrow().exit_code.is_some()
+    }
 }
 
 /// The register of execs, which the containers' fate touches.
@@ -180,8 +193,12 @@ impl Execs for ExecTable {
     }
 
     fn of_container(&self, id: &ContainerId) -> Vec<ExecId> {
-        let mut ids: Vec<ExecId> =
-            self.map().values().filter(|exec| exec.container.id() == id).map(|exec| exec.id.clone()).collect();
+        let mut ids: Vec<ExecId> = self
+            .map()
+            .values()
+            .filter(|exec| exec.container.id() == id && !exec.ended())
+            .map(|exec| exec.id.clone())
+            .collect();
         ids.sort();
         ids
     }
@@ -211,26 +228,24 @@ impl ExecService {
 
     fn find(&self, id: &str) -> Result<Arc<Exec>, EngineError> {
         let not_found = || EngineError::module(ExecError::NotFound(id.to_owned()));
-        let map = self.table.map();
-        if let Some(exec) = ExecId::parse(id).ok().and_then(|id| map.get(&id)) {
-            return Ok(exec.clone());
-        }
-        let mut matches = map.values().filter(|exec| !id.is_empty() && exec.id.as_str().starts_with(id));
-        match (matches.next(), matches.next()) {
-            (Some(exec), None) => Ok(exec.clone()),
-            _ => Err(not_found()),
-        }
+        // Only the whole id counts, as under Docker.
+        let id = ExecId::parse(id).map_err(|_| not_found())?;
+        self.table.map().get(&id).cloned().ok_or_else(not_found)
     }
 
     /// Registers an exec in a running container.
-    pub fn create(&self, container: &str, config: ExecConfig) -> Result<ExecId, EngineError> {
-        let container = self.core.containers.find(container)?;
-        running(&container)?;
+    pub async fn create(&self, name: &str, config: ExecConfig) -> Result<ExecId, EngineError> {
+        let container = self.core.containers.find(name)?;
+        running(&container, Some(name))?;
         if config.cmd.is_empty() {
             return Err(EngineError::module(ExecError::NoCommand));
         }
         let keys = DetachKeys::parse(&config.detach_keys)
             .map_err(|_| EngineError::module(ExecError::DetachKeys(config.detach_keys.clone())))?;
+        if !config.user.is_empty() {
+            let (container, core, user) = (container.clone(), self.core.clone(), config.user.clone());
+            crate::image::blocking(move || resolve_user(&container, &core, &user)).await??;
+        }
         let id = loop {
             if let Some(id) = ExecId::from_random(crate::container::names::random()) {
                 break id;
@@ -247,7 +262,7 @@ impl ExecService {
 
     /// Whether an exec is there, in a container that runs.
     pub fn check(&self, id: &str) -> Result<(), EngineError> {
-        running(&self.find(id)?.container)
+        running(&self.find(id)?.container, None)
     }
 
     /// Starts an exec; a session unless it is to run detached.
@@ -258,7 +273,7 @@ impl ExecService {
         console_size: Option<(u16, u16)>,
     ) -> Result<Option<AttachSession>, EngineError> {
         let exec = self.find(id)?;
-        running(&exec.container)?;
+        running(&exec.container, None)?;
         let mut refused = None;
         exec.progress.send_if_modified(|progress| {
             if progress.started {
@@ -324,6 +339,7 @@ impl ExecService {
             id: exec.id.clone(),
             container: exec.container.id().clone(),
             config: exec.config.clone(),
+            detach_keys: if exec.config.detach_keys.is_empty() { Vec::new() } else { exec.keys.bytes().to_vec() },
             running: progress.started && progress.exit_code.is_none(),
             pid: progress.pid,
             exit_code: progress.exit_code,
@@ -331,11 +347,12 @@ impl ExecService {
     }
 }
 
-fn running(container: &Container) -> Result<(), EngineError> {
+/// `name` is what the client called it.
+fn running(container: &Container, name: Option<&str>) -> Result<(), EngineError> {
     let id = container.id().clone();
     match container.snapshot().state.status {
         Status::Running => Ok(()),
-        Status::Paused => Err(ContainerError::ExecPaused(id).into()),
+        Status::Paused => Err(ContainerError::ExecPaused(name.map_or_else(|| id.to_string(), str::to_owned)).into()),
         Status::Restarting => Err(ContainerError::Restarting(id).into()),
         _ => Err(ContainerError::NotRunning(id).into()),
     }
@@ -353,6 +370,14 @@ fn failed(exec: &Exec, error: &EngineError) {
     exec.streams.finish();
 }
 
+/// Who `text` is in the container. Opens small files of it.
+fn resolve_user(container: &Container, core: &Core, text: &str) -> Result<user::Identity, EngineError> {
+    let tree = container.rootfs_tree(core)?;
+    let files = user::read_files(std::os::fd::AsFd::as_fd(&tree));
+    let groups = &container.snapshot().spec.host.group_add;
+    user::resolve(text, groups, &files).map_err(|error| EngineError::module(ExecError::User(error)))
+}
+
 fn process_of(exec: &Exec, core: &Core, mut process: Process) -> Result<Process, EngineError> {
     let config = &exec.config;
     process.set_args(Some(config.cmd.clone()));
@@ -364,14 +389,13 @@ fn process_of(exec: &Exec, core: &Core, mut process: Process) -> Result<Process,
     oci::replace_env(&mut env, &config.env);
     process.set_env(Some(env));
     if !config.working_dir.is_empty() {
+        if !config.working_dir.starts_with('/') {
+            return Err(EngineError::module(ExecError::WorkingDir));
+        }
         process.set_cwd(config.working_dir.clone().into());
     }
     if !config.user.is_empty() {
-        let tree = exec.container.rootfs_tree(core)?;
-        let files = user::read_files(std::os::fd::AsFd::as_fd(&tree));
-        let groups = &exec.container.snapshot().spec.host.group_add;
-        let identity =
-            user::resolve(&config.user, groups, &files).map_err(|e| EngineError::module(ExecError::User(e)))?;
+        let identity = resolve_user(&exec.container, core, &config.user)?;
         process.set_user(oci::user(&identity).map_err(|e| EngineError::io("user", std::io::Error::other(e)))?);
         if identity.uid != 0 && !config.privileged {
             // What is effective for another user than root comes from the files it runs.

@@ -1,5 +1,6 @@
 //! Execs.
 
+use base64::Engine;
 use dockerd_core::execs::{ExecConfig, ExecInspect};
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ type Result = std::result::Result<Reply, ApiError>;
 pub(crate) async fn create(mut context: Context) -> Result {
     let body = context.json().await?;
     let config = ExecConfig {
-        cmd: body.text_or_texts("Cmd")?.unwrap_or_default(),
+        cmd: body.texts("Cmd")?,
         user: body.text("User")?,
         privileged: body.flag("Privileged")?,
         tty: body.flag("Tty")?,
@@ -27,7 +28,7 @@ pub(crate) async fn create(mut context: Context) -> Result {
         working_dir: body.text("WorkingDir")?,
         console_size: Some(body.pair("ConsoleSize")?).filter(|size| *size != (0, 0)),
     };
-    let id = context.engine.execs.create(context.name(), config)?;
+    let id = context.engine.execs.create(context.name(), config).await?;
     Ok(reply::json(StatusCode::CREATED, &json!({"Id": id.as_str()})))
 }
 
@@ -86,7 +87,7 @@ fn describe(exec: &ExecInspect) -> Value {
         "OpenStdout": config.attach_stdout,
         "CanRemove": false,
         "ContainerID": exec.container.as_str(),
-        "DetachKeys": config.detach_keys,
+        "DetachKeys": base64::engine::general_purpose::STANDARD.encode(&exec.detach_keys),
         "Pid": exec.pid,
     })
 }

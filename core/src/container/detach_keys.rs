@@ -14,6 +14,11 @@ pub struct UnknownKey(pub String);
 pub struct DetachKeys(Vec<u8>);
 
 impl DetachKeys {
+    /// What the terminal sends for them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Parses keys separated by commas: a character each, `ctrl-` and a letter or one of `@[\]^_`, or `DEL`. Empty text
     /// means the default.
     pub fn parse(text: &str) -> Result<Self, UnknownKey> {
