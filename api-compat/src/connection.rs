@@ -94,7 +94,8 @@ where
         }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).half_close(true);
+    // As Go writes them, for clients that compare.
+    builder.timer(TokioTimer::new()).half_close(true).title_case_headers(true);
     let mut connection = builder.serve_connection(TokioIo::new(socket), service);
     let gone = async {
         activity.streaming.notified().await;

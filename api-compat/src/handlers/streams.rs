@@ -4,6 +4,7 @@ use bytes::Bytes;
 use dockerd_core::container::attach::AttachOptions;
 use dockerd_core::streams::{LogEntry, LogQuery};
 use dockerd_types::Timestamp;
+use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use crate::context::Context;
@@ -44,11 +45,22 @@ pub(crate) async fn attach(mut context: Context) -> Result {
     Ok(reply)
 }
 
-/// A moment of the query; `0` and nothing are none.
+/// A moment of the query, `seconds[.fraction]`; `0` and nothing are none. What is no number the stock daemon takes for
+/// its own failure.
 fn moment(context: &Context, name: &str) -> std::result::Result<Option<Timestamp>, ApiError> {
-    match context.query.text(name) {
-        "" | "0" => Ok(None),
-        text => Timestamp::parse_unix_or_rfc3339(text).map(Some).map_err(|e| ApiError::bad_request(e.to_string())),
+    let text = context.query.text(name);
+    if matches!(text, "" | "0") {
+        return Ok(None);
+    }
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let wrong = [seconds, fraction].into_iter().find(|part| part.parse::<i64>().is_err());
+    let failed = |part: &str| {
+        let text = format!("strconv.ParseInt: parsing {part:?}: invalid syntax");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+    };
+    match wrong {
+        Some(part) => Err(failed(part)),
+        None => Timestamp::parse_unix_or_rfc3339(text).map(Some).map_err(|_| failed(text)),
     }
 }
 
