@@ -4,6 +4,7 @@
 #![recursion_limit = "256"]
 #![deny(missing_docs)]
 
+mod connection;
 mod context;
 mod convert;
 mod error;

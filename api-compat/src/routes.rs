@@ -8,7 +8,7 @@ use hyper::Method;
 
 use crate::context::Context;
 use crate::error::ApiError;
-use crate::handlers::{containers, events, exec, images, networks, streams, system, volumes};
+use crate::handlers::{archive, containers, events, exec, images, networks, streams, system, volumes};
 use crate::reply::Reply;
 use crate::router;
 
@@ -59,7 +59,7 @@ static ROUTES: &[Route] = &[
     ("GET", "/containers/{}/top", to!(containers::top)),
     ("GET", "/containers/{}/logs", to!(streams::logs)),
     ("GET", "/containers/{}/changes", to!(containers::changes)),
-    ("GET", "/containers/{}/export", not_built("container export")),
+    ("GET", "/containers/{}/export", to!(archive::export)),
     ("GET", "/containers/{}/stats", not_built("container stats")),
     ("POST", "/containers/{}/resize", to!(containers::resize)),
     ("POST", "/containers/{}/start", to!(containers::start)),
@@ -73,9 +73,9 @@ static ROUTES: &[Route] = &[
     ("POST", "/containers/{}/attach", to!(streams::attach)),
     ("GET", "/containers/{}/attach/ws", not_built("attach over WebSocket")),
     ("POST", "/containers/{}/wait", to!(containers::wait)),
-    ("HEAD", "/containers/{}/archive", not_built("docker cp")),
-    ("GET", "/containers/{}/archive", not_built("docker cp")),
-    ("PUT", "/containers/{}/archive", not_built("docker cp")),
+    ("HEAD", "/containers/{}/archive", to!(archive::stat)),
+    ("GET", "/containers/{}/archive", to!(archive::get)),
+    ("PUT", "/containers/{}/archive", to!(archive::put)),
     ("POST", "/containers/{}/exec", to!(exec::create)),
     ("GET", "/containers/{}/checkpoints", not_built("checkpoints")),
     ("POST", "/containers/{}/checkpoints", not_built("checkpoints")),

@@ -10,6 +10,7 @@ use crate::context::Context;
 use crate::convert::{container, create as convert_create};
 use crate::error::ApiError;
 use crate::reply::{self, Reply};
+use crate::version::ApiVersion;
 
 type Result = std::result::Result<Reply, ApiError>;
 
@@ -66,7 +67,10 @@ pub(crate) async fn start(mut context: Context) -> Result {
 fn stop_options(context: &Context) -> std::result::Result<StopOptions, ApiError> {
     let signal = context.query.text("signal");
     let signal = (!signal.is_empty()).then(|| signal.to_owned());
-    Ok(StopOptions { timeout: context.query.number("t")?, signal })
+    // The stock daemon takes what is no number for its own failure.
+    let timeout =
+        context.query.number("t").map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.message))?;
+    Ok(StopOptions { timeout, signal })
 }
 
 pub(crate) async fn stop(context: Context) -> Result {
@@ -108,11 +112,17 @@ pub(crate) async fn resize(context: Context) -> Result {
 
 /// The mandatory `h` and `w`.
 pub(crate) fn size(context: &Context) -> std::result::Result<(u16, u16), ApiError> {
-    let number = |name: &str| {
-        let missing = || ApiError::bad_request(format!("invalid resize {name}: value is missing"));
-        context.query.number::<u16>(name)?.ok_or_else(missing)
+    let number = |name: &str, what: &str| {
+        let text = context.query.text(name);
+        let invalid = |why: &str| ApiError::bad_request(format!("invalid resize {what} {text:?}: {why}"));
+        match text.parse::<i64>() {
+            // A terminal has no more.
+            Ok(number) if u32::try_from(number).is_ok() => Ok(u16::try_from(number).unwrap_or(u16::MAX)),
+            Ok(_) => Err(invalid("value out of range")),
+            Err(_) => Err(invalid("invalid syntax")),
+        }
     };
-    Ok((number("h")?, number("w")?))
+    Ok((number("h", "height")?, number("w", "width")?))
 }
 
 pub(crate) async fn remove(context: Context) -> Result {
@@ -132,7 +142,10 @@ pub(crate) async fn prune(context: Context) -> Result {
 
 /// The status line goes out at once, the body when the container has ended: clients wait before they start.
 pub(crate) async fn wait(context: Context) -> Result {
+    // Before conditions there was one.
+    let known = context.version >= ApiVersion(1, 30);
     let condition = match context.query.text("condition") {
+        _ if !known => WaitCondition::NotRunning,
         "" | "not-running" => WaitCondition::NotRunning,
         "next-exit" => WaitCondition::NextExit,
         "removed" => WaitCondition::Removed,

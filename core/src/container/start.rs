@@ -101,6 +101,9 @@ impl Actor {
         let joins = joins(&core, &spec)?;
         let joined = joins.network.as_deref().map(open_namespace).transpose()?;
         let devices = collect_devices(&spec).await?;
+        // An overlay must not be mounted twice: whoever reads the stopped container's files has them for that long.
+        let tree = self.container.tree().clone();
+        let _tree = tree.write().await;
 
         // Three parts that take kernel time, side by side; the first waits for the network's addresses near its end.
         let (tell, told) = oneshot::channel();
@@ -414,7 +417,7 @@ fn write_file(path: &Path, text: &str) -> Result<(), EngineError> {
     files::write(path, text).map_err(|e| EngineError::io(format!("write {}", path.display()), e))
 }
 
-fn resolve(core: &Core, point: &super::spec::MountPoint) -> Result<ResolvedMount, EngineError> {
+pub(super) fn resolve(core: &Core, point: &super::spec::MountPoint) -> Result<ResolvedMount, EngineError> {
     let (source, kind) = match &point.kind {
         MountPointKind::Bind { source, non_recursive, read_only_non_recursive, create_source, .. } => {
             if *create_source && let Err(error) = make_source(source) {
@@ -550,7 +553,7 @@ fn build_spec(
 }
 
 /// The files of the container whose network is joined, or its own.
-fn network_files(core: &Core, spec: &ContainerSpec) -> Result<NetworkFiles, EngineError> {
+pub(super) fn network_files(core: &Core, spec: &ContainerSpec) -> Result<NetworkFiles, EngineError> {
     let owner = match spec.joins_network_of() {
         Some(other) => core.containers.find(other)?.id().clone(),
         None => spec.id.clone(),

@@ -39,7 +39,7 @@ async fn probe(
     limit: Duration,
 ) -> Result<(i32, String), EngineError> {
     let config = ExecConfig { cmd: command, attach_stdout: true, attach_stderr: true, ..ExecConfig::default() };
-    let id = service.create(container.as_str(), config)?;
+    let id = service.create(container.as_str(), config).await?;
     let guard = Forget { service, id };
     let exec = service.find(guard.id.as_str())?;
     let mut output = Output::default();

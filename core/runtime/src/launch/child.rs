@@ -7,12 +7,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use dockerd_sys::inside::{self, Missing};
 use dockerd_sys::process::SingleThreaded;
 use dockerd_sys::{caps, fdpass, mount, ns, process, pty, seccomp};
 use serde::{Deserialize, Serialize};
 
 use super::failure::{At, Setup, describe};
-use super::inside::{self, Missing};
 use super::plan::{CgroupJoin, ExecPlan, LaunchPlan, ProcessPlan, SetupFailure, StdioPlan, Step};
 use super::{program, root};
 
