@@ -1,6 +1,7 @@
 //! What a handler is given.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dockerd_core::Services;
@@ -17,6 +18,11 @@ use crate::version::ApiVersion;
 /// Longest JSON body; descriptions of containers have kilobytes.
 const MAX_JSON: usize = 16 << 20;
 
+/// Most that is read of a body nobody wants, as Go's server.
+const MOST_UNWANTED: usize = 256 << 10;
+/// How long a client may take to send it.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
 /// One request, matched.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -27,6 +33,8 @@ pub(crate) struct Context {
     /// Names in the path, in order.
     pub(crate) names: Vec<String>,
     pub(crate) request: Request<Incoming>,
+    /// Headers every answer has, as lines, for those who write their own head.
+    pub(crate) head: Arc<str>,
 }
 
 impl Context {
@@ -60,17 +68,38 @@ impl Context {
 
     /// The body piece by piece, for archives; a few pieces ahead at most.
     pub(crate) fn into_stream(self) -> mpsc::Receiver<std::io::Result<Bytes>> {
+        self.into_drained_stream().0
+    }
+
+    /// As [`Context::into_stream`], and when the body has been read to its end. Who stops reading earlier must wait for
+    /// that before it answers: clients that are still writing take an answer in between for a broken connection.
+    pub(crate) fn into_drained_stream(self) -> (mpsc::Receiver<std::io::Result<Bytes>>, Drained) {
         let (sender, receiver) = mpsc::channel(4);
         let mut body = self.request.into_body();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
+            let mut unwanted = 0;
             while let Some(frame) = body.frame().await {
                 let data = frame.map_err(std::io::Error::other).map(|frame| frame.into_data().unwrap_or_default());
-                let failed = data.is_err();
-                if sender.send(data).await.is_err() || failed {
+                let (failed, length) = (data.is_err(), data.as_ref().map_or(0, Bytes::len));
+                if sender.send(data).await.is_err() {
+                    unwanted += length;
+                }
+                if failed || unwanted > MOST_UNWANTED {
                     break;
                 }
             }
         });
-        receiver
+        (receiver, Drained(task))
+    }
+}
+
+/// A body being read to its end.
+#[derive(Debug)]
+pub(crate) struct Drained(tokio::task::JoinHandle<()>);
+
+impl Drained {
+    /// Waits for it, not for ever.
+    pub(crate) async fn wait(self) {
+        let _ = tokio::time::timeout(DRAIN_LIMIT, self.0).await;
     }
 }

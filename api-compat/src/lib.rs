@@ -5,6 +5,7 @@
 #![deny(missing_docs)]
 
 mod compat;
+mod connection;
 mod context;
 mod convert;
 mod error;
@@ -15,6 +16,7 @@ mod router;
 mod routes;
 mod server;
 mod stream;
+mod tls;
 mod version;
 
 pub use server::{Listener, ServerConfig, serve};

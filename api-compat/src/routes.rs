@@ -8,7 +8,7 @@ use hyper::Method;
 
 use crate::context::Context;
 use crate::error::ApiError;
-use crate::handlers::{containers, events, exec, images, networks, streams, system, volumes};
+use crate::handlers::{archive, containers, events, exec, images, networks, streams, system, volumes};
 use crate::reply::Reply;
 use crate::router;
 
@@ -62,7 +62,7 @@ static ROUTES: &[Route] = &[
     ("GET", "/containers/{}/top", to!(containers::top)),
     ("GET", "/containers/{}/logs", to!(streams::logs)),
     ("GET", "/containers/{}/changes", to!(containers::changes)),
-    ("GET", "/containers/{}/export", not_built("container export")),
+    ("GET", "/containers/{}/export", to!(archive::export)),
     ("GET", "/containers/{}/stats", not_built("container stats")),
     ("POST", "/containers/{}/resize", to!(containers::resize)),
     ("POST", "/containers/{}/start", to!(containers::start)),
@@ -76,9 +76,9 @@ static ROUTES: &[Route] = &[
     ("POST", "/containers/{}/attach", to!(streams::attach)),
     ("GET", "/containers/{}/attach/ws", not_built("attach over WebSocket")),
     ("POST", "/containers/{}/wait", to!(containers::wait)),
-    ("HEAD", "/containers/{}/archive", not_built("docker cp")),
-    ("GET", "/containers/{}/archive", not_built("docker cp")),
-    ("PUT", "/containers/{}/archive", not_built("docker cp")),
+    ("HEAD", "/containers/{}/archive", to!(archive::stat)),
+    ("GET", "/containers/{}/archive", to!(archive::get)),
+    ("PUT", "/containers/{}/archive", to!(archive::put)),
     ("POST", "/containers/{}/exec", to!(exec::create)),
     ("GET", "/containers/{}/checkpoints", not_built("checkpoints")),
     ("POST", "/containers/{}/checkpoints", not_built("checkpoints")),
@@ -114,11 +114,11 @@ static ROUTES: &[Route] = &[
     ("GET", "/networks", to!(networks::list)),
     ("GET", "/networks/", to!(networks::list)),
     ("POST", "/networks/create", not_built("network create")),
-    ("POST", "/networks/prune", not_built("network prune")),
+    ("POST", "/networks/prune", to!(networks::prune)),
     ("POST", "/networks/{}/connect", not_built("network connect")),
     ("POST", "/networks/{}/disconnect", not_built("network disconnect")),
     ("GET", "/networks/{}", to!(networks::inspect)),
-    ("DELETE", "/networks/{}", not_built("network rm")),
+    ("DELETE", "/networks/{}", to!(networks::remove)),
     ("GET", "/plugins", to!(system::plugins)),
     ("GET", "/plugins/privileges", not_built("managed plugins")),
     ("POST", "/plugins/pull", not_built("managed plugins")),

@@ -7,20 +7,19 @@ use std::time::{Duration, Instant};
 use dockerd_core::Services;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
-use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::connection::{self, Socket};
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::extract::Query;
 use crate::reply::{self, Reply};
 use crate::router;
 use crate::routes::{self, Found};
+use crate::tls::TlsSocket;
 use crate::version::{self, Refused};
 
 /// Whether the daemon has experimental features on.
@@ -62,6 +61,8 @@ impl std::fmt::Debug for Listener {
 struct Server {
     engine: Arc<Services>,
     headers: HeaderMap,
+    /// The same as text, for answers that are not hyper's.
+    head: Arc<str>,
 }
 
 /// Serves `listeners` until `stop` turns true; connections that are open then are left to their tasks.
@@ -71,7 +72,9 @@ pub async fn serve(
     config: ServerConfig,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let server = Arc::new(Server { engine, headers: common_headers(&config)? });
+    let headers = common_headers(&config)?;
+    let head = headers.iter().map(|(name, value)| head_line(name.as_str(), value)).collect::<String>().into();
+    let server = Arc::new(Server { engine, headers, head });
     let mut tasks = tokio::task::JoinSet::new();
     for listener in listeners {
         tasks.spawn(accept_all(listener, Arc::clone(&server)));
@@ -92,6 +95,13 @@ fn common_headers(config: &ServerConfig) -> io::Result<HeaderMap> {
     Ok(headers)
 }
 
+/// A header as Go writes it: every word of its name with a capital.
+fn head_line(name: &str, value: &HeaderValue) -> String {
+    let word = |word: &str| word[..1].to_ascii_uppercase() + &word[1..];
+    let name: Vec<String> = name.split('-').map(word).collect();
+    format!("{}: {}\r\n", name.join("-"), value.to_str().unwrap_or_default())
+}
+
 async fn accept_all(listener: Listener, server: Arc<Server>) {
     loop {
         let accepted = match &listener {
@@ -105,7 +115,7 @@ async fn accept_all(listener: Listener, server: Arc<Server>) {
                 let (server, acceptor) = (Arc::clone(&server), acceptor.clone());
                 tokio::spawn(async move {
                     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => spawn(stream, &server),
+                        Ok(Ok(stream)) => spawn(TlsSocket(stream), &server),
                         Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake error"),
                         Err(_) => tracing::info!(%peer, "TLS handshake took too long"),
                     }
@@ -120,20 +130,14 @@ async fn accept_all(listener: Listener, server: Arc<Server>) {
     }
 }
 
-fn spawn(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, server: &Arc<Server>) {
+fn spawn(stream: impl Socket, server: &Arc<Server>) {
     let server = Arc::clone(server);
     tokio::spawn(async move {
-        let service = service_fn(move |request| {
+        connection::serve(stream, |request| {
             let server = Arc::clone(&server);
-            async move { Ok::<_, std::convert::Infallible>(server.answer(request).await) }
-        });
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        // Some clients compare names letter by letter.
-        builder.timer(TokioTimer::new()).half_close(true).title_case_headers(true);
-        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection ended");
-        }
+            async move { server.answer(request).await }
+        })
+        .await;
     });
 }
 
@@ -181,8 +185,15 @@ impl Server {
         let answer = match found {
             Found::Handler(handler, names) => {
                 let query = Query::parse(request.uri().query());
-                let engine = Arc::clone(&self.engine);
-                handler(Context { engine, version: asked.version, query, names, request }).await
+                handler(Context {
+                    engine: Arc::clone(&self.engine),
+                    version: asked.version,
+                    query,
+                    names,
+                    request,
+                    head: Arc::clone(&self.head),
+                })
+                .await
             }
             Found::NotBuilt(what) => Err(ApiError::not_built(what)),
             Found::NoSwarm => Err(ApiError::new(

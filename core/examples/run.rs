@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dockerd_core::boot::Parts;
+use dockerd_core::container::health::ProbeResult;
 use dockerd_core::container::spec::ContainerSpec;
 use dockerd_core::container::{RemoveOptions, WaitCondition};
 use dockerd_core::engine::{Engine, Reports};
@@ -206,7 +207,9 @@ struct EmptyNetworks;
 
 impl Networks for EmptyNetworks {
     fn create_sandbox(&self, _: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>> {
-        Box::pin(async { Ok(ReadySandbox { netns: None, endpoints: Vec::new(), ports: Vec::new() }) })
+        Box::pin(async {
+            Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), ports: Vec::new() })
+        })
     }
     fn remove_sandbox(&self, _: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })
@@ -214,6 +217,12 @@ impl Networks for EmptyNetworks {
     fn restore(&self, _: Vec<KeptSandbox>) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })
     }
+    fn started(&self, _id: &ContainerId, _pid: i32) {}
+
+    fn network_id(&self, _name: &str) -> Option<dockerd_types::NetworkId> {
+        None
+    }
+
     fn default_gateway(&self) -> Option<Ipv4Addr> {
         None
     }
@@ -249,6 +258,9 @@ impl Events for NoEvents {
 struct NoExecs;
 
 impl Execs for NoExecs {
+    fn probe(&self, _: &ContainerId, _: Vec<String>, _: Duration) -> BoxFuture<'_, ProbeResult> {
+        Box::pin(std::future::pending())
+    }
     fn exited(&self, _: ProcessExit) {}
     fn container_ended(&self, _: &ContainerId) {}
     fn of_container(&self, _: &ContainerId) -> Vec<ExecId> {

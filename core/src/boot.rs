@@ -140,7 +140,9 @@ pub(crate) async fn restore(core: &Arc<Core>, adopted: Vec<Adopted>) -> Result<(
     for Revived { container, exit, .. } in revived {
         if let Some(exit) = exit {
             container.tell(Command::Exited(exit)).await?;
-        } else if !container.snapshot().state.is_running() {
+        } else if container.snapshot().state.is_running() {
+            container.tell(Command::Adopted).await?;
+        } else {
             start_by_policy(core, &container).await;
         }
     }
@@ -288,6 +290,7 @@ async fn restore_network(core: &Core, revived: &[Revived]) -> Result<(), EngineE
         .map(|(container, snapshot)| KeptSandbox {
             container,
             pid: snapshot.state.pid,
+            id: snapshot.state.sandbox_id.clone(),
             endpoints: snapshot.state.endpoints.clone(),
             ports: snapshot.state.ports.clone(),
         })

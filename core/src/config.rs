@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use dockerd_network::config::{BridgeChoice, NetworkConfig};
+pub use dockerd_network::ipam::{AddressPool, Subnet};
 use dockerd_types::container::{CgroupnsMode, IpcMode, LogConfig, Ulimit};
 
 /// Default size of `/dev/shm`, as Docker's `--default-shm-size`.
@@ -92,6 +94,8 @@ pub struct EngineConfig {
     pub shutdown_timeout: Duration,
     /// Grace before SIGKILL for containers that set none.
     pub stop_timeout: Duration,
+    /// The default bridge and what all networks share.
+    pub network: NetworkConfig,
     /// `--dns`.
     pub dns: Vec<IpAddr>,
     /// `--dns-opt`.
@@ -154,6 +158,7 @@ impl EngineConfig {
             live_restore: false,
             shutdown_timeout: Duration::from_secs(15),
             stop_timeout: DEFAULT_STOP_TIMEOUT,
+            network: NetworkConfig::default(),
             dns: Vec::new(),
             dns_options: Vec::new(),
             dns_search: Vec::new(),

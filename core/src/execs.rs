@@ -1,24 +1,26 @@
 //! `docker exec`: registered first, started later, kept until its container has ended.
 
+mod probe;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use dockerd_runtime::{ExecRequest, ExitCode, LaunchError, ProcessExit, ProcessKey, StdioRequest};
+use dockerd_runtime::{BoxFuture, ExecRequest, ExitCode, LaunchError, ProcessExit, ProcessKey, StdioRequest};
 use dockerd_types::container::Status;
-use dockerd_types::stream::StdStream;
 use dockerd_types::{ContainerId, ErrorKind, ExecId, Kinded};
 use oci_spec::runtime::{LinuxCapabilitiesBuilder, Process};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use crate::container::attach::{AttachSession, input_task};
+use crate::container::attach::{AttachSession, InputOrder, input_task};
+use crate::container::detach_keys::DetachKeys;
 use crate::container::error::ContainerError;
+use crate::container::health::ProbeResult;
 use crate::container::{Container, oci, user};
 use crate::core::Core;
 use crate::error::EngineError;
 use crate::ports::Execs;
-use crate::streams::{OutputChunk, ProcessStreams};
+use crate::streams::ProcessStreams;
 
 /// How long the end of an exec waits for its output.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
@@ -59,6 +61,8 @@ pub struct ExecInspect {
     pub container: ContainerId,
     /// What was asked.
     pub config: ExecConfig,
+    /// The keys that detach as bytes; none where none were asked for.
+    pub detach_keys: Vec<u8>,
     /// Whether it runs.
     pub running: bool,
     /// Its process, while and after it runs.
@@ -74,17 +78,23 @@ pub enum ExecError {
     #[error("No such exec instance: {0}")]
     NotFound(String),
     /// It was started before.
-    #[error("Error: Exec command {0} is already running")]
+    #[error("exec command {0} is already running")]
     Running(ExecId),
     /// It has ended.
-    #[error("Error: Exec command {0} has already run")]
+    #[error("exec command {0} has already run")]
     HasRun(ExecId),
     /// Nothing to run.
     #[error("No exec command specified")]
     NoCommand,
+    /// No such keys.
+    #[error("Invalid escape keys ({0}) provided")]
+    DetachKeys(String),
     /// The user is not known there.
     #[error(transparent)]
     User(#[from] user::UserError),
+    /// Not an absolute path.
+    #[error("OCI runtime exec failed: exec failed: Cwd must be an absolute path")]
+    WorkingDir,
     /// It could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -95,6 +105,8 @@ impl Kinded for ExecError {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Running(_) | Self::HasRun(_) => ErrorKind::Conflict,
+            // The stock daemon does not take these for the client's fault.
+            Self::DetachKeys(_) | Self::WorkingDir => ErrorKind::System,
             Self::NoCommand | Self::User(_) => ErrorKind::InvalidArgument,
             Self::Launch(error) => error.kind(),
         }
@@ -113,20 +125,37 @@ struct Exec {
     id: ExecId,
     container: Arc<Container>,
     config: ExecConfig,
+    keys: DetachKeys,
     streams: Arc<ProcessStreams>,
     progress: watch::Sender<Progress>,
+}
+
+impl Exec {
+    fn ended(&self) -> bool {
+        self.progress.borrow().exit_code.is_some()
+    }
 }
 
 /// The register of execs, which the containers' fate touches.
 #[derive(Debug, Default)]
 pub struct ExecTable {
     execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
-    core: OnceLock<std::sync::Weak<Core>>,
+    /// Set once, when the service is made: the core, and this table itself.
+    core: OnceLock<(std::sync::Weak<Core>, std::sync::Weak<ExecTable>)>,
 }
 
 impl ExecTable {
     fn map(&self) -> MutexGuard<'_, HashMap<ExecId, Arc<Exec>>> {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn core(&self) -> Option<Arc<Core>> {
+        self.core.get().and_then(|(core, _)| core.upgrade())
+    }
+
+    fn service(&self) -> Option<ExecService> {
+        let (core, table) = self.core.get()?;
+        Some(ExecService { core: core.upgrade()?, table: table.upgrade()? })
     }
 }
 
@@ -134,7 +163,7 @@ impl Execs for ExecTable {
     fn exited(&self, exit: ProcessExit) {
         let ProcessKey::Exec(_, id) = &exit.key else { return };
         let Some(exec) = self.map().get(id).cloned() else { return };
-        let core = self.core.get().and_then(std::sync::Weak::upgrade);
+        let core = self.core();
         tokio::spawn(async move {
             exec.streams.wait_drained(DRAIN_LIMIT).await;
             ended(&exec, core.as_deref(), exit.code);
@@ -153,9 +182,23 @@ impl Execs for ExecTable {
         }
     }
 
+    fn probe(&self, id: &ContainerId, command: Vec<String>, limit: Duration) -> BoxFuture<'_, ProbeResult> {
+        let id = id.clone();
+        Box::pin(async move {
+            match self.service() {
+                Some(service) => probe::run(&service, &id, command, limit).await,
+                None => ProbeResult::not_run("the daemon is going down"),
+            }
+        })
+    }
+
     fn of_container(&self, id: &ContainerId) -> Vec<ExecId> {
-        let mut ids: Vec<ExecId> =
-            self.map().values().filter(|exec| exec.container.id() == id).map(|exec| exec.id.clone()).collect();
+        let mut ids: Vec<ExecId> = self
+            .map()
+            .values()
+            .filter(|exec| exec.container.id() == id && !exec.ended())
+            .map(|exec| exec.id.clone())
+            .collect();
         ids.sort();
         ids
     }
@@ -185,29 +228,29 @@ fn command_action(verb: &str, cmd: &[String]) -> String {
 
 impl ExecService {
     pub(crate) fn new(core: Arc<Core>, table: Arc<ExecTable>) -> Self {
-        let _ = table.core.set(Arc::downgrade(&core));
+        let _ = table.core.set((Arc::downgrade(&core), Arc::downgrade(&table)));
         Self { core, table }
     }
 
     fn find(&self, id: &str) -> Result<Arc<Exec>, EngineError> {
         let not_found = || EngineError::module(ExecError::NotFound(id.to_owned()));
-        let map = self.table.map();
-        if let Some(exec) = ExecId::parse(id).ok().and_then(|id| map.get(&id)) {
-            return Ok(exec.clone());
-        }
-        let mut matches = map.values().filter(|exec| !id.is_empty() && exec.id.as_str().starts_with(id));
-        match (matches.next(), matches.next()) {
-            (Some(exec), None) => Ok(exec.clone()),
-            _ => Err(not_found()),
-        }
+        // Only the whole id counts, as under Docker.
+        let id = ExecId::parse(id).map_err(|_| not_found())?;
+        self.table.map().get(&id).cloned().ok_or_else(not_found)
     }
 
     /// Registers an exec in a running container.
-    pub fn create(&self, container: &str, config: ExecConfig) -> Result<ExecId, EngineError> {
-        let container = self.core.containers.find(container)?;
-        running(&container)?;
+    pub async fn create(&self, name: &str, config: ExecConfig) -> Result<ExecId, EngineError> {
+        let container = self.core.containers.find(name)?;
+        running(&container, Some(name))?;
         if config.cmd.is_empty() {
             return Err(EngineError::module(ExecError::NoCommand));
+        }
+        let keys = DetachKeys::parse(&config.detach_keys)
+            .map_err(|_| EngineError::module(ExecError::DetachKeys(config.detach_keys.clone())))?;
+        if !config.user.is_empty() {
+            let (container, core, user) = (container.clone(), self.core.clone(), config.user.clone());
+            crate::image::blocking(move || resolve_user(&container, &core, &user)).await??;
         }
         let id = loop {
             if let Some(id) = ExecId::from_random(crate::container::names::random()) {
@@ -218,9 +261,14 @@ impl ExecService {
         let action = command_action("exec_create", &config.cmd);
         container.publish_event(&*self.core.events, &action, &extra);
         let streams = ProcessStreams::new(config.tty, None, None);
-        let exec = Exec { id: id.clone(), container, config, streams, progress: watch::Sender::default() };
+        let exec = Exec { id: id.clone(), container, config, keys, streams, progress: watch::Sender::default() };
         self.table.map().insert(id.clone(), Arc::new(exec));
         Ok(id)
+    }
+
+    /// Whether an exec is there, in a container that runs.
+    pub fn check(&self, id: &str) -> Result<(), EngineError> {
+        running(&self.find(id)?.container, None)
     }
 
     /// Starts an exec; a session unless it is to run detached.
@@ -231,7 +279,7 @@ impl ExecService {
         console_size: Option<(u16, u16)>,
     ) -> Result<Option<AttachSession>, EngineError> {
         let exec = self.find(id)?;
-        running(&exec.container)?;
+        running(&exec.container, None)?;
         let mut refused = None;
         exec.progress.send_if_modified(|progress| {
             if progress.started {
@@ -248,15 +296,20 @@ impl ExecService {
         let output = attached.then(|| exec.streams.subscribe());
         let action = command_action("exec_start", &exec.config.cmd);
         exec.container.publish_event(&*self.core.events, &action, &[("execID", exec.id.to_string())]);
-        match self.launch(&exec, console_size).await {
-            Ok(()) => {}
-            Err(error) => return failed(&exec, &error, attached).map_or(Err(error), |session| Ok(Some(session))),
+        if let Err(error) = self.launch(&exec, console_size).await {
+            failed(&exec, &error);
+            return Err(error);
         }
         let Some(output) = output else { return Ok(None) };
         let input = if exec.config.attach_stdin {
             let driver = exec.container.driver(&self.core)?;
             let key = ProcessKey::Exec(exec.container.id().clone(), exec.id.clone());
-            Some(input_task(exec.streams.clone(), driver, key, true))
+            let (events, who) = (self.core.events.clone(), exec.clone());
+            let told = move || {
+                who.container.publish_event(&*events, "exec_detach", &[("execID", who.id.to_string())]);
+            };
+            let order = InputOrder { driver, key, once: true, keys: exec.keys.clone(), detached: Box::new(told) };
+            Some(input_task(exec.streams.clone(), order))
         } else {
             None
         };
@@ -292,6 +345,7 @@ impl ExecService {
             id: exec.id.clone(),
             container: exec.container.id().clone(),
             config: exec.config.clone(),
+            detach_keys: if exec.config.detach_keys.is_empty() { Vec::new() } else { exec.keys.bytes().to_vec() },
             running: progress.started && progress.exit_code.is_none(),
             pid: progress.pid,
             exit_code: progress.exit_code,
@@ -299,18 +353,19 @@ impl ExecService {
     }
 }
 
-fn running(container: &Container) -> Result<(), EngineError> {
+/// `name` is what the client called it.
+fn running(container: &Container, name: Option<&str>) -> Result<(), EngineError> {
     let id = container.id().clone();
     match container.snapshot().state.status {
         Status::Running => Ok(()),
-        Status::Paused => Err(ContainerError::ExecPaused(id).into()),
+        Status::Paused => Err(ContainerError::ExecPaused(name.map_or_else(|| id.to_string(), str::to_owned)).into()),
         Status::Restarting => Err(ContainerError::Restarting(id).into()),
         _ => Err(ContainerError::NotRunning(id).into()),
     }
 }
 
-/// A failed start is told in the stream where a client is attached, as under Docker; its code is 126, 127 or 128.
-fn failed(exec: &Exec, error: &EngineError, attached: bool) -> Option<AttachSession> {
+/// Records a failed start; its code is 126, 127 or 128.
+fn failed(exec: &Exec, error: &EngineError) {
     let text = error.to_string();
     let code = match text.as_str() {
         t if t.contains("executable file not found") || t.contains("no such file or directory") => 127,
@@ -319,12 +374,14 @@ fn failed(exec: &Exec, error: &EngineError, attached: bool) -> Option<AttachSess
     };
     exec.progress.send_modify(|progress| progress.exit_code = Some(code));
     exec.streams.finish();
-    if !attached {
-        return None;
-    }
-    let (sender, output) = mpsc::channel(1);
-    let _ = sender.try_send(OutputChunk { stream: StdStream::Stdout, bytes: Bytes::from(format!("{text}\r\n")) });
-    Some(AttachSession { tty: exec.config.tty, output, input: None })
+}
+
+/// Who `text` is in the container. Opens small files of it.
+fn resolve_user(container: &Container, core: &Core, text: &str) -> Result<user::Identity, EngineError> {
+    let tree = container.rootfs_tree(core)?;
+    let files = user::read_files(std::os::fd::AsFd::as_fd(&tree));
+    let groups = &container.snapshot().spec.host.group_add;
+    user::resolve(text, groups, &files).map_err(|error| EngineError::module(ExecError::User(error)))
 }
 
 fn process_of(exec: &Exec, core: &Core, mut process: Process) -> Result<Process, EngineError> {
@@ -338,14 +395,13 @@ fn process_of(exec: &Exec, core: &Core, mut process: Process) -> Result<Process,
     oci::replace_env(&mut env, &config.env);
     process.set_env(Some(env));
     if !config.working_dir.is_empty() {
+        if !config.working_dir.starts_with('/') {
+            return Err(EngineError::module(ExecError::WorkingDir));
+        }
         process.set_cwd(config.working_dir.clone().into());
     }
     if !config.user.is_empty() {
-        let tree = exec.container.rootfs_tree(core)?;
-        let files = user::read_files(std::os::fd::AsFd::as_fd(&tree));
-        let groups = &exec.container.snapshot().spec.host.group_add;
-        let identity =
-            user::resolve(&config.user, groups, &files).map_err(|e| EngineError::module(ExecError::User(e)))?;
+        let identity = resolve_user(&exec.container, core, &config.user)?;
         process.set_user(oci::user(&identity).map_err(|e| EngineError::io("user", std::io::Error::other(e)))?);
         if identity.uid != 0 && !config.privileged {
             // What is effective for another user than root comes from the files it runs.

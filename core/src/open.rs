@@ -16,8 +16,9 @@ use crate::engine::{Engine, Reports};
 use crate::error::EngineError;
 use crate::event_bus::EventBus;
 use crate::execs::{ExecService, ExecTable};
-use crate::host_network::HostNetworks;
 use crate::image::{ImageService, StoredImages};
+use crate::network::NetworkService;
+use crate::network::adapter::StackNetworks;
 use crate::reload::{self, Reload};
 use crate::streams::Maker;
 use crate::system::info::{self, HostInfo};
@@ -34,6 +35,8 @@ pub struct Services {
     pub images: ImageService,
     /// Volumes.
     pub volumes: VolumeService,
+    /// Networks.
+    pub networks: NetworkService,
     /// Events.
     pub events: EventBus,
     engine: Arc<Engine>,
@@ -78,14 +81,16 @@ impl Services {
     pub async fn open(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
         let layout = Layout::new(&config.data_root, &config.exec_root);
         let (paths, driver) = (layout.clone(), config.storage_driver.clone());
+        let (network_config, runtime) = (config.network.clone(), tokio::runtime::Handle::current());
         let events = EventBus::default();
         let bus = events.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let lock = Engine::claim(&paths)?;
             let store = ImageStore::open(&paths, driver.as_deref())?;
-            Ok::<_, EngineError>((lock, store, VolumeService::open(&paths, bus)?))
+            let networks = StackNetworks::open(&paths, network_config, runtime)?;
+            Ok::<_, EngineError>((lock, store, VolumeService::open(&paths, bus)?, Arc::new(networks)))
         });
-        let (lock, store, volumes) =
+        let (lock, store, volumes, networks) =
             opened.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         let program = config.program.clone().unwrap_or_else(|| own_program().to_owned());
         let runtimes_config = RuntimesConfig {
@@ -100,7 +105,7 @@ impl Services {
         let parts = Parts {
             images: Arc::new(StoredImages::new(store.clone())),
             runtimes: Arc::new(runtimes.clone()),
-            network: Arc::new(HostNetworks::default()),
+            network: networks.clone(),
             volumes: Arc::new(volumes.clone()),
             events: Arc::new(events.clone()),
             streams: Arc::new(Maker { runtimes: Arc::new(runtimes.clone()) }),
@@ -112,6 +117,7 @@ impl Services {
         Ok(Arc::new(Self {
             containers: engine.containers.clone(),
             execs: ExecService::new(core.clone(), table),
+            networks: NetworkService { core: core.clone(), networks },
             images: ImageService { core, store },
             volumes,
             events,

@@ -12,8 +12,9 @@ use std::time::Duration;
 use dockerd_runtime::{Adopted, BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver};
 use dockerd_types::container::{ContainerConfig, Labels};
 use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
-use dockerd_types::{ContainerId, Digest, ExecId, Timestamp};
+use dockerd_types::{ContainerId, Digest, ExecId, NetworkId, Timestamp};
 
+use crate::container::health::ProbeResult;
 use crate::container::spec::ContainerSpec;
 use crate::error::EngineError;
 
@@ -94,6 +95,8 @@ pub struct SandboxOrder {
 /// A network namespace, ready.
 #[derive(Debug)]
 pub struct ReadySandbox {
+    /// Its id, 64 hex digits, drawn anew at every start.
+    pub id: String,
     /// To enter; `None` is the host's.
     pub netns: Option<OwnedFd>,
     /// What was joined.
@@ -109,6 +112,8 @@ pub struct KeptSandbox {
     pub container: ContainerId,
     /// A process in it.
     pub pid: i32,
+    /// The sandbox's id.
+    pub id: String,
     /// What it joined.
     pub endpoints: Vec<EndpointState>,
     /// What it published.
@@ -119,6 +124,8 @@ pub struct KeptSandbox {
 pub trait Networks: Send + Sync + Debug {
     /// Makes a network namespace with all its endpoints.
     fn create_sandbox(&self, order: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>>;
+    /// A process is in the sandbox now. Never blocks.
+    fn started(&self, id: &ContainerId, pid: i32);
     /// Gives back everything of a container's; idempotent.
     fn remove_sandbox(&self, id: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>>;
     /// Keeps these over a daemon's restart and removes all others.
@@ -127,6 +134,8 @@ pub trait Networks: Send + Sync + Debug {
     fn drivers(&self) -> Vec<&'static str> {
         vec!["host", "null"]
     }
+    /// The id of the network a client means.
+    fn network_id(&self, name: &str) -> Option<NetworkId>;
     /// The default bridge's address.
     fn default_gateway(&self) -> Option<Ipv4Addr>;
 }
@@ -250,6 +259,8 @@ pub trait Execs: Send + Sync + Debug {
     fn exited(&self, exit: ProcessExit);
     /// A container's process ended, and its execs with it.
     fn container_ended(&self, id: &ContainerId);
+    /// Runs a health check in a container; the result says so if it cannot be run or takes longer than `limit`.
+    fn probe(&self, id: &ContainerId, command: Vec<String>, limit: Duration) -> BoxFuture<'_, ProbeResult>;
     /// Execs of a container that inspect still shows.
     fn of_container(&self, id: &ContainerId) -> Vec<ExecId>;
 }

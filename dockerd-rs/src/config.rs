@@ -13,12 +13,12 @@ use dockerd_types::container::{CgroupnsMode, IpcMode, Ulimit};
 use dockerd_types::go_json;
 use serde_json::Value;
 
-use crate::check;
 use crate::cli::Cli;
 use crate::flags::{self, FLAGS, Support};
 use crate::hosts::Host;
 use crate::tls::TlsFiles;
 use crate::values::{go_error, go_format, parse_bytes};
+use crate::{bridge, check};
 
 const DEFAULT_FILE: &str = "/etc/docker/daemon.json";
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -361,6 +361,7 @@ fn fill(engine: &mut EngineConfig, read: &Reader<'_>) -> Result<(), ConfigError>
     engine.labels = read.list("labels");
     engine.debug = read.flag("debug").unwrap_or(false);
     engine.experimental = read.flag("experimental").unwrap_or(false);
+    engine.network = bridge::network(read.0)?;
     engine.dns = read.ips("dns");
     engine.dns_options = read.list("dns-opts");
     engine.dns_search = read.list("dns-search");

@@ -125,7 +125,7 @@ const fn value_name(kind: Kind) -> &'static str {
 #[rustfmt::skip]
 pub(crate) const FLAGS: &[Flag] = &[
     flag("add-runtime", "runtimes", Kind::Runtimes, "[]", "Register an additional OCI compatible runtime", W),
-    flag("allow-direct-routing", "allow-direct-routing", Kind::Bool, "", "Allow remote access to published ports on container IP addresses", Support::Ignored("direct routing is not filtered yet")),
+    flag("allow-direct-routing", "allow-direct-routing", Kind::Bool, "", "Allow remote access to published ports on container IP addresses", W),
     flag("authorization-plugin", "authorization-plugins", Kind::List, "", "Authorization plugins to load", Support::Refused("authorization plugins are not built yet")),
     flag("bip", "bip", Kind::Text, "", "IPv4 address for the default bridge", W),
     flag("bip6", "bip6", Kind::Text, "", "IPv6 address for the default bridge", NO_IPV6),
@@ -171,7 +171,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("insecure-registry", "insecure-registries", Kind::List, "", "Enable insecure registry communication", NO_REGISTRY),
     flag("ip", "ip", Kind::Ip, "0.0.0.0", "Host IP for port publishing from the default bridge network", W),
     flag("ip-forward", "ip-forward", Kind::Bool, "true", "Enable IP forwarding in system configuration", W),
-    flag("ip-forward-no-drop", "ip-forward-no-drop", Kind::Bool, "", "Do not set the filter-FORWARD policy to DROP when enabling IP forwarding", Support::Ignored("the policy of other tables is never touched")),
+    flag("ip-forward-no-drop", "ip-forward-no-drop", Kind::Bool, "", "Do not set the filter-FORWARD policy to DROP when enabling IP forwarding", W),
     flag("ip-masq", "ip-masq", Kind::Bool, "true", "Enable IP masquerading for the default bridge network", W),
     flag("ip6tables", "ip6tables", Kind::Bool, "true", "Enable addition of ip6tables rules", Support::Ignored("no IPv6 rules are made yet")),
     flag("iptables", "iptables", Kind::Bool, "true", "Enable addition of iptables rules", W),
@@ -208,7 +208,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("tlscert", "tlscert", Kind::Text, "", "Path to TLS certificate file", W),
     flag("tlskey", "tlskey", Kind::Text, "", "Path to TLS key file", W),
     flag("tlsverify", "tlsverify", Kind::Bool, "", "Use TLS and verify the remote", W),
-    flag("userland-proxy", "userland-proxy", Kind::Bool, "true", "Use userland proxy for loopback traffic", NO_PROXY_BIN),
+    flag("userland-proxy", "userland-proxy", Kind::Bool, "true", "Use userland proxy for loopback traffic", W),
     flag("userland-proxy-path", "userland-proxy-path", Kind::Text, "", "Path to the userland proxy binary", NO_PROXY_BIN),
     flag("userns-remap", "userns-remap", Kind::Text, "", "User/Group setting for user namespaces", Support::Refused("user namespace remapping is not built yet")),
     flag("validate", "", Kind::Bool, "", "Validate daemon configuration and exit", W),

@@ -2,6 +2,7 @@
 //! outlives the daemon, everything else is the daemon.
 #![forbid(unsafe_code)]
 
+mod bridge;
 mod check;
 mod cli;
 mod config;
@@ -90,8 +91,9 @@ fn daemon(cli: Cli, short_help: bool) -> Result<ExitCode> {
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let _pidfile = PidFile::claim(&config.pidfile)?;
     save_memory();
-    if let Err(error) = dockerd_sys::process::raise_file_limit() {
-        tracing::warn!(%error, "the limit of open files stays, which bounds the number of containers");
+    // Containers keep pipes open here; they themselves get the limit this process was started with.
+    if let Err(error) = dockerd_sys::process::raise_open_files(None) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let level = if config.engine.debug { "info".to_owned() } else { config.log_level.clone() };
     let reloader = Reloader { cli, log, level };

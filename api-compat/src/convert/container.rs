@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dockerd_core::container::health::Health;
 use dockerd_core::container::inspect::ContainerInspect;
 use dockerd_core::container::list::ContainerSummary;
-use dockerd_core::container::spec::{MountPoint, MountPointKind, Snapshot};
+use dockerd_core::container::spec::{ContainerSpec, MountPoint, MountPointKind, Snapshot};
 use dockerd_types::container::{
     CgroupnsMode, ContainerConfig, DeviceValue, Healthcheck, HostConfig, IpcMode, MountKind, MountSpec, PidMode,
     Resources, RestartPolicy,
@@ -98,12 +99,42 @@ pub(crate) fn inspect(item: &ContainerInspect) -> Value {
         "HostConfig": host_config(host, &item.runtime),
         "GraphDriver": {"Data": null, "Name": spec.storage_driver},
         "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
-        "Config": config(&spec.config),
-        "NetworkSettings": network_settings(snapshot),
+        "Config": config_of(spec),
+        "NetworkSettings": network_settings(snapshot, &item.sandbox_key),
     });
+    if let Some(health) = &state.health {
+        out["State"]["Health"] = self::health(health);
+    }
     if let Some(size) = &item.size {
         out["SizeRw"] = json!(size.rw);
         out["SizeRootFs"] = json!(size.root_fs);
+    }
+    out
+}
+
+/// `State.Health`.
+fn health(health: &Health) -> Value {
+    let results = health.log.iter().map(|result| {
+        json!({
+            "Start": result.start.rfc3339_nano(),
+            "End": result.end.rfc3339_nano(),
+            "ExitCode": result.exit_code,
+            "Output": result.output,
+        })
+    });
+    json!({
+        "Status": health.status.name(),
+        "FailingStreak": health.failing_streak,
+        "Log": results.collect::<Vec<_>>(),
+    })
+}
+
+/// `Config` of a container: with the hardware address that was asked for.
+fn config_of(spec: &ContainerSpec) -> Value {
+    let mut out = config(&spec.config);
+    let main = spec.endpoints.get(&spec.host.network_mode.text());
+    if let Some(mac) = main.and_then(|endpoint| endpoint.mac_address.as_deref()).filter(|mac| !mac.is_empty()) {
+        out["MacAddress"] = json!(mac);
     }
     out
 }
@@ -418,17 +449,19 @@ fn networks(snapshot: &Snapshot) -> Value {
     let none = EndpointConfig::default();
     for state in &snapshot.state.endpoints {
         let asked = spec.endpoints.get(&state.network_name).unwrap_or(&none);
-        out.insert(state.network_name.clone(), endpoint(asked, Some(state)));
+        out.insert(state.network_name.clone(), endpoint(asked, Some(state), ""));
     }
     for (name, asked) in &spec.endpoints {
         if !out.contains_key(name) {
-            out.insert(name.clone(), endpoint(asked, None));
+            let id = snapshot.state.network_ids.get(name).map_or("", |id| id.as_str());
+            out.insert(name.clone(), endpoint(asked, None, id));
         }
     }
     Value::Object(out)
 }
 
-fn endpoint(asked: &EndpointConfig, state: Option<&EndpointState>) -> Value {
+/// `last_id` is the network's id when the container does not run.
+fn endpoint(asked: &EndpointConfig, state: Option<&EndpointState>, last_id: &str) -> Value {
     let ipam = if asked.ipv4.is_some() || asked.ipv6.is_some() {
         json!({"IPv4Address": asked.ipv4.map(|a| a.to_string()), "IPv6Address": asked.ipv6.map(|a| a.to_string())})
     } else {
@@ -442,7 +475,7 @@ fn endpoint(asked: &EndpointConfig, state: Option<&EndpointState>) -> Value {
         "MacAddress": state.map_or("", |s| &s.mac_address),
         "DriverOpts": map_if_any(&asked.driver_opts),
         "GwPriority": asked.gw_priority,
-        "NetworkID": state.map_or("", |s| s.network_id.as_str()),
+        "NetworkID": state.map_or(last_id, |s| s.network_id.as_str()),
         "EndpointID": state.map_or("", |s| s.endpoint_id.as_str()),
         "Gateway": text(state.and_then(|s| s.gateway4)),
         "IPAddress": text(state.and_then(|s| s.ipv4).map(|(address, _)| address)),
@@ -458,15 +491,13 @@ fn text(address: Option<impl ToString>) -> String {
     address.map_or_else(String::new, |address| address.to_string())
 }
 
-fn network_settings(snapshot: &Snapshot) -> Value {
+fn network_settings(snapshot: &Snapshot, sandbox_key: &std::path::Path) -> Value {
     let state = &snapshot.state;
     let bridge = state.endpoints.iter().find(|e| e.network_name == "bridge");
-    let sandbox = if state.is_running() { snapshot.spec.id.as_str() } else { "" };
-    let key = if state.is_running() { format!("/proc/{}/ns/net", state.pid) } else { String::new() };
     json!({
         "Bridge": "",
-        "SandboxID": sandbox,
-        "SandboxKey": key,
+        "SandboxID": state.sandbox_id,
+        "SandboxKey": sandbox_key.to_string_lossy(),
         "Ports": ports(snapshot),
         "HairpinMode": false,
         "LinkLocalIPv6Address": "",
@@ -488,7 +519,8 @@ fn network_settings(snapshot: &Snapshot) -> Value {
 /// Exposed ports are there with null; published ones with where.
 fn ports(snapshot: &Snapshot) -> Value {
     let mut out = Map::new();
-    if !snapshot.state.is_running() {
+    // The host's network and none have no ports to speak of.
+    if !snapshot.state.has_address() {
         return Value::Object(out);
     }
     for port in &snapshot.spec.config.exposed_ports {

@@ -4,3 +4,4 @@ pub(crate) mod container;
 pub(crate) mod create;
 pub(crate) mod df;
 pub(crate) mod info;
+pub(crate) mod network;

@@ -12,6 +12,7 @@ use crate::convert::{container, create as convert_create};
 use crate::error::ApiError;
 use crate::extract::Target;
 use crate::reply::{self, Reply};
+use crate::version::ApiVersion;
 
 type Result = std::result::Result<Reply, ApiError>;
 
@@ -80,7 +81,10 @@ pub(crate) async fn start(mut context: Context) -> Result {
 fn stop_options(context: &Context) -> std::result::Result<StopOptions, ApiError> {
     let signal = context.query.text("signal");
     let signal = (!signal.is_empty()).then(|| signal.to_owned());
-    Ok(StopOptions { timeout: context.query.number("t")?, signal })
+    // The stock daemon takes what is no number for its own failure.
+    let timeout =
+        context.query.number("t").map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.message))?;
+    Ok(StopOptions { timeout, signal })
 }
 
 pub(crate) async fn stop(context: Context) -> Result {
@@ -146,7 +150,10 @@ pub(crate) async fn prune(context: Context) -> Result {
 
 /// The status line goes out at once, the body when the container has ended: clients wait before they start.
 pub(crate) async fn wait(context: Context) -> Result {
+    // Before conditions there was one.
+    let known = context.version >= ApiVersion(1, 30);
     let condition = match context.query.text("condition") {
+        _ if !known => WaitCondition::NotRunning,
         "" | "not-running" => WaitCondition::NotRunning,
         "next-exit" => WaitCondition::NextExit,
         "removed" => WaitCondition::Removed,

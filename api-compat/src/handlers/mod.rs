@@ -1,5 +1,6 @@
 //! Handlers: extract, convert, call one service, convert back.
 
+pub(crate) mod archive;
 pub(crate) mod containers;
 pub(crate) mod events;
 pub(crate) mod exec;

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::reply::{self, Reply};
-use crate::stream::{frame, hijack};
+use crate::stream::frame;
+use crate::stream::hijack::{self, Client, Wish};
 
 type Result = std::result::Result<Reply, ApiError>;
 
@@ -21,13 +22,30 @@ pub(crate) async fn attach(mut context: Context) -> Result {
         stderr: query.flag("stderr"),
         stream: query.flag("stream"),
         logs: query.flag("logs"),
+        detach_keys: query.text("detachKeys").to_owned(),
     };
-    let session = context.engine.containers.attach(context.name(), options).await?;
-    let upgrade = hijack::wanted(&mut context.request);
-    Ok(hijack::answer(upgrade, session, context.version))
+    // What a client sends as a body is no input.
+    context.bytes().await?;
+    let wish = Wish::of(&mut context)?;
+    // Refusals have the same bare head as the streams.
+    let reply = match context.engine.containers.attach(context.name(), options).await.map_err(ApiError::from) {
+        Err(error) => wish.into_hijack().take(move |taken| hijack::say(taken, hijack::refusal(&error))).await,
+        Ok(session) => {
+            let head = wish.head(session.tty, "");
+            let framed = !session.tty;
+            let serve = move |taken| async move {
+                if let Ok(client) = Client::greet(taken, head, framed).await {
+                    client.serve(session, "").await;
+                }
+            };
+            wish.into_hijack().take(serve).await
+        }
+    };
+    Ok(reply)
 }
 
-/// A moment of the query; `0` and nothing are none.
+/// A moment of the query, `seconds[.fraction]`; `0` and nothing are none. What is no number the stock daemon takes for
+/// its own failure.
 fn moment(context: &Context, name: &str) -> std::result::Result<Option<Timestamp>, ApiError> {
     if context.query.text(name) == "0" { Ok(None) } else { context.query.moment(name) }
 }

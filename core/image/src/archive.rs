@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use crate::config::{History, ImageConfig, RootFs};
 use crate::decompress;
 use crate::error::ImageError;
+use crate::layer::{self, UnpackOptions, Unpacked};
 use crate::load::go_architecture;
 use crate::store::{Image, ImageStore};
 
@@ -112,6 +113,15 @@ fn pairs(text: &str) -> Vec<(String, String)> {
     }
     words.extend(Some(word).filter(|word| !word.is_empty()));
     words.iter().filter_map(|word| word.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+}
+
+/// Unpacks the tar `reader`, compressed or not, into `directory`, which is the root for everything in the archive.
+pub fn extract(
+    reader: impl Read + Send,
+    directory: BorrowedFd<'_>,
+    options: UnpackOptions,
+) -> Result<Unpacked, ImageError> {
+    layer::unpack(decompress::plain(reader)?, directory, options)
 }
 
 /// Copies what is below directory `path` of the tree `root` (resolved in it) into the directory `to`: content, owners,

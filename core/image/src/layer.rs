@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
+use dockerd_sys::inside;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 use tar::EntryType;
@@ -29,6 +30,16 @@ pub struct UnpackOptions {
     pub no_overwrite_dir_non_dir: bool,
     /// Owner of everything instead of the archive's.
     pub owner: Option<(u32, u32)>,
+}
+
+/// A directory is in the way of something else, or the other way round, and must stay.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("cannot overwrite {} {path:?}", if *directory { "directory" } else { "non-directory" })]
+pub struct OverwriteRefused {
+    /// The entry's name.
+    pub path: PathBuf,
+    /// Whether the directory was there first.
+    pub directory: bool,
 }
 
 /// What was unpacked.
@@ -76,17 +87,22 @@ impl State<'_> {
         if self.done.entries > MAX_ENTRIES {
             return Err(ImageError::Archive(format!("archive has more than {MAX_ENTRIES} entries")));
         }
+        if entry.header().entry_type() == EntryType::XGlobalHeader {
+            // Remarks on the archive as a whole, as `git archive` makes them.
+            return Ok(());
+        }
         let extensions = Extensions::of(entry)?;
-        let path = clean(&entry.path_bytes())?;
+        let path = clean(&entry.path_bytes(), "entry name")?;
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
-            return self.root_entry(entry, &extensions);
+            // Only a layer says what its root is like; what is unpacked into a directory leaves that as it is.
+            return if self.options.whiteouts { self.root_entry(entry, &extensions) } else { Ok(()) };
         };
         let parent_path = path.parent().unwrap_or_else(|| Path::new(""));
         let parent = self.directory(parent_path).map_err(failed(&path))?;
         if self.options.whiteouts && name.as_bytes().starts_with(WHITEOUT) {
             return whiteout(&parent, name.as_bytes()).map_err(failed(&path));
         }
-        self.clear_the_way(&parent, &name, entry.header().entry_type()).map_err(failed(&path))?;
+        self.clear_the_way(&parent, &path, entry.header().entry_type()).map_err(failed(&path))?;
         self.make(entry, &parent, &name, &path)?;
         self.dress(entry, &extensions, &parent, &name, &path).map_err(failed(&path))
     }
@@ -116,17 +132,22 @@ impl State<'_> {
             Err(Errno::NOENT) => {}
             other => return Ok(other?),
         }
-        let Some(name) = path.file_name() else { return Err(io::ErrorKind::NotFound.into()) };
-        let parent = self.directory(path.parent().unwrap_or_else(|| Path::new("")))?;
-        match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
+        // Where a link leads to nothing, it is that which is made.
+        let real = inside::follow(self.root, &Path::new("/").join(path))?;
+        let mut made = rustix::fs::openat(self.root, ".", flags, Mode::empty())?;
+        for name in real.components().filter(|part| matches!(part, Component::Normal(_))) {
+            match rustix::fs::mkdirat(&made, name.as_os_str(), Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            made = rustix::fs::openat(&made, name.as_os_str(), flags | OFlags::NOFOLLOW, Mode::empty())?;
         }
-        Ok(rustix::fs::openat2(self.root, at, flags, Mode::empty(), ResolveFlags::IN_ROOT)?)
+        Ok(made)
     }
 
     /// Removes what is there under that name, except a directory a directory comes to.
-    fn clear_the_way(&self, parent: &OwnedFd, name: &OsStr, kind: EntryType) -> io::Result<()> {
+    fn clear_the_way(&self, parent: &OwnedFd, path: &Path, kind: EntryType) -> io::Result<()> {
+        let Some(name) = path.file_name() else { return Ok(()) };
         let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(()),
@@ -138,8 +159,7 @@ impl State<'_> {
             return Ok(());
         }
         if was_directory != is_directory && self.options.no_overwrite_dir_non_dir {
-            let what = if was_directory { "directory with non-directory" } else { "non-directory with directory" };
-            return Err(io::Error::other(format!("cannot overwrite {what} {:?}", name.display())));
+            return Err(io::Error::other(OverwriteRefused { path: path.to_owned(), directory: was_directory }));
         }
         remove_tree(parent, name, was_directory)
     }
@@ -155,8 +175,12 @@ impl State<'_> {
         let header = entry.header();
         let kind = header.entry_type();
         let node = |kind: FileType, entry: &tar::Entry<'_, R>| -> io::Result<()> {
-            let (major, minor) = (entry.header().device_major()?, entry.header().device_minor()?);
-            let device = rustix::fs::makedev(major.unwrap_or(0), minor.unwrap_or(0));
+            let header = entry.header();
+            // A named pipe has no numbers, and some writers leave the fields empty.
+            let device = match kind {
+                FileType::Fifo => 0,
+                _ => rustix::fs::makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)),
+            };
             Ok(rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device)?)
         };
         match kind {
@@ -176,7 +200,7 @@ impl State<'_> {
                 rustix::fs::symlinkat(OsStr::from_bytes(&target), parent, name).map_err(|e| at(e.into()))
             }
             EntryType::Link => {
-                let target = clean(&entry.link_name_bytes().unwrap_or_default())?;
+                let target = clean(&entry.link_name_bytes().unwrap_or_default(), "hardlink target")?;
                 self.hard_link(&target, parent, name).map_err(at)
             }
             EntryType::Char => node(FileType::CharacterDevice, entry).map_err(at),
@@ -226,8 +250,7 @@ impl State<'_> {
             set_xattr(parent, name, key, value)?;
         }
         if kind != EntryType::Symlink {
-            let mode = Mode::from_raw_mode(header.mode()? & 0o7777);
-            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
+            set_mode(parent, name, Mode::from_raw_mode(header.mode()? & 0o7777))?;
         }
         let time = extensions.time(header)?;
         if kind == EntryType::Directory {
@@ -296,17 +319,14 @@ fn pax_time(text: &[u8]) -> Option<Timespec> {
 }
 
 /// The path without `.` and doubled slashes, `..` resolved by name; one that leads above the root is refused.
-fn clean(bytes: &[u8]) -> Result<PathBuf, ImageError> {
+fn clean(bytes: &[u8], what: &'static str) -> Result<PathBuf, ImageError> {
     let path = PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()));
     let mut out = PathBuf::new();
     for component in path.components() {
         match component {
             Component::Normal(part) => out.push(part),
             Component::ParentDir if !out.pop() => {
-                return Err(ImageError::Archive(format!(
-                    "invalid archive: {:?} is outside of the root",
-                    path.display()
-                )));
+                return Err(ImageError::Archive(format!("invalid {what} {:?}", path.display())));
             }
             _ => {}
         }
@@ -352,6 +372,18 @@ fn remove_tree(parent: &OwnedFd, name: &OsStr, directory: bool) -> io::Result<()
         remove_tree(&dir, &child, kind == FileType::Directory)?;
     }
     Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+}
+
+/// fchmodat(2) follows links, and a container that runs may put one there between two calls: so the entry is held first
+/// and then changed through /proc, whatever has become of its name.
+fn set_mode(parent: &OwnedFd, name: &OsStr, mode: Mode) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let entry = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&entry)?.st_mode) == FileType::Symlink {
+        return Ok(());
+    }
+    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", entry.as_raw_fd()), mode)?)
 }
 
 /// By path through /proc, because there is no `setxattrat` on the kernels we support; links are not followed.
@@ -410,6 +442,17 @@ mod tests {
     }
 
     #[test]
+    fn privileged_what_a_link_leads_to_is_made_within_the_root() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let tar = tar_of(|tar| {
+            tar.append(&header(EntryType::Symlink, "s", "/../new/place", 0), io::empty()).expect("appended");
+            tar.append(&header(EntryType::Regular, "s/d/file", "", 1), &b"x"[..]).expect("appended");
+        });
+        unpack_into(&tar, dir.path()).expect("unpacked");
+        assert_eq!(std::fs::read(dir.path().join("new/place/d/file")).expect("read"), b"x");
+    }
+
+    #[test]
     fn privileged_names_above_the_root_are_refused() {
         let dir = tempfile::tempdir().expect("temporary directory");
         for (kind, name, link) in [(EntryType::Regular, "../x", ""), (EntryType::Link, "x", "../../etc/passwd")] {
@@ -443,7 +486,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn cleaned_paths_stay_inside(path in "[a./]{0,24}") {
-            if let Ok(path) = clean(path.as_bytes()) {
+            if let Ok(path) = clean(path.as_bytes(), "entry name") {
                 proptest::prop_assert!(path.components().all(|c| matches!(c, Component::Normal(_))));
             }
         }

@@ -11,6 +11,7 @@ mod document;
 pub mod error;
 pub mod layer;
 mod load;
+pub mod pack;
 mod remove;
 mod save;
 pub mod snapshot;

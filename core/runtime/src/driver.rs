@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dockerd_types::signal::Signal;
 use dockerd_types::{ContainerId, ErrorKind, ExecId, Kinded, Timestamp};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 /// A boxed future, so that the trait can be an object.
@@ -287,6 +287,9 @@ pub enum ControlError {
 
 /// An OCI runtime.
 pub trait RuntimeDriver: Send + Sync + fmt::Debug {
+    /// Makes ahead of [`start`](Self::start) what needs neither root file system nor network: the cgroup at `path`, with
+    /// these limits. A driver whose program does that itself does nothing here. `delete` gives it back. Blocking.
+    fn reserve(&self, id: &ContainerId, path: &str, resources: &LinuxResources) -> Result<(), LaunchError>;
     /// Makes the container and runs its process; ready once the workload's `execve` has succeeded.
     fn start(&self, request: LaunchRequest) -> BoxFuture<'_, Result<Launched, LaunchError>>;
     /// Runs one more process in a running container.

@@ -7,7 +7,9 @@ use std::time::Instant;
 use dockerd_sys::process as clone_bits;
 use dockerd_types::signal::Signal;
 use dockerd_types::{ContainerId, Timestamp};
+use oci_spec::runtime::LinuxResources;
 
+use crate::cgroup::JoinTarget;
 use crate::driver::{
     BoxFuture, CREATE_CONTEXT, ControlError, EXEC_CONTEXT, ExecRequest, LaunchError, LaunchRequest, Launched,
     PhaseTimings, ProcessIo, ProcessKey, RuntimeDriver,
@@ -30,26 +32,39 @@ impl NativeDriver {
 
     async fn start_container(&self, request: LaunchRequest) -> Result<Launched, LaunchError> {
         let begun = Instant::now();
-        let key = ProcessKey::Container(request.id.clone());
+        let id = request.id.clone();
+        let key = ProcessKey::Container(id.clone());
         let path = cgroup_path(&request);
-        let (shared, id) = (Arc::clone(&self.shared), request.id.clone());
-        let blocking = path.clone();
-        // Directories and files of the cgroup, namespace files: system calls that may wait.
-        let prepared = tokio::task::spawn_blocking(move || prepare(&shared, request, &blocking)).await;
-        let prepared = prepared.map_err(|error| LaunchError::Supervisor(error.to_string()))?;
-        let (plan, fds, io) = prepared.inspect_err(|_| self.shared.cgroups.remove_later(&path))?;
-        let request = Request::Launch(Box::new(plan));
-        let launched = self.submit(key, request, fds, io, begun, CREATE_CONTEXT).await;
-        match launched {
-            Ok(launched) => {
-                self.shared.set_cgroup(&id, &path);
-                Ok(launched)
-            }
-            Err(error) => {
-                self.shared.cgroups.remove_later(&path);
-                Err(error)
-            }
+        let result = match self.join_target(&request, &path).await {
+            // Pipes and a look at namespace files: nothing that waits.
+            Ok(join) => match plan(&self.shared, request, &path, join) {
+                Ok((plan, fds, io)) => {
+                    let request = Request::Launch(Box::new(plan));
+                    self.submit(key, request, fds, io, begun, CREATE_CONTEXT).await
+                }
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.shared.forget_cgroup(&id);
+            self.shared.cgroups.remove_later(&path);
         }
+        result
+    }
+
+    /// How to get into the container's cgroup, which is made now unless it was reserved.
+    async fn join_target(&self, request: &LaunchRequest, path: &str) -> Result<JoinTarget, LaunchError> {
+        if let Some(join) = self.shared.take_reserved(&request.id) {
+            return Ok(join);
+        }
+        let (this, spec, id, path) = (self.clone(), Arc::clone(&request.spec), request.id.clone(), path.to_owned());
+        let made = tokio::task::spawn_blocking(move || {
+            let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
+            this.reserve(&id, &path, &resources)?;
+            this.shared.take_reserved(&id).ok_or_else(|| LaunchError::Cgroup("taken away meanwhile".to_owned()))
+        });
+        made.await.map_err(|error| LaunchError::Supervisor(error.to_string()))?
     }
 
     async fn exec_process(&self, request: ExecRequest) -> Result<Launched, LaunchError> {
@@ -118,21 +133,14 @@ fn cgroup_path(request: &LaunchRequest) -> String {
     asked.map_or_else(|| format!("/docker/{}", request.id), |path| path.to_string_lossy().into_owned())
 }
 
-type Prepared = (LaunchPlan, Vec<OwnedFd>, ProcessIo);
+type Planned = (LaunchPlan, Vec<OwnedFd>, ProcessIo);
 
-fn prepare(shared: &Shared, request: LaunchRequest, path: &str) -> Result<Prepared, LaunchError> {
-    let resources = request.spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
-    let cgroup = shared.cgroups.create(path, &resources).map_err(|error| LaunchError::Cgroup(error.to_string()))?;
+fn plan(shared: &Shared, request: LaunchRequest, path: &str, join: JoinTarget) -> Result<Planned, LaunchError> {
     let mut fds = FdSet::default();
     let streams = make_streams(request.stdio, &mut fds);
     let (stdio, io) = streams.map_err(|error| LaunchError::Supervisor(error.to_string()))?;
-    let context = PlanContext {
-        cgroups: &shared.cgroups,
-        cgroup_path: path,
-        join: cgroup.join,
-        mount_point: &shared.exec_root,
-        stdio,
-    };
+    let context =
+        PlanContext { cgroups: &shared.cgroups, cgroup_path: path, join, mount_point: &shared.exec_root, stdio };
     let plan = build::launch_plan(request, context, &mut fds)?;
     Ok((plan, fds.fds, io))
 }
@@ -166,6 +174,14 @@ fn micros(since: Instant) -> u32 {
 }
 
 impl RuntimeDriver for NativeDriver {
+    fn reserve(&self, id: &ContainerId, path: &str, resources: &LinuxResources) -> Result<(), LaunchError> {
+        let made = self.shared.cgroups.create(path, resources);
+        let cgroup = made.map_err(|error| LaunchError::Cgroup(error.to_string()))?;
+        self.shared.set_cgroup(id, path);
+        self.shared.keep_reserved(id, cgroup.join);
+        Ok(())
+    }
+
     fn start(&self, request: LaunchRequest) -> BoxFuture<'_, Result<Launched, LaunchError>> {
         Box::pin(self.start_container(request))
     }

@@ -12,7 +12,7 @@ use dockerd_types::ContainerId;
 use dockerd_types::signal::Signal;
 use tokio::sync::watch;
 
-use crate::cgroup::CgroupDriver;
+use crate::cgroup::{CgroupDriver, JoinTarget};
 use crate::driver::{ControlError, ProcessIo, ProcessKey, StdioRequest};
 use crate::launch::build::FdSet;
 use crate::launch::plan::StdioPlan;
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     cgroup_paths: Mutex<HashMap<ContainerId, String>>,
     /// Counts supervisors that have come in the place of a lost one.
     pub(crate) replacements: watch::Sender<u64>,
+    /// Ways into cgroups that were made ahead of their container's start.
+    reserved: Mutex<HashMap<ContainerId, JoinTarget>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -56,6 +58,7 @@ impl Shared {
             ending: AtomicBool::new(false),
             cgroup_paths: Mutex::default(),
             replacements: watch::Sender::default(),
+            reserved: Mutex::default(),
         }
     }
 
@@ -98,11 +101,22 @@ impl Shared {
         lock(&self.cgroup_paths).insert(id.clone(), path.to_owned());
     }
 
+    /// Keeps the way into a cgroup for the start that is to come.
+    pub(crate) fn keep_reserved(&self, id: &ContainerId, join: JoinTarget) {
+        lock(&self.reserved).insert(id.clone(), join);
+    }
+
+    /// The way into the cgroup that was made ahead, once.
+    pub(crate) fn take_reserved(&self, id: &ContainerId) -> Option<JoinTarget> {
+        lock(&self.reserved).remove(id)
+    }
+
     pub(crate) fn cgroup(&self, id: &ContainerId) -> Option<String> {
         lock(&self.cgroup_paths).get(id).cloned()
     }
 
     pub(crate) fn forget_cgroup(&self, id: &ContainerId) -> Option<String> {
+        drop(self.take_reserved(id));
         lock(&self.cgroup_paths).remove(id)
     }
 

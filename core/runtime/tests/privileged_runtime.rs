@@ -230,7 +230,7 @@ async fn failures(host: &Host) {
     for (program, code, words) in [
         ("nope", 127, r#"exec: "nope": executable file not found in $PATH"#),
         ("/nope", 127, r#"exec: "/nope": stat /nope: no such file or directory"#),
-        ("/bin", 126, r#"exec: "/bin": is a directory"#),
+        ("/bin", 126, r#"exec: "/bin": is a directory: permission denied"#),
     ] {
         let id = container_id();
         let error = try_launch(host, &runtimes, &id, spec(&[program]), StdioRequest::default(), false).await;

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::error::ContainerError;
+use super::health::{Monitor, ProbeResult};
 use super::lifecycle::{self, Refusal, Verb};
 use super::spec::Snapshot;
 use super::state_writer::StateWriter;
@@ -48,6 +49,10 @@ pub(crate) enum Command {
     HoldAutoRemove(bool),
     /// Its process ended.
     Exited(ProcessExit),
+    /// A health check has a result.
+    Probed(ProbeResult),
+    /// It lives on from before the daemon's start.
+    Adopted,
     /// The daemon goes down: no more restarts.
     Quiesce,
 }
@@ -68,6 +73,8 @@ pub(crate) struct Actor {
     /// Tear-down of the last run; the next start waits for it.
     pub(super) teardown: Option<JoinHandle<()>>,
     pub(super) quiesced: bool,
+    /// Probes the run that is on, if there is a health check.
+    pub(super) monitor: Option<Monitor>,
 }
 
 impl Actor {
@@ -84,6 +91,7 @@ impl Actor {
             hold_auto_remove: false,
             teardown: None,
             quiesced: false,
+            monitor: None,
         };
         tokio::spawn(actor.run(queue));
     }
@@ -122,6 +130,8 @@ impl Actor {
             Command::Remove { options, reply } => answer(reply, self.remove(options).await),
             Command::HoldAutoRemove(hold) => self.hold_auto_remove = hold,
             Command::Exited(exit) => self.exited(exit).await,
+            Command::Probed(result) => self.probed(result),
+            Command::Adopted => self.begin_health_checks(),
             Command::Quiesce => {
                 self.quiesced = true;
                 self.cancel_restart();

@@ -1,7 +1,11 @@
 //! Errors of the container verbs and of creation, with the stock daemon's texts.
 
 use dockerd_types::container::Status;
+use dockerd_types::signal::InvalidSignal;
 use dockerd_types::{ContainerId, ErrorKind, Kinded};
+
+use super::create_error::CreateError;
+use crate::error::EngineError;
 
 /// Why a verb on an existing (or missing) container failed.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +22,30 @@ pub enum ContainerError {
     /// The verb needs a running process.
     #[error("container {0} is not running")]
     NotRunning(ContainerId),
+    /// No such signal, no such container.
+    #[error("cannot kill container: {name}: {source}")]
+    CannotKill {
+        /// What the client called it.
+        name: String,
+        /// What is wrong.
+        source: Box<EngineError>,
+    },
+    /// Stop with a signal that is none.
+    #[error("cannot stop container: {name}: {source}")]
+    CannotStop {
+        /// What the client called it.
+        name: String,
+        /// What is wrong.
+        source: InvalidSignal,
+    },
+    /// Restart with a signal that is none.
+    #[error("Cannot restart container {name}: {source}")]
+    CannotRestart {
+        /// What the client called it.
+        name: String,
+        /// What is wrong.
+        source: InvalidSignal,
+    },
     /// Kill needs a running process.
     #[error("cannot kill container: {name}: container {id} is not running")]
     KillNotRunning {
@@ -36,8 +64,8 @@ pub enum ContainerError {
     #[error("cannot start a paused container, try unpause instead")]
     StartPaused,
     /// Exec in a frozen one.
-    #[error("container {0} is paused, unpause the container before exec")]
-    ExecPaused(ContainerId),
+    #[error("Container {0} is paused, unpause the container before exec")]
+    ExecPaused(String),
     /// Pause of a frozen one.
     #[error("Container {0} is already paused")]
     AlreadyPaused(ContainerId),
@@ -53,11 +81,17 @@ pub enum ContainerError {
     /// Removal without force.
     #[error("cannot remove container \"{name}\": container is {}", match .status { Status::Paused => "paused and must be unpaused first", Status::Restarting => "restarting: stop the container before removing or force remove", _ => "running: stop the container before removing or force remove" })]
     RemoveRunning {
-        /// Its name, with slash.
+        /// What the client called it.
         name: String,
         /// What it does.
         status: Status,
     },
+    /// The new name cannot be had.
+    #[error("Error when allocating new name: {0}")]
+    NewName(Box<CreateError>),
+    /// Only a link's own name can be removed.
+    #[error("Conflict, cannot remove the default link name of the container")]
+    DefaultLink,
     /// Rename to nothing.
     #[error("Neither old nor new names may be empty")]
     RenameEmpty,
@@ -102,7 +136,7 @@ pub enum TopError {
     #[error("Couldn't find PID field in ps output")]
     NoPid,
     /// `ps` itself failed.
-    #[error("error running ps: {0}")]
+    #[error("ps: error: {0}")]
     Ps(String),
 }
 
@@ -153,6 +187,8 @@ impl Kinded for ContainerError {
             Self::NoSuchContainer(_) => ErrorKind::NotFound,
             Self::AmbiguousPrefix(_) | Self::RenameEmpty | Self::RenameSame => ErrorKind::InvalidArgument,
             Self::NotModified => ErrorKind::NotModified,
+            Self::CannotKill { source, .. } => source.kind(),
+            Self::NewName(source) => source.kind(),
             Self::NotRunning(_)
             | Self::KillNotRunning { .. }
             | Self::Restarting(_)
@@ -171,6 +207,9 @@ impl Kinded for ContainerError {
             Self::Launch { exit_code: 126 | 127, .. } => ErrorKind::InvalidArgument,
             Self::Top(e) => e.kind(),
             Self::Launch { .. }
+            | Self::CannotStop { .. }
+            | Self::CannotRestart { .. }
+            | Self::DefaultLink
             | Self::PausedCannotKill(_)
             | Self::NotPaused(_)
             | Self::DidNotExit(_)

@@ -25,6 +25,7 @@ impl Actor {
             self.core.runtimes.acknowledge(&exit.key);
             return;
         }
+        self.monitor = None;
         self.container.io().drained(DRAIN_LIMIT).await;
         self.container.io().end();
         let exit_code = exit_code(exit.code);
@@ -48,6 +49,7 @@ impl Actor {
             s.state.exit_code = exit_code;
             s.state.oom_killed = exit.oom_killed;
             s.state.finished_at = Some(exit.at);
+            s.state.sandbox_id.clear();
             s.state.endpoints.clear();
             s.state.ports.clear();
             if matches!(exit.code, ExitCode::Unknown) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use dockerd_types::Timestamp;
 use dockerd_types::container::Status;
 
+use super::health::HealthStatus;
 use super::spec::State;
 
 /// A duration as Docker words it.
@@ -34,7 +35,13 @@ pub fn duration(d: Duration) -> String {
 pub fn status(state: &State, now: Timestamp) -> String {
     let ago = |at: Option<Timestamp>| at.map_or_else(String::new, |at| duration(now.since(at)));
     match state.status {
-        Status::Running => format!("Up {}", ago(state.started_at)),
+        Status::Running => match &state.health {
+            None => format!("Up {}", ago(state.started_at)),
+            Some(health) if health.status == HealthStatus::Starting => {
+                format!("Up {} (health: starting)", ago(state.started_at))
+            }
+            Some(health) => format!("Up {} ({})", ago(state.started_at), health.status.name()),
+        },
         Status::Paused => format!("Up {} (Paused)", ago(state.started_at)),
         Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, ago(state.finished_at)),
         Status::Removing => "Removal In Progress".to_owned(),

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dockerd_types::container::NetworkMode;
+
 use super::list::{Sizes, sizes};
 use super::spec::Snapshot;
 use super::{ContainerService, files};
@@ -19,6 +21,8 @@ pub struct ContainerInspect {
     pub hostname_path: PathBuf,
     /// Host side of `/etc/hosts`.
     pub hosts_path: PathBuf,
+    /// The file by which tools enter its network namespace; empty when it does not run.
+    pub sandbox_key: PathBuf,
     /// Log file, for drivers that have one.
     pub log_path: Option<PathBuf>,
     /// Execs that were made in it and are not gone yet.
@@ -44,7 +48,15 @@ impl ContainerService {
         let owner = snapshot.spec.joins_network_of().and_then(|other| self.core.containers.find(other).ok());
         let owner = owner.as_ref().map_or_else(|| container.id(), |owner| owner.id());
         let paths = files::paths(&self.core.layout.container_dir(owner));
+        let sandbox = &snapshot.state.sandbox_id;
+        let sandbox_file = match &snapshot.spec.host.network_mode {
+            _ if sandbox.is_empty() => None,
+            NetworkMode::Host => Some("default"),
+            _ => sandbox.get(..12),
+        };
+        let sandbox_key = sandbox_file.map_or_else(PathBuf::new, |file| self.core.layout.netns_dir().join(file));
         Ok(ContainerInspect {
+            sandbox_key,
             resolv_conf_path: paths.resolv_conf,
             hostname_path: paths.hostname,
             hosts_path: paths.hosts,

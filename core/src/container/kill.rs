@@ -11,11 +11,14 @@ use crate::error::EngineError;
 impl ContainerService {
     /// Sends a signal; with SIGKILL the answer comes when the process has ended.
     pub async fn kill(&self, name: &str, signal: Option<&str>) -> Result<(), EngineError> {
+        let cannot = |error: EngineError| {
+            EngineError::from(ContainerError::CannotKill { name: name.to_owned(), source: Box::new(error) })
+        };
         let signal = match signal.filter(|s| !s.is_empty()) {
-            Some(text) => Signal::parse(text)?,
+            Some(text) => Signal::parse(text).map_err(|error| cannot(error.into()))?,
             None => Signal::KILL,
         };
-        let container = self.core.containers.find(name)?;
+        let container = self.core.containers.find(name).map_err(|error| cannot(error.into()))?;
         let not_running =
             || EngineError::from(ContainerError::KillNotRunning { name: name.to_owned(), id: container.id().clone() });
         let before = container.snapshot();

@@ -137,7 +137,7 @@ fn command_text(path: &str, args: &[String]) -> String {
 }
 
 fn ports(snapshot: &Snapshot) -> Vec<PortView> {
-    if !snapshot.state.is_running() {
+    if !snapshot.state.has_address() {
         return Vec::new();
     }
     let published: BTreeSet<Port> = snapshot.state.ports.iter().map(|p| p.container_port).collect();
@@ -227,7 +227,8 @@ impl<'a> Query<'a> {
                 })
             })
             && filters.any("expose", |range| ranges(range).iter().any(|want| spec.config.exposed_ports.contains(want)))
-            && filters.any("health", |wanted| wanted == "none")
+            && filters
+                .any("health", |wanted| wanted == s.state.health.as_ref().map_or("none", |health| health.status.name()))
             && filters.any("is-task", |wanted| matches!(wanted, "false" | "0"))
             && filters.any("isolation", |wanted| wanted == spec.host.isolation || wanted == "default")
     }

@@ -11,7 +11,7 @@ use dockerd_runtime::{ProcessKey, RuntimeDriver};
 use dockerd_types::network::EndpointState;
 use dockerd_types::{ContainerId, Filters, Timestamp};
 use oci_spec::runtime::Spec;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{RwLock, mpsc, oneshot, watch};
 
 use crate::core::Core;
 use crate::error::EngineError;
@@ -20,11 +20,15 @@ use crate::ports::{EventNote, Events, Streams};
 pub(crate) mod actor;
 pub mod attach;
 mod changes;
+pub mod copy;
 mod create;
 pub mod create_error;
+pub mod detach_keys;
 pub mod error;
 mod exit;
+mod export;
 pub mod files;
+pub mod health;
 pub mod human;
 pub mod image_defaults;
 pub mod inspect;
@@ -50,6 +54,7 @@ mod start;
 pub(crate) mod state_writer;
 mod stop;
 pub mod top;
+mod tree;
 pub mod user;
 pub mod validate;
 mod wait;
@@ -126,6 +131,8 @@ pub struct Container {
     pub(crate) published: watch::Sender<Arc<Snapshot>>,
     mailbox: mpsc::Sender<Command>,
     io: Arc<dyn Streams>,
+    /// Held for reading by those who look at its files from outside, for writing while it starts.
+    tree: Arc<RwLock<()>>,
     /// What the running process was made from.
     pub(crate) oci: ArcSwapOption<Spec>,
 }
@@ -138,7 +145,8 @@ impl Container {
         let id = spec.id.clone();
         let snapshot = Snapshot { spec, name: name.into(), state, exits: 0, removed: false, removal_error: None };
         let published = watch::Sender::new(Arc::new(snapshot));
-        let container = Arc::new(Self { id, published, mailbox, io, oci: ArcSwapOption::empty() });
+        let container =
+            Arc::new(Self { id, published, mailbox, io, tree: Arc::default(), oci: ArcSwapOption::empty() });
         Actor::spawn(core.clone(), container.clone(), queue);
         core.containers.insert(container.clone());
         container
@@ -167,6 +175,11 @@ impl Container {
     /// Its streams: one object for its whole life.
     pub fn io(&self) -> &Arc<dyn Streams> {
         &self.io
+    }
+
+    /// Keeps its files from being mounted twice.
+    pub(crate) fn tree(&self) -> &Arc<RwLock<()>> {
+        &self.tree
     }
 
     /// The runtime it was made for.

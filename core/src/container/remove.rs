@@ -22,7 +22,12 @@ impl ContainerService {
     /// Removes a container.
     pub async fn remove(&self, name: &str, options: RemoveOptions) -> Result<(), EngineError> {
         if options.link {
-            return Err(EngineError::NotBuilt("removing a legacy link"));
+            // Nobody makes links; what is found under a plain name is a container.
+            return Err(self
+                .core
+                .containers
+                .find(name)
+                .map_or_else(EngineError::from, |_| ContainerError::DefaultLink.into()));
         }
         let container = self.core.containers.find(name)?;
         let snapshot = container.snapshot();
@@ -44,9 +49,7 @@ fn refused(refusal: Refusal, name: &str, container: &Container) -> EngineError {
     let snapshot = container.snapshot();
     match refusal {
         Refusal::Removing => ContainerError::RemovalInProgress(name.to_owned()).into(),
-        _ => {
-            ContainerError::RemoveRunning { name: format!("/{}", snapshot.name), status: snapshot.state.status }.into()
-        }
+        _ => ContainerError::RemoveRunning { name: name.to_owned(), status: snapshot.state.status }.into(),
     }
 }
 

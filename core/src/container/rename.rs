@@ -3,6 +3,7 @@
 use dockerd_store::{Durability, document};
 
 use super::actor::{Actor, Command};
+use super::create_error::CreateError;
 use super::error::ContainerError;
 use super::spec::ContainerDocument;
 use super::{ContainerService, validate};
@@ -15,11 +16,15 @@ impl ContainerService {
             return Err(ContainerError::RenameEmpty.into());
         }
         let container = self.core.containers.find(name)?;
-        let new_name = validate::check_name(new_name)?;
+        let refused = |error| EngineError::from(ContainerError::NewName(Box::new(error)));
+        let new_name = validate::check_name(new_name).map_err(|error| match error {
+            CreateError::InvalidName(name) => refused(CreateError::InvalidName(format!("/{name}"))),
+            error => error.into(),
+        })?;
         if &*container.snapshot().name == new_name {
             return Err(ContainerError::RenameSame.into());
         }
-        self.core.containers.claim_name(new_name, container.id())?;
+        self.core.containers.claim_name(new_name, container.id()).map_err(refused)?;
         let renamed = container.ask(|reply| Command::Rename { name: new_name.to_owned(), reply }).await;
         if renamed.is_err() {
             self.core.containers.release_name(new_name, container.id());

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use dockerd_store::document::Document;
 use dockerd_types::container::{ContainerConfig, HostConfig, Labels, Status};
 use dockerd_types::network::{EndpointConfig, EndpointState, PublishedPort};
-use dockerd_types::{ContainerId, Digest, Timestamp};
+use dockerd_types::{ContainerId, Digest, NetworkId, Timestamp};
 use serde::{Deserialize, Serialize};
+
+use super::health::Health;
 
 /// What a container is, resolved at creation; never changes afterwards (the name is kept beside it).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -141,10 +143,19 @@ pub struct State {
     pub manually_stopped: bool,
     /// Starts done by the restart policy since the last start by a client.
     pub restart_count: u32,
+    /// Its network sandbox while it runs; empty when it has none of its own.
+    #[serde(default)]
+    pub sandbox_id: String,
+    /// Networks it was on when it was last started.
+    #[serde(default)]
+    pub network_ids: BTreeMap<String, NetworkId>,
     /// Attachments while it runs.
     pub endpoints: Vec<EndpointState>,
     /// Published ports while it runs.
     pub ports: Vec<PublishedPort>,
+    /// Health, where there is a check.
+    #[serde(default)]
+    pub health: Option<Health>,
 }
 
 impl Default for State {
@@ -159,8 +170,11 @@ impl Default for State {
             finished_at: None,
             manually_stopped: false,
             restart_count: 0,
+            sandbox_id: String::new(),
+            network_ids: BTreeMap::new(),
             endpoints: Vec::new(),
             ports: Vec::new(),
+            health: None,
         }
     }
 }
@@ -169,6 +183,11 @@ impl State {
     /// Whether a process of it lives (frozen ones included).
     pub fn is_running(&self) -> bool {
         matches!(self.status, Status::Running | Status::Paused)
+    }
+
+    /// Whether it runs and is on a network that gave it an address.
+    pub fn has_address(&self) -> bool {
+        self.is_running() && self.endpoints.iter().any(|endpoint| endpoint.ipv4.is_some() || endpoint.ipv6.is_some())
     }
 }
 

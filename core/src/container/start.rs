@@ -1,6 +1,6 @@
 //! The start saga. Everything that can be refused is refused first; then, each with its undo: root file system, host
-//! side of mounts and files (off the async workers) beside the network sandbox; then the specification, the launch, and
-//! at last the new state. The state document is written while the process is being launched, so it costs nothing.
+//! side of mounts and files and the specification (off the async workers) beside the cgroup and the network sandbox; then
+//! the launch, and at last the new state. The state document is written while the process is being launched, so it costs nothing.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,18 +8,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dockerd_runtime::seccomp::{Machine, Profile};
-use dockerd_runtime::{LaunchRequest, Launched, RuntimeDriver, StdioRequest};
+use dockerd_runtime::{LaunchError, LaunchRequest, Launched, RuntimeDriver, StdioRequest};
 use dockerd_types::container::{IpcMode, NetworkMode, PidMode, Status};
-use dockerd_types::network::{EndpointConfig, PortBindings};
+use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings};
 use dockerd_types::{ContainerId, Kinded, Timestamp};
 use oci_spec::runtime::{LinuxSeccomp, Spec};
+use tokio::sync::oneshot;
 
 use super::actor::Actor;
 use super::error::{ContainerError, JoinError};
 use super::files;
+use super::health::{Health, HealthPlan};
 use super::lifecycle::{self, Refusal, Verb};
+use super::oci::devices::{self, DeviceSet};
 use super::oci::mounts::{NetworkFiles, ResolvedKind, ResolvedMount, Shm};
-use super::oci::{self, Defaults, Joins, OciInput, devices};
+use super::oci::{self, Defaults, Joins, OciInput};
 use super::security::{SeccompChoice, SecurityOptions};
 use super::spec::{ContainerSpec, MountPointKind, State};
 use super::user::{self, Identity};
@@ -31,22 +34,12 @@ use crate::ports::{ReadySandbox, SandboxOrder, Streams};
 /// `nosuid,nodev,noexec` of mount_attr, as Docker mounts shared memory.
 const SHM_ATTRIBUTES: u64 = dockerd_sys::mount::NO_SUID | dockerd_sys::mount::NO_DEV | dockerd_sys::mount::NO_EXEC;
 
-/// What the disk side of a start found and made.
+/// What the disk side of a start made.
 #[derive(Debug)]
-struct Prepared {
+struct DiskSide {
+    /// The root file system, mounted and detached.
     rootfs: OwnedFd,
-    mounts: Vec<ResolvedMount>,
-    shm: Shm,
-    devices: devices::DeviceSet,
-    identity: Identity,
-}
-
-impl Prepared {
-    /// What the specification is made of, and the root file system.
-    fn split(self) -> (OwnedFd, DiskParts) {
-        let Self { rootfs, mounts, shm, devices, identity } = self;
-        (rootfs, DiskParts { mounts, shm, devices, identity })
-    }
+    oci: Arc<Spec>,
 }
 
 /// The disk's part of a specification.
@@ -54,7 +47,7 @@ impl Prepared {
 struct DiskParts {
     mounts: Vec<ResolvedMount>,
     shm: Shm,
-    devices: devices::DeviceSet,
+    devices: DeviceSet,
     identity: Identity,
 }
 
@@ -106,26 +99,39 @@ impl Actor {
         let driver = self.driver()?;
         let security = SecurityOptions::parse(&spec.host)?;
         let joins = joins(&core, &spec)?;
+        let joined = joins.network.as_deref().map(open_namespace).transpose()?;
+        let devices = collect_devices(&spec).await?;
+        // An overlay must not be mounted twice: whoever reads the stopped container's files has them for that long.
+        let tree = self.container.tree().clone();
+        let _tree = tree.write().await;
 
-        // Neither needs the other; both take kernel time.
+        // Three parts that take kernel time, side by side; the first waits for the network's addresses near its end.
+        let (tell, told) = oneshot::channel();
         let disk = {
-            let (core, spec) = (core.clone(), spec.clone());
-            let io = self.container.io().clone();
-            tokio::task::spawn_blocking(move || prepare(&core, &spec, &*io))
+            let (core, spec, io, devices) = (core.clone(), spec.clone(), self.container.io().clone(), devices.clone());
+            tokio::task::spawn_blocking(move || make_disk_side(&core, &spec, &*io, devices, &security, joins, told))
         };
-        let network = sandbox(&core, &spec, &snapshot.name);
-        let (disk, network) = tokio::join!(disk, network);
+        let cgroup = {
+            let (driver, core, spec) = (driver.clone(), core.clone(), spec.clone());
+            tokio::task::spawn_blocking(move || reserve_cgroup(&*driver, &core, &spec, &devices))
+        };
+        let network = sandbox(&core, &spec, &snapshot.name).await;
+        match &network {
+            // The receiver is gone only when the disk's part has failed already.
+            Ok(sandbox) => drop(tell.send(sandbox.as_ref().map(|s| s.endpoints.clone()).unwrap_or_default())),
+            Err(_) => drop(tell),
+        }
+        let (disk, cgroup) = tokio::join!(disk, cgroup);
         let disk = disk.unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()));
-        let (prepared, network) = match (disk, network) {
-            (Ok(prepared), Ok(network)) => (prepared, network),
-            (disk, network) => {
-                self.undo(network.as_ref().is_ok_and(Option::is_some)).await;
-                // The network's refusal is what the stock daemon would have met first.
-                return Err(network.err().or_else(|| disk.err()).expect("one of them failed"));
+        let cgroup = cgroup.unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()));
+        let has_sandbox = network.as_ref().is_ok_and(Option::is_some);
+        let result = match (network, disk, cgroup) {
+            (Ok(network), Ok(disk), Ok(())) => {
+                self.launch_prepared(&driver, disk, network, joined, restart_count).await
             }
+            // The network's refusal is what the stock daemon would have met first.
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => Err(error),
         };
-        let has_sandbox = network.is_some();
-        let result = self.launch_prepared(&driver, security, joins, prepared, network, restart_count).await;
         if result.is_err() {
             self.undo(has_sandbox).await;
         }
@@ -135,22 +141,16 @@ impl Actor {
     async fn launch_prepared(
         &mut self,
         driver: &Arc<dyn RuntimeDriver>,
-        security: SecurityOptions,
-        joins: Joins,
-        prepared: Prepared,
+        disk: DiskSide,
         network: Option<ReadySandbox>,
+        joined: Option<OwnedFd>,
         restart_count: u32,
     ) -> Result<(), EngineError> {
         let snapshot = self.snapshot();
         let spec = snapshot.spec.clone();
-        let (netns, endpoints, ports) = match network {
-            Some(sandbox) => (sandbox.netns, sandbox.endpoints, sandbox.ports),
-            None => (None, Vec::new(), Vec::new()),
-        };
-        let netns = match (netns, &joins.network) {
-            (Some(netns), _) => Some(netns),
-            (None, Some(path)) => Some(open_namespace(path)?),
-            (None, None) => None,
+        let (sandbox_id, netns, endpoints, ports) = match network {
+            Some(ReadySandbox { id, netns, endpoints, ports }) => (id, netns, endpoints, ports),
+            None => (String::new(), None, Vec::new(), Vec::new()),
         };
         let state = State {
             status: Status::Running,
@@ -162,24 +162,20 @@ impl Actor {
             finished_at: snapshot.state.finished_at,
             manually_stopped: false,
             restart_count,
+            sandbox_id,
+            network_ids: network_ids(&self.core, &spec),
             endpoints,
             ports,
+            health: HealthPlan::of(&spec.config).map(|_| Health::default()),
         };
-        let (rootfs, parts) = prepared.split();
-        let oci = {
-            let (core, spec, state) = (self.core.clone(), spec.clone(), state.clone());
-            tokio::task::spawn_blocking(move || describe(&core, &spec, &state, &security, joins, parts))
-                .await
-                .unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()))?
-        };
-        let oci = Arc::new(oci);
+        let DiskSide { rootfs, oci } = disk;
         let tty = spec.config.tty;
         let (height, width) = spec.host.console_size;
         let request = LaunchRequest {
             id: spec.id.clone(),
             spec: oci.clone(),
             rootfs,
-            netns,
+            netns: netns.or(joined),
             stdio: StdioRequest {
                 tty,
                 stdin: spec.config.open_stdin,
@@ -191,7 +187,7 @@ impl Actor {
         let (launched, _) = tokio::join!(driver.start(request), written);
         let launched = launched.map_err(|error| {
             tracing::debug!(container = %spec.id, ?error, "launch failed");
-            ContainerError::Launch { text: error.to_string(), exit_code: error.exit_code() }
+            launch_error(&error)
         })?;
         self.running(launched, state, oci)
     }
@@ -201,6 +197,7 @@ impl Actor {
         let Launched { pid, pidfd: _, started_at: _, io, timings } = launched;
         tracing::debug!(container = %self.container.id(), pid, ?timings, "started");
         state.pid = pid;
+        self.core.network.started(self.container.id(), pid);
         self.container.oci.store(Some(oci));
         self.container.io().begin(io)?;
         self.container.volume_events(&*self.core.events, "mount");
@@ -208,6 +205,7 @@ impl Actor {
             self.container.network_event(&*self.core.events, "connect", endpoint);
         }
         self.update(|s| s.state = state);
+        self.begin_health_checks();
         Ok(())
     }
 
@@ -233,11 +231,14 @@ impl Actor {
             _ => 128,
         };
         let text = error.to_string();
+        let network_ids = network_ids(&self.core, &self.snapshot().spec);
         let was_restarting = self.snapshot().state.status == Status::Restarting;
         self.update(|s| {
             s.state.error = text;
             s.state.exit_code = exit_code;
             s.state.pid = 0;
+            s.state.sandbox_id.clear();
+            s.state.network_ids = network_ids;
             s.state.endpoints.clear();
             s.state.ports.clear();
             if was_restarting {
@@ -320,6 +321,11 @@ async fn sandbox(core: &Core, spec: &ContainerSpec, name: &str) -> Result<Option
     Ok(Some(core.network.create_sandbox(request).await?))
 }
 
+/// Ids of the networks it is to be on, for inspect to show when it does not run.
+fn network_ids(core: &Core, spec: &ContainerSpec) -> std::collections::BTreeMap<String, dockerd_types::NetworkId> {
+    spec.endpoints.keys().filter_map(|name| Some((name.clone(), core.network.network_id(name)?))).collect()
+}
+
 /// What is published: what the client asked for, and with `-P` every other exposed port at any free one.
 fn published_ports(spec: &ContainerSpec) -> PortBindings {
     let mut ports = spec.host.port_bindings.clone();
@@ -337,8 +343,55 @@ fn published_ports(spec: &ContainerSpec) -> PortBindings {
     ports
 }
 
-/// The disk side of a start. Blocking.
-fn prepare(core: &Core, spec: &ContainerSpec, io: &dyn Streams) -> Result<Prepared, EngineError> {
+/// Device nodes and rules the client asked for; off the async workers where the host's `/dev` must be read.
+async fn collect_devices(spec: &Arc<ContainerSpec>) -> Result<DeviceSet, EngineError> {
+    if !devices::needs_host(&spec.host) {
+        return devices::collect(&spec.host).map_err(oci_error);
+    }
+    let spec = spec.clone();
+    crate::image::blocking(move || devices::collect(&spec.host)).await?.map_err(oci_error)
+}
+
+/// Makes the cgroup while root file system and network are being made. Blocking.
+fn reserve_cgroup(
+    driver: &dyn RuntimeDriver,
+    core: &Core,
+    spec: &ContainerSpec,
+    devices: &DeviceSet,
+) -> Result<(), EngineError> {
+    let resources = oci::resources::build(&spec.host, devices).map_err(oci_error)?;
+    let path = oci::cgroups_path(spec, core.config.cgroup_parent.as_deref());
+    Ok(driver.reserve(&spec.id, &path.to_string_lossy(), &resources).map_err(|error| launch_error(&error))?)
+}
+
+fn launch_error(error: &LaunchError) -> ContainerError {
+    ContainerError::Launch { text: error.to_string(), exit_code: error.exit_code() }
+}
+
+/// The disk side of a start: root file system, mounts and files, then, once `network` tells the addresses, the
+/// specification. Blocking.
+fn make_disk_side(
+    core: &Core,
+    spec: &ContainerSpec,
+    io: &dyn Streams,
+    devices: DeviceSet,
+    security: &SecurityOptions,
+    joins: Joins,
+    network: oneshot::Receiver<Vec<EndpointState>>,
+) -> Result<DiskSide, EngineError> {
+    let (rootfs, parts) = prepare(core, spec, io, devices)?;
+    let endpoints = network.blocking_recv().map_err(|_| ContainerError::Start("no network".to_owned()))?;
+    let oci = describe(core, spec, &endpoints, security, joins, parts)?;
+    Ok(DiskSide { rootfs, oci: Arc::new(oci) })
+}
+
+/// Root file system, mounts and files. Blocking.
+fn prepare(
+    core: &Core,
+    spec: &ContainerSpec,
+    io: &dyn Streams,
+    devices: DeviceSet,
+) -> Result<(OwnedFd, DiskParts), EngineError> {
     io.prepare()?;
     let rootfs = core.images.mount(&spec.id)?;
     let mounts = spec.mounts.iter().map(|point| resolve(core, point)).collect::<Result<_, _>>()?;
@@ -354,8 +407,7 @@ fn prepare(core: &Core, spec: &ContainerSpec, io: &dyn Streams) -> Result<Prepar
     let accounts = user::read_files(rootfs.as_fd());
     let identity = user::resolve(&spec.config.user, &spec.host.group_add, &accounts)
         .map_err(|e| ContainerError::Start(e.to_string()))?;
-    let devices = devices::collect(&spec.host).map_err(oci_error)?;
-    Ok(Prepared { rootfs, mounts, shm: shm(core, spec)?, devices, identity })
+    Ok((rootfs, DiskParts { mounts, shm: shm(core, spec)?, devices, identity }))
 }
 
 fn oci_error(error: oci::SpecError) -> EngineError {
@@ -366,7 +418,7 @@ fn write_file(path: &Path, text: &str) -> Result<(), EngineError> {
     files::write(path, text).map_err(|e| EngineError::io(format!("write {}", path.display()), e))
 }
 
-fn resolve(core: &Core, point: &super::spec::MountPoint) -> Result<ResolvedMount, EngineError> {
+pub(super) fn resolve(core: &Core, point: &super::spec::MountPoint) -> Result<ResolvedMount, EngineError> {
     let (source, kind) = match &point.kind {
         MountPointKind::Bind { source, non_recursive, read_only_non_recursive, create_source, .. } => {
             if *create_source && let Err(error) = make_source(source) {
@@ -452,7 +504,7 @@ pub(super) fn release_shm(core: &Core, id: &ContainerId, mode: &IpcMode) {
 fn describe(
     core: &Core,
     spec: &ContainerSpec,
-    state: &State,
+    endpoints: &[EndpointState],
     security: &SecurityOptions,
     joins: Joins,
     parts: DiskParts,
@@ -464,7 +516,7 @@ fn describe(
             files::hosts_of_host(&fs::read_to_string("/etc/hosts").unwrap_or_default(), &spec.host, &gateway)
         } else {
             let names = &spec.config;
-            files::hosts(&names.hostname, &names.domainname, &spec.host, &gateway, &state.endpoints)
+            files::hosts(&names.hostname, &names.domainname, &spec.host, &gateway, endpoints)
         };
         write_file(&files.hosts, &text)?;
     }
@@ -502,7 +554,7 @@ fn build_spec(
 }
 
 /// The files of the container whose network is joined, or its own.
-fn network_files(core: &Core, spec: &ContainerSpec) -> Result<NetworkFiles, EngineError> {
+pub(super) fn network_files(core: &Core, spec: &ContainerSpec) -> Result<NetworkFiles, EngineError> {
     let owner = match spec.joins_network_of() {
         Some(other) => core.containers.find(other)?.id().clone(),
         None => spec.id.clone(),
@@ -543,11 +595,7 @@ fn seccomp(core: &Core, spec: &ContainerSpec, security: &SecurityOptions) -> Res
 /// The specification of a container that lives on from before the daemon's start: for execs in it.
 pub(super) fn respecify(core: &Core, spec: &ContainerSpec) -> Result<Spec, EngineError> {
     let security = SecurityOptions::parse(&spec.host)?;
-    let parts = DiskParts {
-        mounts: Vec::new(),
-        shm: Shm::None,
-        devices: devices::DeviceSet::default(),
-        identity: Identity::default(),
-    };
+    let parts =
+        DiskParts { mounts: Vec::new(), shm: Shm::None, devices: DeviceSet::default(), identity: Identity::default() };
     build_spec(core, spec, &security, Joins::default(), parts, None)
 }

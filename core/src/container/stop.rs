@@ -23,6 +23,10 @@ impl ContainerService {
         let container = self.core.containers.find(name)?;
         let status = container.snapshot().state.status;
         lifecycle::next(status, Verb::Signal).map_err(|_| ContainerError::NotModified)?;
+        let check = |text: &str| {
+            Signal::parse(text).map_err(|source| ContainerError::CannotStop { name: name.to_owned(), source })
+        };
+        options.signal.as_deref().map(check).transpose()?;
         let service = self.clone();
         // Detached: a client that hangs up does not leave a container with a signal and no end.
         let task = tokio::spawn(async move { service.stop_container(&container, &options).await });

@@ -15,6 +15,7 @@ use dockerd_store::Layout;
 use dockerd_types::container::{ContainerConfig, CreateContainer, HostConfig, RestartPolicy, Status};
 use dockerd_types::signal::Signal;
 use dockerd_types::{Digest, ErrorKind, ExecId, Kinded};
+use oci_spec::runtime::LinuxResources;
 
 use super::*;
 use crate::boot::{self, Parts};
@@ -54,6 +55,9 @@ impl World {
 struct Fake(Arc<World>);
 
 impl RuntimeDriver for Fake {
+    fn reserve(&self, _: &ContainerId, _: &str, _: &LinuxResources) -> Result<(), LaunchError> {
+        Ok(())
+    }
     fn start(&self, _: LaunchRequest) -> BoxFuture<'_, Result<Launched, LaunchError>> {
         Box::pin(async {
             match lock(&self.0.refuse).take() {
@@ -150,7 +154,9 @@ impl Images for Fake {
 
 impl Networks for Fake {
     fn create_sandbox(&self, _: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>> {
-        Box::pin(async { Ok(ReadySandbox { netns: None, endpoints: Vec::new(), ports: Vec::new() }) })
+        Box::pin(async {
+            Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), ports: Vec::new() })
+        })
     }
     fn remove_sandbox(&self, _: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })
@@ -158,6 +164,12 @@ impl Networks for Fake {
     fn restore(&self, _: Vec<KeptSandbox>) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })
     }
+    fn started(&self, _id: &ContainerId, _pid: i32) {}
+
+    fn network_id(&self, _name: &str) -> Option<dockerd_types::NetworkId> {
+        None
+    }
+
     fn default_gateway(&self) -> Option<Ipv4Addr> {
         None
     }
@@ -186,6 +198,11 @@ impl Events for Fake {
 }
 
 impl Execs for Fake {
+    fn probe(&self, _: &ContainerId, command: Vec<String>, _: Duration) -> BoxFuture<'_, health::ProbeResult> {
+        let exit_code = if command == ["well"] { 0 } else { 1 };
+        let result = health::ProbeResult { exit_code, ..health::ProbeResult::not_run("") };
+        Box::pin(std::future::ready(result))
+    }
     fn exited(&self, _: ProcessExit) {}
     fn container_ended(&self, _: &ContainerId) {}
     fn of_container(&self, _: &ContainerId) -> Vec<ExecId> {
@@ -295,6 +312,32 @@ async fn a_whole_life() {
 }
 
 #[tokio::test]
+async fn health_follows_the_probes_and_ends_with_the_run() {
+    let bed = bed();
+    let check = |word: &str| dockerd_types::container::Healthcheck {
+        test: vec!["CMD".to_owned(), word.to_owned()],
+        interval: Duration::from_millis(1),
+        retries: 2,
+        ..Default::default()
+    };
+    bed.make("well", |r| r.config.healthcheck = Some(check("well"))).await.expect("created");
+    let id = bed.make("ill", |r| r.config.healthcheck = Some(check("ill"))).await.expect("created");
+    for (name, status) in [("well", health::HealthStatus::Healthy), ("ill", health::HealthStatus::Unhealthy)] {
+        bed.service.start(name).await.expect("started");
+        bed.until(name, |s| s.state.health.as_ref().is_some_and(|health| health.status == status)).await;
+    }
+    assert!(bed.state("ill").health.expect("checked").failing_streak >= 2);
+    assert!(lock(&bed.world.events).contains(&"health_status: unhealthy".to_owned()));
+    bed.world.end(&id, ExitCode::Exited(0));
+    bed.until("ill", |s| s.state.status == Status::Exited).await;
+    let container = bed.service.core.containers.find("ill").expect("there");
+    container.tell(actor::Command::Probed(health::ProbeResult::not_run("late"))).await.expect("told");
+    bed.service.start("ill").await.expect("started again");
+    let health = bed.state("ill").health.expect("checked");
+    assert_eq!(health.log.iter().filter(|result| result.output == "late").count(), 0);
+}
+
+#[tokio::test]
 async fn auto_remove_tells_the_code_and_frees_the_name() {
     let bed = bed();
     let id = bed.make("rm", |r| r.host_config.auto_remove = true).await.expect("created");
@@ -371,7 +414,7 @@ async fn a_running_container_needs_force() {
     let plain = RemoveOptions { force: false, volumes: false, link: false };
     let error = bed.service.remove("busy", plain).await.expect_err("runs");
     let text =
-        "cannot remove container \"/busy\": container is running: stop the container before removing or force remove";
+        "cannot remove container \"busy\": container is running: stop the container before removing or force remove";
     assert_eq!(error.to_string(), text);
     bed.service.remove("busy", RemoveOptions { force: true, ..plain }).await.expect("removed");
     assert!(bed.service.core.containers.find("busy").is_err());

@@ -137,7 +137,8 @@ fn custom(args: &str) -> Result<Vec<(String, Column)>, TopError> {
             "-e" | "-A" | "-ax" | "ax" => continue,
             _ => match word.strip_prefix("-o") {
                 Some(list) if !list.is_empty() => list,
-                _ => return Err(TopError::Ps(format!("unsupported ps arguments: {args}"))),
+                _ if word.starts_with("--") => return Err(TopError::Ps("unknown gnu long option".to_owned())),
+                _ => return Err(TopError::Ps(format!("unsupported option {word:?}"))),
             },
         };
         for name in list.split(',') {
@@ -150,9 +151,8 @@ fn custom(args: &str) -> Result<Vec<(String, Column)>, TopError> {
                 name
             };
             let known = NAMES.iter().find(|(n, ..)| *n == lookup);
-            let (_, column, default) = known.ok_or_else(|| {
-                TopError::Ps(format!("exit status 1: error: unknown user-defined format specifier \"{name}\""))
-            })?;
+            let (_, column, default) =
+                known.ok_or_else(|| TopError::Ps(format!("unknown user-defined format specifier \"{name}\"")))?;
             out.push((title.unwrap_or(default).to_owned(), *column));
         }
     }

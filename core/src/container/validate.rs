@@ -355,7 +355,8 @@ pub fn check_endpoints(
             [one] => one.to_owned(),
             _ => problems.iter().map(|p| format!("* {p}")).collect::<Vec<_>>().join("\n"),
         };
-        return Err(CreateError::Endpoint { network: network.clone(), problems });
+        let network = if network == "default" { "bridge" } else { network };
+        return Err(CreateError::Endpoint { network: network.to_owned(), problems });
     }
     Ok(())
 }

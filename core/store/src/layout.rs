@@ -15,7 +15,8 @@
 //!   engine-id, lock                whose containers these are; flock held by the daemon
 //!   supervisor.sock, supervisor/   the supervisor's socket and its journal of exits
 //!   containers/<id>/               spool of output, bundle of external runtimes, shared shm
-//!   netns/                         network name spaces
+//!   netns/                         links to containers' network namespaces
+//!   ip-forward                     the daemon made the host pass packets on
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -115,6 +116,11 @@ impl Layout {
         self.data_root.join("network")
     }
 
+    /// Ids of networks.
+    pub fn networks_document(&self) -> PathBuf {
+        self.network_dir().join("networks.json")
+    }
+
     /// Everything of `dockerd-image` that does not depend on the snapshot driver.
     pub fn image_dir(&self) -> PathBuf {
         self.data_root.join("image")
@@ -135,9 +141,14 @@ impl Layout {
         self.data_root.join("trash")
     }
 
-    /// Network name spaces.
+    /// Links to containers' network namespaces.
     pub fn netns_dir(&self) -> PathBuf {
         self.exec_root.join("netns")
+    }
+
+    /// Says that this daemon made the host pass packets on; gone after a reboot, as that is.
+    pub fn forwarding_marker(&self) -> PathBuf {
+        self.exec_root.join("ip-forward")
     }
 
     /// The supervisor's socket.

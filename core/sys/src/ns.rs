@@ -21,6 +21,28 @@ pub fn unshare(flags: CloneFlags) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Runs `job` in the mount namespace of the process behind `target` (a pidfd), in that namespace's root, and comes back:
+/// to the own namespace, root and working directory. `None` when that process has ended. Only for a dedicated thread,
+/// which has root and working directory to itself from then on.
+pub fn visit_mounts<T>(target: impl AsFd, job: impl FnOnce() -> io::Result<T>) -> io::Result<Option<T>> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let here = |path: &str| rustix::fs::open(path, flags, rustix::fs::Mode::empty());
+    let (root, directory) = (here("/")?, here(".")?);
+    let own = open(std::path::Path::new("/proc/thread-self/ns/mnt"))?;
+    unshare(libc::CLONE_FS as CloneFlags)?;
+    match enter(&target, crate::process::NEW_MOUNT) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let result = job();
+    enter(&own, crate::process::NEW_MOUNT)?;
+    rustix::process::fchdir(&root)?;
+    rustix::process::chroot(".")?;
+    rustix::process::fchdir(&directory)?;
+    result.map(Some)
+}
+
 /// Opens a namespace file such as `/proc/self/ns/pid`.
 pub fn open(path: &std::path::Path) -> io::Result<OwnedFd> {
     Ok(std::fs::File::open(path)?.into())

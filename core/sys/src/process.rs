@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 /// Namespaces for [`clone`]: the kernel's `CLONE_NEW*` bits.
 pub type CloneFlags = u64;
@@ -288,34 +289,29 @@ pub fn monotonic_micros() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default() / 1000
 }
 
-/// Soft limit of open files before [`raise_file_limit`], while this process has raised it.
-static SOFT_FILES: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+/// The soft limit of open files from before [`raise_open_files`], for programs that are started later.
+static OPEN_FILES_BEFORE: OnceLock<u64> = OnceLock::new();
 
-/// Raises this process's soft limit of open files to the hard one. What it was is told by [`soft_file_limit_at_start`],
-/// because programs it starts shall not find more than they would without it.
-pub fn raise_file_limit() -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let (Some(soft), maximum) = (limit.current, limit.maximum)
-        && maximum.is_none_or(|maximum| maximum > soft)
-    {
-        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
-        // Only the first call raises anything.
-        let _ = SOFT_FILES.set(soft);
-    }
-    Ok(())
+/// Lets this process have as many files open as its hard limit allows; `before` is the soft limit that programs started
+/// by it shall have, where this process's own is not the one (it was raised by a parent).
+pub fn raise_open_files(before: Option<u64>) -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let _ = OPEN_FILES_BEFORE.set(before.unwrap_or(soft));
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
 }
 
-/// The soft limit of open files this process was started with; `None` if it is still that.
-pub fn soft_file_limit_at_start() -> Option<u64> {
-    SOFT_FILES.get().copied()
+/// The soft limit from before it was raised; `None` if it never was.
+pub fn open_files_before() -> Option<u64> {
+    OPEN_FILES_BEFORE.get().copied()
 }
 
-/// Sets the soft limit of open files, the hard one stays.
-pub fn set_soft_file_limit(soft: u64) -> io::Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let maximum = getrlimit(Resource::Nofile).maximum;
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum })?)
+/// Gives the calling process, which is about to execute another program, the soft limit from before it was raised.
+pub fn restore_open_files() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Some(soft) = open_files_before() else { return Ok(()) };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)?)
 }
 
 /// Blocks all signals in the calling thread.

@@ -2,8 +2,14 @@
 
 /// A text that names no signal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid signal: {0}")]
-pub struct InvalidSignal(pub String);
+pub enum InvalidSignal {
+    /// No such name.
+    #[error("invalid signal: {0}")]
+    Name(String),
+    /// A number Linux does not have.
+    #[error("the linux daemon does not support signal {0}")]
+    Number(i32),
+}
 
 /// A signal number, 1 to 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -62,9 +68,13 @@ impl Signal {
 
     /// Parses a number, or a name with or without `SIG`, any case, `RTMIN+n` and `RTMAX-n` included.
     pub fn parse(text: &str) -> Result<Self, InvalidSignal> {
-        let invalid = || InvalidSignal(text.to_owned());
+        let invalid = || InvalidSignal::Name(text.to_owned());
         if let Ok(number) = text.parse::<i32>() {
-            return if (1..=64).contains(&number) { Ok(Self(number)) } else { Err(invalid()) };
+            return match number {
+                1..=64 => Ok(Self(number)),
+                0 => Err(invalid()),
+                _ => Err(InvalidSignal::Number(number)),
+            };
         }
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);

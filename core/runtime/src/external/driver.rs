@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use dockerd_types::signal::Signal;
 use dockerd_types::{ContainerId, Timestamp};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
 use tokio::net::UnixListener;
 
 use super::bundle::{self, Bundle, ProcessFiles};
@@ -245,6 +245,11 @@ impl ExternalDriver {
 }
 
 impl RuntimeDriver for ExternalDriver {
+    fn reserve(&self, _: &ContainerId, _: &str, _: &LinuxResources) -> Result<(), LaunchError> {
+        // The program makes the cgroup as its specification says.
+        Ok(())
+    }
+
     fn start(&self, request: LaunchRequest) -> BoxFuture<'_, Result<Launched, LaunchError>> {
         Box::pin(self.clone().start_container(request))
     }

@@ -270,7 +270,7 @@ fn sysctls(linux: &Linux) -> Result<Vec<(String, String)>, LaunchError> {
 /// The process part, shared by launches and execs.
 pub(crate) fn process_plan(process: &Process, seccomp: Option<&LinuxSeccomp>) -> Result<ProcessPlan, LaunchError> {
     let argv = process.args().clone().unwrap_or_default();
-    if argv.is_empty() || argv[0].is_empty() {
+    if argv.is_empty() {
         return Err(invalid("args must not be empty"));
     }
     let sets = process.capabilities().as_ref().map(capabilities::from_oci_process);

@@ -7,14 +7,17 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
+use dockerd_sys::inside::{self, Missing};
 use dockerd_sys::process::SingleThreaded;
 use dockerd_sys::{caps, fdpass, mount, ns, process, pty, seccomp};
 use serde::{Deserialize, Serialize};
 
 use super::failure::{At, Setup, describe};
-use super::inside::{self, Missing};
 use super::plan::{CgroupJoin, ExecPlan, LaunchPlan, ProcessPlan, SetupFailure, StdioPlan, Step};
 use super::{program, root};
+
+/// `RLIMIT_NOFILE`, the same number on all our architectures.
+const OPEN_FILES: u32 = 7;
 
 /// What the child tells the supervisor.
 #[derive(Debug, Serialize, Deserialize)]
@@ -126,10 +129,19 @@ fn set_limits(plan: &ProcessPlan) -> Setup<()> {
     if let Some(score) = plan.oom_score_adj {
         std::fs::write("/proc/self/oom_score_adj", score.to_string()).at(Step::Limits, "oom_score_adj")?;
     }
-    for &(resource, soft, hard) in &plan.rlimits {
+    for &(resource, soft, hard) in plan.rlimits.iter().filter(|(resource, ..)| *resource != OPEN_FILES) {
         process::set_rlimit(resource, soft, hard).at(Step::Limits, "rlimit")?;
     }
     Ok(())
+}
+
+/// The limit of open files comes last: until `execve`, all descriptors of the supervisor are open here too.
+fn limit_open_files(plan: &ProcessPlan) -> Setup<()> {
+    match plan.rlimits.iter().find(|(resource, ..)| *resource == OPEN_FILES) {
+        Some(&(resource, soft, hard)) => process::set_rlimit(resource, soft, hard),
+        None => process::restore_open_files(),
+    }
+    .at(Step::Limits, "rlimit")
 }
 
 /// A terminal of the container's own devpts; its master goes to the supervisor, its slave is returned.
@@ -185,6 +197,7 @@ fn become_workload(
     sync: &OwnedFd,
 ) -> Setup<std::convert::Infallible> {
     let env = environment(plan);
+    limit_open_files(plan)?;
     if plan.no_new_privileges {
         process::no_new_privileges().at(Step::Privileges, "no_new_privs")?;
     } else {

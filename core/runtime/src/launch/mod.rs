@@ -4,7 +4,6 @@
 pub(crate) mod build;
 pub(crate) mod child;
 pub(crate) mod failure;
-mod inside;
 mod options;
 pub(crate) mod plan;
 mod program;

@@ -47,7 +47,9 @@ fn refuse(name: &str, error: Errno) -> SetupFailure {
         Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG => {
             (Step::ProgramMissing, format!("stat {name}: {words}"))
         }
-        Errno::ISDIR | Errno::ACCESS | Errno::PERM => (Step::ProgramRefused, words),
+        // As runc puts it, whose users look for these words.
+        Errno::ISDIR => (Step::ProgramRefused, format!("{words}: permission denied")),
+        Errno::ACCESS | Errno::PERM => (Step::ProgramRefused, words),
         _ => (Step::Exec, words),
     };
     SetupFailure { step, subject: name.to_owned(), errno: error.raw_os_error(), reason }

@@ -5,13 +5,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use dockerd_sys::inside::{self, Missing};
 use dockerd_sys::mount;
 use dockerd_sys::mount::{Attributes, READ_ONLY};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 
 use super::failure::{At, Setup};
-use super::inside::{self, Missing};
 use super::plan::{DeviceNode, LaunchPlan, MountSource, MountStep, Step};
 
 /// Links every container has in /dev (OCI runtime-spec, "Dev symbolic links").

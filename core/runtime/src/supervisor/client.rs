@@ -258,10 +258,10 @@ fn start(exec_root: &Path, path: &PathBuf, program: &Path) -> Result<(), Supervi
     }
     let listener = fdpass::listen(path)?;
     let log = File::options().create(true).append(true).open(entry::journal_dir(exec_root).join("log"))?;
-    let files = dockerd_sys::process::soft_file_limit_at_start().map(|limit| limit.to_string());
-    let mut arguments = vec![OsStr::new(entry::MODE), OsStr::new("--exec-root"), exec_root.as_os_str()];
-    if let Some(files) = &files {
-        arguments.extend([OsStr::new(entry::FILES), OsStr::new(files)]);
+    let open_files = dockerd_sys::process::open_files_before().map(|soft| soft.to_string());
+    let mut arguments: Vec<&OsStr> = vec!["supervisor".as_ref(), "--exec-root".as_ref(), exec_root.as_os_str()];
+    if let Some(soft) = &open_files {
+        arguments.extend::<[&OsStr; 2]>([entry::OPEN_FILES.as_ref(), soft.as_ref()]);
     }
     let status = dockerd_sys::command::run_detached(program, &arguments, listener, log.into())?;
     if status.success() { Ok(()) } else { Err(SupervisorError::Refused(format!("supervisor did not start: {status}"))) }

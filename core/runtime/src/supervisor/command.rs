@@ -8,13 +8,8 @@ use dockerd_sys::process::{self, Cloned, SingleThreaded};
 
 use super::protocol::CommandPlan;
 
-/// Starts `plan` with that soft limit of open files, where it is another than this process's; its process id.
-pub(super) fn start(
-    proof: SingleThreaded,
-    plan: &CommandPlan,
-    fds: &[OwnedFd],
-    child_files: Option<u64>,
-) -> io::Result<i32> {
+/// Starts `plan`; its process id.
+pub(super) fn start(proof: SingleThreaded, plan: &CommandPlan, fds: &[OwnedFd]) -> io::Result<i32> {
     let strings = |list: &[String]| -> io::Result<Vec<CString>> {
         list.iter().map(|s| CString::new(s.as_str()).map_err(io::Error::from)).collect()
     };
@@ -23,11 +18,8 @@ pub(super) fn start(
     match process::clone(proof, 0, None)? {
         Cloned::Parent { pid, .. } => Ok(pid),
         Cloned::Child => {
-            if let Some(soft) = child_files {
-                // The worst that can come of a failure is a program with a higher soft limit.
-                let _ = process::set_soft_file_limit(soft);
-            }
-            let ready = connect(plan, fds).and_then(|()| process::reset_signals());
+            let ready =
+                connect(plan, fds).and_then(|()| process::restore_open_files()).and_then(|()| process::reset_signals());
             if ready.is_ok() {
                 let _ = process::exec(&program, &argv, &env);
             }

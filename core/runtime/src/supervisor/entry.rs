@@ -16,8 +16,8 @@ use super::server::Server;
 pub(crate) const MODE: &str = "supervisor";
 const EXEC_ROOT: &str = "--exec-root";
 const RESUME: &str = "--resume";
-/// Soft limit of open files for children.
-pub(super) const FILES: &str = "--files";
+/// The soft limit of open files that containers get, where nothing else is said.
+pub(super) const OPEN_FILES: &str = "--open-files";
 
 /// Where the journal of exits lies.
 pub(crate) fn journal_dir(exec_root: &Path) -> PathBuf {
@@ -38,23 +38,25 @@ pub fn supervisor_main(arguments: impl Iterator<Item = OsString>) -> ! {
 }
 
 fn run(mut arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
-    let (mut exec_root, mut resume, mut files) = (None, None, None);
+    let (mut exec_root, mut resume, mut open_files) = (None, None, None);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some(EXEC_ROOT) => exec_root = arguments.next().map(PathBuf::from),
+            Some(OPEN_FILES) => open_files = arguments.next().and_then(|n| n.to_str()?.parse::<u64>().ok()),
             Some(RESUME) => resume = arguments.next().and_then(|fd| fd.to_str()?.parse::<i32>().ok()),
-            Some(FILES) => files = arguments.next().and_then(|limit| limit.to_str()?.parse::<u64>().ok()),
             _ => return Err(io::Error::other(format!("unknown argument {}", argument.display()))),
         }
     }
     let exec_root = exec_root.ok_or_else(|| io::Error::other("--exec-root is missing"))?;
+    // Each container costs four descriptors here, one more when the daemon is away.
+    process::raise_open_files(open_files)?;
     let journal = journal_dir(&exec_root);
     let mut server = match resume {
         Some(saved) => Server::resume(process::take_inherited(saved)?, journal)?,
         None => {
             let listener = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
             leave_the_daemon()?;
-            Server::new(listener, journal, files)?
+            Server::new(listener, journal)?
         }
     };
     // The daemon does without, containers shall not.
@@ -83,11 +85,14 @@ pub(super) fn exec_resumed(program: &OwnedFd, saved: OwnedFd) -> io::Result<Infa
     let exec_root = current_exec_root()?;
     let saved = process::keep_over_exec(saved)?;
     let path = CString::new(format!("/proc/self/fd/{}", program.as_fd().as_raw_fd()))?;
+    let open_files = process::open_files_before().unwrap_or(1024);
     let strings = [
         b"dockerd-rs".to_vec(),
         MODE.as_bytes().to_vec(),
         EXEC_ROOT.as_bytes().to_vec(),
         exec_root.into_vec(),
+        OPEN_FILES.as_bytes().to_vec(),
+        open_files.to_string().into_bytes(),
         RESUME.as_bytes().to_vec(),
         saved.to_string().into_bytes(),
     ];

@@ -15,8 +15,6 @@ pub(super) struct Saved {
     pub(super) listener: i32,
     #[serde(default)]
     pub(super) daemon: Option<i32>,
-    #[serde(default)]
-    pub(super) child_files: Option<u64>,
     pub(super) processes: Vec<SavedProcess>,
 }
 
@@ -73,7 +71,7 @@ mod tests {
             is_foreign: false,
             exited: None,
         };
-        let saved = Saved { listener: 3, daemon: None, child_files: Some(1024), processes: vec![process] };
+        let saved = Saved { listener: 3, daemon: None, processes: vec![process] };
         let text = serde_json::to_string(&saved).expect("text");
         let again = Saved::from_file(saved.into_file().expect("written")).expect("read");
         assert_eq!(serde_json::to_string(&again).expect("text"), text);

@@ -94,15 +94,12 @@ pub(super) struct Server {
     commands: HashMap<i32, RunningCommand>,
     next_token: u64,
     own_pid_ns: OwnedFd,
-    /// Soft limit of open files that children get; this process's own is higher.
-    child_files: Option<u64>,
     buffer: Vec<u8>,
     done: bool,
 }
 
 impl Server {
-    /// `child_files` is the soft limit of open files for children, where this process has raised its own.
-    pub(super) fn new(listener: OwnedFd, journal: PathBuf, child_files: Option<u64>) -> io::Result<Self> {
+    pub(super) fn new(listener: OwnedFd, journal: PathBuf) -> io::Result<Self> {
         let proof = SingleThreaded::check()?.ok_or_else(|| io::Error::other("several threads"))?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let signals = ChildSignals::open()?;
@@ -120,7 +117,6 @@ impl Server {
             table: Table::new(journal),
             foreign: HashMap::new(),
             pending: HashMap::new(),
-            child_files,
             commands: HashMap::new(),
             next_token: FIRST_LAUNCH,
             own_pid_ns: dockerd_sys::ns::open(Path::new("/proc/self/ns/pid"))?,
@@ -255,7 +251,6 @@ impl Server {
         match process::clone(self.proof, flags, cgroup.map(AsFd::as_fd))? {
             Cloned::Child => {
                 drop(ours);
-                restore_files(self.child_files);
                 // A child must never come back into this loop, whatever a plan makes it do.
                 let _ = catch_unwind(AssertUnwindSafe(|| run(theirs)));
                 process::exit_now(1)
@@ -308,6 +303,8 @@ impl Server {
     fn settle(&mut self, token: u64, failure: Option<Result<SetupFailure, String>>) {
         let Some(pending) = self.pending.remove(&token) else { return };
         let Pending { asker, key, pid, pidfd, sync, tty, mut streams, master, timings, ended } = pending;
+        // Children cloned meanwhile hold copies of this end until their execve, so closing ours would not end the watch.
+        let _ = epoll::delete(&self.epoll, &sync);
         drop(sync);
         // A child killed during set-up closes its socket without a word and without having set its time.
         let silent = failure.is_none() && timings.setup == 0;
@@ -334,7 +331,7 @@ impl Server {
     }
 
     fn command(&mut self, id: Asker, plan: CommandPlan, fds: Vec<OwnedFd>) {
-        match command::start(self.proof, &plan, &fds, self.child_files) {
+        match command::start(self.proof, &plan, &fds) {
             Ok(pid) => {
                 let adopt = plan.adopt.map(|AdoptPlan { key, pid_file, tty, streams }| Adoption {
                     key,
@@ -495,7 +492,6 @@ impl Server {
         let mut saved = Saved {
             listener: keep(&self.listener)?,
             daemon: self.daemon.as_ref().map(keep).transpose()?,
-            child_files: self.child_files,
             processes: Vec::new(),
         };
         for (key, watched) in self.table.iter() {
@@ -520,7 +516,7 @@ impl Server {
     /// The state an earlier program of this process has saved.
     pub(super) fn resume(saved: OwnedFd, journal: PathBuf) -> io::Result<Self> {
         let saved = Saved::from_file(saved)?;
-        let mut server = Self::new(process::take_inherited(saved.listener)?, journal, saved.child_files)?;
+        let mut server = Self::new(process::take_inherited(saved.listener)?, journal)?;
         if let Some(daemon) = saved.daemon {
             let daemon = process::take_inherited(daemon)?;
             epoll::add(&server.epoll, &daemon, epoll::EventData::new_u64(DAEMON), epoll::EventFlags::IN)?;
@@ -547,14 +543,6 @@ impl Server {
 
 fn watched(pid: i32, pidfd: OwnedFd, tty: bool, streams: [Option<OwnedFd>; 3]) -> Watched {
     Watched { pid, pidfd: Some(pidfd), tty, streams, kept: Vec::new(), exited: None }
-}
-
-/// In a child: the limit of open files as it was before this process raised its own.
-fn restore_files(soft: Option<u64>) {
-    if let Some(soft) = soft {
-        // The worst that can come of a failure is a workload with a higher soft limit.
-        let _ = process::set_soft_file_limit(soft);
-    }
 }
 
 fn timespec(duration: Duration) -> rustix::event::Timespec {

@@ -14,7 +14,8 @@ use super::devices::{DeviceError, DeviceSet};
 /// CFS period used for `--cpus`, microseconds.
 const NANO_CPUS_PERIOD: i64 = 100_000;
 
-pub(super) fn build(host: &HostConfig, devices: &DeviceSet) -> Result<LinuxResources, SpecError> {
+/// The limits `host` asks for, with the device rules.
+pub fn build(host: &HostConfig, devices: &DeviceSet) -> Result<LinuxResources, SpecError> {
     let limits = &host.resources;
     let mut out = LinuxResourcesBuilder::default().devices(devices.rules.clone()).build()?;
     out.set_memory(memory(limits));

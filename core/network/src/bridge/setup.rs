@@ -1,0 +1,114 @@
+//! The bridge itself: found or made, with its address, and the host's switches that let packets through. Blocking.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use dockerd_sys::netlink::{Batch, Socket};
+
+use crate::config::{BridgeChoice, DEFAULT_BRIDGE, NetworkConfig};
+use crate::error::NetworkError;
+use crate::ipam::{Subnet, pool};
+use crate::link::{self, Link, MacAddress};
+
+/// A bridge that is up and has its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeLink {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its own address.
+    pub address: Ipv4Addr,
+    /// Its network.
+    pub subnet: Subnet,
+}
+
+/// Finds or makes the default bridge; `None` for `--bridge none`.
+pub fn set_up(socket: &Socket, config: &NetworkConfig) -> Result<Option<BridgeLink>, NetworkError> {
+    let asked = |source| NetworkError::Kernel { action: "look at the host's links", source };
+    let name = match &config.bridge {
+        BridgeChoice::None => return Ok(None),
+        BridgeChoice::Default => DEFAULT_BRIDGE,
+        BridgeChoice::Existing(name) => name.as_str(),
+    };
+    let found = link::by_name(socket, name).map_err(asked)?;
+    let link = match (found, &config.bridge) {
+        (Some(link), _) => link,
+        (None, BridgeChoice::Existing(_)) => return Err(NetworkError::NoBridge(name.to_owned())),
+        (None, _) => make(socket, name, config.mtu)?,
+    };
+    let present = link::addresses(socket, link.index).map_err(asked)?;
+    let (address, subnet) = choose(socket, config, &present)?;
+    let mut batch = Batch::new();
+    link::set_up(&mut batch, link.index);
+    if link.mtu != config.mtu && config.bridge == BridgeChoice::Default {
+        link::set_mtu(&mut batch, link.index, config.mtu);
+    }
+    if !present.contains(&(address, subnet.prefix())) {
+        // The bridge is ours: what it had under other settings goes.
+        for (old, prefix) in present.iter().filter(|_| config.bridge == BridgeChoice::Default) {
+            link::delete_address(&mut batch, link.index, *old, *prefix);
+        }
+        link::add_address(&mut batch, link.index, address, subnet.prefix());
+    }
+    socket.transact(&batch).map_err(NetworkError::kernel("set up the bridge"))?;
+    Ok(Some(BridgeLink { index: link.index, name: name.to_owned(), address, subnet }))
+}
+
+fn make(socket: &Socket, name: &str, mtu: u32) -> Result<Link, NetworkError> {
+    let mut batch = Batch::new();
+    link::add_bridge(&mut batch, name, mtu, MacAddress::local(crate::random()));
+    socket.transact(&batch).map_err(NetworkError::kernel("make the bridge"))?;
+    let made = link::by_name(socket, name).map_err(NetworkError::kernel("find the bridge"))?;
+    made.ok_or_else(|| NetworkError::io("find the bridge")(io::ErrorKind::NotFound.into()))
+}
+
+/// What was configured, else what the bridge has, else the first subnet of the pools the host has no route to.
+fn choose(
+    socket: &Socket,
+    config: &NetworkConfig,
+    present: &[(Ipv4Addr, u8)],
+) -> Result<(Ipv4Addr, Subnet), NetworkError> {
+    let chosen = config.bip.or_else(|| {
+        let (address, prefix) = *present.first()?;
+        Some((address, Subnet::containing(address, prefix)?))
+    });
+    if let Some(chosen) = chosen {
+        return Ok(chosen);
+    }
+    if let Some(range) = config.fixed_cidr {
+        return Ok((range.first_host(), range));
+    }
+    let taken = link::routed_subnets(socket).map_err(NetworkError::kernel("look at the host's routes"))?;
+    let subnet = pool::first_free(&config.pools, &taken).ok_or(NetworkError::PoolsExhausted)?;
+    Ok((subnet.first_host(), subnet))
+}
+
+/// Lets the host pass packets on; whether it was this call that did it.
+pub fn enable_forwarding() -> Result<bool, NetworkError> {
+    let path = Path::new("/proc/sys/net/ipv4/ip_forward");
+    if fs::read_to_string(path).map_err(NetworkError::io("read ip_forward"))?.trim() == "1" {
+        return Ok(false);
+    }
+    fs::write(path, "1").map_err(NetworkError::io("enable ip_forward"))?;
+    Ok(true)
+}
+
+/// Lets what the host sends from 127.0.0.1 to a published port reach the bridge. Our rules keep the loopback addresses
+/// from those on the bridge.
+pub fn route_loopback(bridge: &str) -> Result<(), NetworkError> {
+    let path = Path::new("/proc/sys/net/ipv4/conf").join(bridge).join("route_localnet");
+    fs::write(path, "1").map_err(NetworkError::io("enable route_localnet"))
+}
+
+/// Whether frames between a bridge's ports pass the packet filter too.
+pub fn frames_are_filtered() -> bool {
+    fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|text| text.trim() == "1")
+}
+
+/// Whether the host has IPv6 addresses at all.
+pub fn host_has_ipv6() -> bool {
+    fs::read_to_string("/proc/thread-self/net/if_inet6").is_ok_and(|text| !text.trim().is_empty())
+}

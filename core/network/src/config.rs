@@ -1,0 +1,73 @@
+//! Settings of the default bridge and of what all networks share, resolved by the daemon.
+
+use std::net::Ipv4Addr;
+
+use crate::ipam::{AddressPool, Subnet, pool};
+
+/// Name of the default bridge's link.
+pub const DEFAULT_BRIDGE: &str = "docker0";
+
+/// Which bridge containers join by default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BridgeChoice {
+    /// `docker0`, made if it is not there.
+    Default,
+    /// One the administrator made.
+    Existing(String),
+    /// None: there is no network `bridge`.
+    None,
+}
+
+/// Settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// `--bridge`.
+    pub bridge: BridgeChoice,
+    /// `--bip`: the bridge's own address and subnet.
+    pub bip: Option<(Ipv4Addr, Subnet)>,
+    /// `--fixed-cidr`: containers' addresses come from here.
+    pub fixed_cidr: Option<Subnet>,
+    /// `--default-gateway`.
+    pub default_gateway: Option<Ipv4Addr>,
+    /// `--mtu`.
+    pub mtu: u32,
+    /// `--icc`.
+    pub icc: bool,
+    /// `--ip`: where ports are published that name no address.
+    pub publish_address: Ipv4Addr,
+    /// `--ip-forward`.
+    pub ip_forward: bool,
+    /// `--ip-forward-no-drop`.
+    pub ip_forward_no_drop: bool,
+    /// `--ip-masq`.
+    pub masquerade: bool,
+    /// `--iptables`: whether the packet filter is ours to set.
+    pub firewall: bool,
+    /// `--userland-proxy`: whether the daemon itself forwards what the packet filter cannot.
+    pub userland_proxy: bool,
+    /// `--allow-direct-routing`.
+    pub direct_routing: bool,
+    /// `--default-address-pool`.
+    pub pools: Vec<AddressPool>,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            bridge: BridgeChoice::Default,
+            bip: None,
+            fixed_cidr: None,
+            default_gateway: None,
+            mtu: 1500,
+            icc: true,
+            publish_address: Ipv4Addr::UNSPECIFIED,
+            ip_forward: true,
+            ip_forward_no_drop: false,
+            masquerade: true,
+            firewall: true,
+            userland_proxy: true,
+            direct_routing: false,
+            pools: pool::defaults(),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What can go wrong with networks, in the stock daemon's words where clients see it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use dockerd_sys::netlink::NetlinkError;
+use dockerd_types::network::Port;
+use dockerd_types::{EndpointId, ErrorKind, Kinded};
+
+use crate::ipam::subnet::InvalidSubnet;
+
+/// Any failure of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// Another container has the port.
+    #[error("Bind for {0} failed: port is already allocated")]
+    PortAllocated(SocketAddr),
+    /// All ports of the range are taken.
+    #[error("all ports are allocated")]
+    PortsExhausted,
+    /// Another program has the port, or the address is not the host's.
+    #[error("failed to bind host port for {host}:{address}:{}/{}: {}", .port.number, .port.protocol.name(), errno_text(.source))]
+    HostPort {
+        /// Wanted on the host.
+        host: SocketAddr,
+        /// The container's address.
+        address: Ipv4Addr,
+        /// The container's port.
+        port: Port,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Ports could not be published.
+    #[error("driver failed programming external connectivity on endpoint {name} ({endpoint}): {source}")]
+    External {
+        /// Name of the container.
+        name: String,
+        /// Its endpoint.
+        endpoint: EndpointId,
+        /// Why.
+        source: Box<NetworkError>,
+    },
+    /// The subnet is used up.
+    #[error("no available IPv4 addresses on this network's address pools: {network} ({id})")]
+    AddressesExhausted {
+        /// The network's name.
+        network: String,
+        /// Its id.
+        id: String,
+    },
+    /// No subnet is left for a network.
+    #[error("all predefined address pools have been fully subnetted")]
+    PoolsExhausted,
+    /// `--bridge` names what is not there.
+    #[error("bridge device with non default name {0} must be created manually")]
+    NoBridge(String),
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Subnet(#[from] InvalidSubnet),
+    /// A setting contradicts another.
+    #[error("{setting} {value} does not belong to the bridge's network {subnet}")]
+    OutsideSubnet {
+        /// Which setting.
+        setting: &'static str,
+        /// Its value.
+        value: IpAddr,
+        /// The network.
+        subnet: String,
+    },
+    /// The kernel refused a change.
+    #[error("{action}: {source}")]
+    Kernel {
+        /// What was tried.
+        action: &'static str,
+        /// What the kernel said.
+        source: NetlinkError,
+    },
+    /// A system call failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The thread that makes sandboxes has ended.
+    #[error("no network sandboxes can be made: {0}")]
+    PoolClosed(String),
+}
+
+impl NetworkError {
+    pub(crate) fn kernel(action: &'static str) -> impl FnOnce(NetlinkError) -> Self {
+        move |source| Self::Kernel { action, source }
+    }
+
+    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+}
+
+impl Kinded for NetworkError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Subnet(_) | Self::OutsideSubnet { .. } => ErrorKind::InvalidArgument,
+            Self::External { source, .. } => source.kind(),
+            Self::PortAllocated(_)
+            | Self::PortsExhausted
+            | Self::HostPort { .. }
+            | Self::AddressesExhausted { .. }
+            | Self::PoolsExhausted
+            | Self::NoBridge(_)
+            | Self::Kernel { .. }
+            | Self::Io { .. }
+            | Self::PoolClosed(_) => ErrorKind::System,
+        }
+    }
+}
+
+/// The kernel's error in the words of Go's library, which clients know.
+fn errno_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "address already in use".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => {
+            let text = error.to_string();
+            text.split(" (os error").next().unwrap_or_default().to_lowercase()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_the_stock_daemons() {
+        let host = "0.0.0.0:8300".parse().expect("address");
+        let port = Port::parse("80").expect("port");
+        let source = io::Error::from(io::ErrorKind::AddrInUse);
+        let error = NetworkError::HostPort { host, address: Ipv4Addr::new(172, 17, 0, 3), port, source };
+        assert_eq!(
+            error.to_string(),
+            "failed to bind host port for 0.0.0.0:8300:172.17.0.3:80/tcp: address already in use"
+        );
+        assert_eq!(
+            NetworkError::PortAllocated(host).to_string(),
+            "Bind for 0.0.0.0:8300 failed: port is already allocated"
+        );
+    }
+}

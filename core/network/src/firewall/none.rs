@@ -1,0 +1,26 @@
+//! `--iptables=false`: the administrator keeps the packet filter to himself.
+
+use super::{Firewall, PortForward, Ruleset};
+use crate::error::NetworkError;
+
+/// Sets no rules.
+#[derive(Debug, Default)]
+pub struct NoFirewall;
+
+impl Firewall for NoFirewall {
+    fn install(&self, _rules: &Ruleset) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    fn publish(&self, _forwards: &[PortForward]) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    fn withdraw(&self, _forwards: &[PortForward]) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    fn forwards(&self) -> bool {
+        false
+    }
+}

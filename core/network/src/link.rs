@@ -1,0 +1,299 @@
+//! Links, addresses and routes: rtnetlink(7) requests written into a batch, and the few questions asked of the kernel.
+//! Which links there should be is decided elsewhere.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use dockerd_sys::netlink::message::{self, ACK, CREATE, DUMP, EXCLUSIVE, MessageWriter};
+use dockerd_sys::netlink::{Batch, Message, NetlinkError, Socket};
+
+use crate::ipam::Subnet;
+
+/// `VETH_INFO_PEER` of `linux/veth.h`.
+const VETH_PEER: u16 = 1;
+/// `IFLA_BRPORT_MODE` of `linux/if_link.h`: frames may leave by the port they came in.
+const PORT_HAIRPIN: u16 = 4;
+/// `IFLA_BRPORT_ISOLATED`: isolated ports do not reach each other.
+const PORT_ISOLATED: u16 = 33;
+/// `sizeof(struct ifinfomsg)`.
+const LINK_HEADER: usize = 16;
+/// `sizeof(struct ifaddrmsg)`.
+const ADDRESS_HEADER: usize = 8;
+/// `sizeof(struct rtmsg)`.
+const ROUTE_HEADER: usize = 12;
+const UP: u32 = libc::IFF_UP as u32;
+const INET: u8 = libc::AF_INET as u8;
+
+/// A hardware address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl std::fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl MacAddress {
+    /// Parses `02:42:ac:11:00:02`; also with dashes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut out = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for byte in &mut out {
+            *byte = parts.next().filter(|p| p.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok())?;
+        }
+        parts.next().is_none().then_some(Self(out))
+    }
+
+    /// A locally administered address of a single station, made of these bytes.
+    pub fn local(mut bytes: [u8; 6]) -> Self {
+        bytes[0] = (bytes[0] | 0x02) & 0xfe;
+        Self(bytes)
+    }
+}
+
+/// A link as the kernel tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// `bridge`, `veth`, ...; empty for hardware.
+    pub kind: String,
+    /// What an administrator noted on it.
+    pub alias: String,
+    /// The bridge it is a port of.
+    pub master: Option<u32>,
+    /// The other end's number in its namespace, for pairs.
+    pub peer: Option<u32>,
+    /// Largest packet.
+    pub mtu: u32,
+}
+
+fn link_header(index: u32, flags: u32, change: u32) -> [u8; LINK_HEADER] {
+    let mut header = [0; LINK_HEADER];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..].copy_from_slice(&change.to_ne_bytes());
+    header
+}
+
+/// Makes a bridge, up. With an address of its own it keeps that when ports come and go.
+pub fn add_bridge(batch: &mut Batch, name: &str, mtu: u32, mac: MacAddress) {
+    let mut message = batch.message(libc::RTM_NEWLINK, ACK | CREATE | EXCLUSIVE);
+    message.raw(&link_header(0, UP, UP)).c_text(libc::IFLA_IFNAME, name).u32(libc::IFLA_MTU, mtu);
+    message.bytes(libc::IFLA_ADDRESS, &mac.0).nest(libc::IFLA_LINKINFO, |info| {
+        info.text(libc::IFLA_INFO_KIND, "bridge");
+    });
+}
+
+/// A pair of virtual Ethernet devices between the host and a container.
+#[derive(Debug, Clone, Copy)]
+pub struct VethOrder<'a> {
+    /// Name of the host's end.
+    pub host_name: &'a str,
+    /// Name of the container's end.
+    pub inner_name: &'a str,
+    /// The bridge the host's end is a port of.
+    pub bridge: u32,
+    /// The container's network namespace.
+    pub netns: BorrowedFd<'a>,
+    /// Largest packet, both ends.
+    pub mtu: u32,
+    /// What to note on the host's end.
+    pub alias: &'a str,
+    /// Whether the port is kept from other isolated ports.
+    pub isolated: bool,
+}
+
+/// Makes the pair: the host's end up and in the bridge, the container's end down in its namespace.
+pub fn add_veth(batch: &mut Batch, order: VethOrder<'_>) {
+    let mut message = batch.message(libc::RTM_NEWLINK, ACK | CREATE | EXCLUSIVE);
+    message.raw(&link_header(0, UP, UP)).c_text(libc::IFLA_IFNAME, order.host_name).u32(libc::IFLA_MTU, order.mtu);
+    message.u32(libc::IFLA_MASTER, order.bridge);
+    message.nest(libc::IFLA_LINKINFO, |info| {
+        info.text(libc::IFLA_INFO_KIND, "veth").nest(libc::IFLA_INFO_DATA, |data| {
+            data.nest(VETH_PEER, |peer| {
+                let netns = u32::try_from(order.netns.as_raw_fd()).unwrap_or(u32::MAX);
+                peer.raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, order.inner_name);
+                peer.u32(libc::IFLA_MTU, order.mtu).u32(libc::IFLA_NET_NS_FD, netns);
+            });
+        });
+    });
+    drop(message);
+    // The settings of the port can only be made on a port.
+    let mut message = batch.message(libc::RTM_NEWLINK, ACK);
+    message.raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, order.host_name).text(libc::IFLA_IFALIAS, order.alias);
+    message.nest(libc::IFLA_LINKINFO, |info| {
+        info.text(libc::IFLA_INFO_SLAVE_KIND, "bridge").nest(libc::IFLA_INFO_SLAVE_DATA, |data| {
+            data.u8(PORT_HAIRPIN, 1).u8(PORT_ISOLATED, u8::from(order.isolated));
+        });
+    });
+}
+
+/// Brings a link up.
+pub fn set_up(batch: &mut Batch, index: u32) {
+    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, UP, UP));
+}
+
+/// Changes a link's hardware address.
+pub fn set_mac(batch: &mut Batch, index: u32, mac: MacAddress) {
+    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).bytes(libc::IFLA_ADDRESS, &mac.0);
+}
+
+/// Changes the largest packet of a link.
+pub fn set_mtu(batch: &mut Batch, index: u32, mtu: u32) {
+    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).u32(libc::IFLA_MTU, mtu);
+}
+
+/// Takes a link, and its other end, away.
+pub fn delete(batch: &mut Batch, index: u32) {
+    batch.message(libc::RTM_DELLINK, ACK).raw(&link_header(index, 0, 0));
+}
+
+fn address<'a>(
+    batch: &'a mut Batch,
+    kind: u16,
+    flags: u16,
+    index: u32,
+    address: Ipv4Addr,
+    prefix: u8,
+) -> MessageWriter<'a> {
+    let mut header = [INET, prefix, 0, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+    header[4..].copy_from_slice(&index.to_ne_bytes());
+    let mut message = batch.message(kind, flags);
+    message.raw(&header).bytes(libc::IFA_LOCAL, &address.octets()).bytes(libc::IFA_ADDRESS, &address.octets());
+    message
+}
+
+/// Gives a link an address with the broadcast address of its subnet.
+pub fn add_address(batch: &mut Batch, index: u32, own: Ipv4Addr, prefix: u8) {
+    let mut message = address(batch, libc::RTM_NEWADDR, ACK | CREATE | EXCLUSIVE, index, own, prefix);
+    if let Some(subnet) = Subnet::containing(own, prefix).filter(|subnet| subnet.prefix() < 31) {
+        message.bytes(libc::IFA_BROADCAST, &subnet.last().octets());
+    }
+}
+
+/// Takes an address from a link.
+pub fn delete_address(batch: &mut Batch, index: u32, own: Ipv4Addr, prefix: u8) {
+    address(batch, libc::RTM_DELADDR, ACK, index, own, prefix);
+}
+
+/// The default route.
+pub fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) {
+    let mut header = [0; ROUTE_HEADER];
+    header[0] = INET;
+    header[4..8].copy_from_slice(&[libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST]);
+    let mut message = batch.message(libc::RTM_NEWROUTE, ACK | CREATE | EXCLUSIVE);
+    message.raw(&header).bytes(libc::RTA_GATEWAY, &gateway.octets()).u32(libc::RTA_OIF, index);
+}
+
+fn read_link(message: &Message<'_>) -> Option<Link> {
+    let index = message.body.get(4..8).and_then(message::read_u32)?;
+    let mut link = Link { index, ..Link::default() };
+    for (kind, payload) in message::attributes(message.body.get(LINK_HEADER..)?) {
+        let text = || message::read_text(payload).unwrap_or_default().to_owned();
+        match kind {
+            libc::IFLA_IFNAME => link.name = text(),
+            libc::IFLA_IFALIAS => link.alias = text(),
+            libc::IFLA_MASTER => link.master = message::read_u32(payload),
+            libc::IFLA_LINK => link.peer = message::read_u32(payload),
+            libc::IFLA_MTU => link.mtu = message::read_u32(payload).unwrap_or_default(),
+            libc::IFLA_LINKINFO => {
+                let kind = message::attribute(payload, libc::IFLA_INFO_KIND).and_then(message::read_text);
+                link.kind = kind.unwrap_or_default().to_owned();
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+/// The link of that name.
+pub fn by_name(socket: &Socket, name: &str) -> Result<Option<Link>, NetlinkError> {
+    let mut batch = Batch::new();
+    batch.message(libc::RTM_GETLINK, ACK).raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, name);
+    let mut found = None;
+    match socket.query(&batch, |message| found = read_link(message)) {
+        Err(error) if error.is(libc::ENODEV) => Ok(None),
+        outcome => outcome.map(|()| found),
+    }
+}
+
+/// All links of the namespace.
+pub fn all(socket: &Socket) -> Result<Vec<Link>, NetlinkError> {
+    let mut batch = Batch::new();
+    batch.message(libc::RTM_GETLINK, DUMP).raw(&link_header(0, 0, 0));
+    let mut found = Vec::new();
+    socket.query(&batch, |message| found.extend(read_link(message)))?;
+    Ok(found)
+}
+
+/// IPv4 addresses of a link.
+pub fn addresses(socket: &Socket, index: u32) -> Result<Vec<(Ipv4Addr, u8)>, NetlinkError> {
+    let mut batch = Batch::new();
+    let mut header = [0; ADDRESS_HEADER];
+    header[0] = INET;
+    batch.message(libc::RTM_GETADDR, DUMP).raw(&header);
+    let mut found = Vec::new();
+    socket.query(&batch, |message| {
+        let own = message.body.get(4..8).and_then(message::read_u32) == Some(index);
+        let address = message.body.get(ADDRESS_HEADER..).and_then(|rest| message::attribute(rest, libc::IFA_LOCAL));
+        if let Some(address) = address.and_then(read_address).filter(|_| own) {
+            found.push((address, message.body[1]));
+        }
+    })?;
+    Ok(found)
+}
+
+/// Destinations of the namespace's IPv4 routes, without the default route.
+pub fn routed_subnets(socket: &Socket) -> Result<Vec<Subnet>, NetlinkError> {
+    let mut batch = Batch::new();
+    let mut header = [0; ROUTE_HEADER];
+    header[0] = INET;
+    batch.message(libc::RTM_GETROUTE, DUMP).raw(&header);
+    let mut found = Vec::new();
+    socket.query(&batch, |message| {
+        let Some(rest) = message.body.get(ROUTE_HEADER..) else { return };
+        // The local table repeats single addresses; loopback's subnet is in it too.
+        if message.body[4] != libc::RT_TABLE_MAIN {
+            return;
+        }
+        let destination = message::attribute(rest, libc::RTA_DST).and_then(read_address);
+        found.extend(destination.and_then(|address| Subnet::containing(address, message.body[1])));
+    })?;
+    Ok(found)
+}
+
+fn read_address(payload: &[u8]) -> Option<Ipv4Addr> {
+    Some(Ipv4Addr::from(<[u8; 4]>::try_from(payload).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dockerd_sys::netlink::Family;
+
+    #[test]
+    fn loopback_is_found() {
+        let socket = Socket::open(Family::Route).expect("socket");
+        let found = by_name(&socket, "lo").expect("asked").expect("there");
+        assert_eq!((found.name.as_str(), found.master), ("lo", None));
+        assert_eq!(by_name(&socket, "no-such-link").expect("asked"), None);
+        assert!(all(&socket).expect("asked").iter().any(|link| link.index == found.index));
+        // The socket is clean after a question with an answer and an acknowledgement.
+        assert!(by_name(&socket, "lo").expect("asked again").is_some());
+    }
+
+    #[test]
+    fn hardware_addresses() {
+        let mac = MacAddress::parse("02:42:ac:11:00:02").expect("valid");
+        assert_eq!(mac.to_string(), "02:42:ac:11:00:02");
+        for bad in ["", "02:42:ac:11:00", "02:42:ac:11:00:02:03", "zz:42:ac:11:00:02"] {
+            assert_eq!(MacAddress::parse(bad), None, "{bad}");
+        }
+        assert_eq!(MacAddress::local([0xff; 6]).0[0], 0xfe);
+    }
+}

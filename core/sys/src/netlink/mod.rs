@@ -1,0 +1,214 @@
+//! Netlink sockets (netlink(7)) for requests that the kernel works off while they are sent: rtnetlink and nfnetlink. A
+//! batch of messages goes out in one sendmsg(2); the answers are there when it returns.
+
+pub mod message;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+
+pub use message::{Batch, Message, MessageWriter};
+
+/// Room for one receive: dumps come in pieces of up to 32 KiB.
+const BUFFER: usize = 32 * 1024;
+/// The kernel answers at once; one that does not within this is broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// `NLMSGERR_ATTR_MSG`.
+const ERROR_TEXT: u16 = 1;
+
+/// Which part of the kernel is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Links, addresses, routes, neighbours (rtnetlink(7)).
+    Route,
+    /// Packet filter and connection tracking (nfnetlink).
+    Netfilter,
+}
+
+/// The kernel refused a message.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// One message of the batch was refused.
+    #[error("{source}{}{text}", if text.is_empty() { "" } else { ": " })]
+    Refused {
+        /// Which, from 1.
+        message: u32,
+        /// What the kernel said.
+        source: io::Error,
+        /// The kernel's own explanation; may be empty.
+        text: String,
+    },
+    /// The socket itself failed.
+    #[error("netlink socket: {0}")]
+    Socket(#[from] io::Error),
+}
+
+impl NetlinkError {
+    /// The kernel's error.
+    pub fn io(&self) -> &io::Error {
+        match self {
+            Self::Refused { source, .. } | Self::Socket(source) => source,
+        }
+    }
+
+    /// Whether the kernel answered with this number.
+    pub fn is(&self, number: i32) -> bool {
+        self.io().raw_os_error() == Some(number)
+    }
+}
+
+/// A netlink socket of the network namespace in which it was opened. Not for use by several threads at once: answers
+/// carry no sign of who asked.
+#[derive(Debug)]
+pub struct Socket(OwnedFd);
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Socket {
+    /// Opens one in the calling thread's network namespace.
+    pub fn open(family: Family) -> io::Result<Self> {
+        let protocol = match family {
+            Family::Route => None,
+            Family::Netfilter => Some(netlink::NETFILTER),
+        };
+        let flags = SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+        for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
+            set_option(&socket, option)?;
+        }
+        Ok(Self(socket))
+    }
+
+    /// Sends a batch and waits until the kernel has answered all of it. The first refusal is returned; a transaction
+    /// (nfnetlink) is undone by the kernel then, single requests (rtnetlink) before and after it are done.
+    pub fn transact(&self, batch: &Batch) -> Result<(), NetlinkError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.send(batch.bytes())?;
+        let mut buffer = vec![0; BUFFER];
+        let mut answered = 0;
+        let mut first = None;
+        loop {
+            // The kernel has worked the batch off by now: what it has to say is in the queue.
+            let length = match self.receive(&mut buffer, RecvFlags::DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                other => other?,
+            };
+            for message in message::messages(&buffer[..length]) {
+                if i32::from(message.kind) != libc::NLMSG_ERROR {
+                    continue;
+                }
+                match refusal(&message) {
+                    None => answered += 1,
+                    Some(error) => _ = first.get_or_insert(error),
+                }
+            }
+        }
+        match first {
+            Some(error) => Err(error),
+            None if answered == batch.acks() => Ok(()),
+            None => Err(NetlinkError::Socket(io::Error::new(io::ErrorKind::InvalidData, "an answer is missing"))),
+        }
+    }
+
+    /// Sends one request and hands every message of the answer to `take`, until the kernel says it was the last.
+    pub fn query(&self, batch: &Batch, mut take: impl FnMut(&Message<'_>)) -> Result<(), NetlinkError> {
+        self.send(batch.bytes())?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let length = self.receive(&mut buffer, RecvFlags::empty())?;
+            for message in message::messages(&buffer[..length]) {
+                match i32::from(message.kind) {
+                    libc::NLMSG_DONE => return Ok(()),
+                    libc::NLMSG_ERROR => return refusal(&message).map_or(Ok(()), Err),
+                    _ => take(&message),
+                }
+            }
+        }
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        let kernel = SocketAddrNetlink::new(0, 0);
+        let sent = rustix::io::retry_on_intr(|| rustix::net::sendto(&self.0, bytes, SendFlags::empty(), &kernel))?;
+        if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    fn receive(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+        let flags = flags | RecvFlags::TRUNC;
+        let (_, length) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.0, &mut *buffer, flags))?;
+        if length > buffer.len() { Err(Errno::MSGSIZE.into()) } else { Ok(length) }
+    }
+}
+
+/// What an error message says; `None` for a plain "done".
+fn refusal(message: &Message<'_>) -> Option<NetlinkError> {
+    let number = message.body.get(..4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
+    if number == 0 {
+        return None;
+    }
+    // The header of what was refused follows, then the attributes.
+    let attributes = message.body.get(4 + message::HEADER..).unwrap_or_default();
+    let text = message::attribute(attributes, ERROR_TEXT).and_then(message::read_text).unwrap_or_default();
+    let source = io::Error::from_raw_os_error(-number);
+    Some(NetlinkError::Refused { message: message.sequence, source, text: text.to_owned() })
+}
+
+#[allow(unsafe_code, reason = "these socket options have no safe wrapper")]
+fn set_option(socket: &OwnedFd, option: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the value is one int, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_NETLINK,
+            option,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_name_the_message_and_why() {
+        let socket = Socket::open(Family::Route).expect("socket");
+        let mut batch = Batch::new();
+        // No such link: both are refused, the first is told.
+        for _ in 0..2 {
+            let mut header = [0u8; 16];
+            header[4..8].copy_from_slice(&i32::MAX.to_ne_bytes());
+            batch.message(libc::RTM_GETLINK, message::ACK).raw(&header);
+        }
+        let error = socket.transact(&batch).expect_err("no such link");
+        assert!(error.is(libc::ENODEV), "{error}");
+        assert!(matches!(error, NetlinkError::Refused { message: 1, .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_dump_is_read_to_its_end() {
+        let socket = Socket::open(Family::Route).expect("socket");
+        let mut batch = Batch::new();
+        batch.message(libc::RTM_GETLINK, message::DUMP).raw(&[0; 16]);
+        let mut names = Vec::new();
+        let name = |m: &Message<'_>| {
+            message::attribute(&m.body[16..], libc::IFLA_IFNAME).and_then(message::read_text).map(str::to_owned)
+        };
+        socket.query(&batch, |m| names.extend(name(m))).expect("listed");
+        assert!(names.contains(&"lo".to_owned()), "{names:?}");
+    }
+}

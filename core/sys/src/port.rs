@@ -1,0 +1,65 @@
+//! Sockets that hold a port of the host, so that no other program takes it: bound, and for stream protocols listening,
+//! because two bound sockets with `SO_REUSEADDR` may share a port until one of them listens.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
+
+/// Connections the kernel may keep waiting.
+const BACKLOG: i32 = 128;
+
+/// The transport whose port is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// Holds `address` for as long as the descriptor lives. Non-blocking, close-on-exec, for IPv6 without IPv4.
+pub fn hold(transport: Transport, address: SocketAddr) -> io::Result<OwnedFd> {
+    let (kind, protocol): (SocketType, Option<Protocol>) = match transport {
+        Transport::Tcp => (SocketType::STREAM, None),
+        Transport::Udp => (SocketType::DGRAM, None),
+        Transport::Sctp => (SocketType::STREAM, Some(ipproto::SCTP)),
+    };
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, protocol)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if transport == Transport::Udp {
+        // What is sent here before the packet filter knows the port shall not wait in memory for nobody.
+        sockopt::set_socket_recv_buffer_size(&socket, 0)?;
+        rustix::net::bind(&socket, &address)?;
+    } else {
+        // Connections of an earlier owner that linger must not keep the port from us.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_port_is_refused_to_others() {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let held = hold(transport, "127.0.0.1:0".parse().expect("address")).expect("held");
+            let address: SocketAddr =
+                rustix::net::getsockname(&held).expect("name").try_into().expect("an internet address");
+            let error = hold(transport, address).expect_err("taken");
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            drop(held);
+            hold(transport, address).expect("free again");
+        }
+    }
+}
