@@ -1,5 +1,7 @@
 //! Attach and logs.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use dockerd_core::container::attach::AttachOptions;
 use dockerd_core::streams::{LogEntry, LogQuery};
@@ -73,7 +75,7 @@ pub(crate) async fn logs(context: Context) -> Result {
     // Anything that is no number means all, as in Docker.
     let tail = query.text("tail").parse::<usize>().ok();
     let (since, until) = (moment(&context, "since")?, moment(&context, "until")?);
-    let timestamps = query.flag("timestamps");
+    let shape = Shape { timestamps: query.flag("timestamps"), details: query.flag("details") };
     let asked = LogQuery { follow: query.flag("follow"), stdout, stderr, since, until, tail };
     let session = context.engine.containers.logs(context.name(), asked).await?;
     let (tty, mut entries) = (session.tty, session.entries);
@@ -85,7 +87,7 @@ pub(crate) async fn logs(context: Context) -> Result {
                 () = sender.closed() => return,
             };
             let Some(entry) = entry else { return };
-            if sender.send(entry.map(|entry| line(&entry, tty, timestamps))).await.is_err() {
+            if sender.send(entry.map(|entry| line(&entry, tty, shape))).await.is_err() {
                 return;
             }
         }
@@ -93,14 +95,35 @@ pub(crate) async fn logs(context: Context) -> Result {
     Ok(reply::stream(hijack::media_type(tty, context.version), body))
 }
 
-fn line(entry: &LogEntry, tty: bool, timestamps: bool) -> Bytes {
-    let bytes = if timestamps {
-        let mut text = entry.time.rfc3339_fixed().into_bytes();
-        text.push(b' ');
+/// What comes before a line.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    timestamps: bool,
+    details: bool,
+}
+
+fn line(entry: &LogEntry, tty: bool, shape: Shape) -> Bytes {
+    let bytes = if shape.timestamps || shape.details {
+        let mut text = Vec::with_capacity(entry.line.len() + 64);
+        if shape.timestamps {
+            text.extend_from_slice(entry.time.rfc3339_fixed().as_bytes());
+            text.push(b' ');
+        }
+        if shape.details {
+            text.extend_from_slice(details(&entry.attributes).as_bytes());
+            text.push(b' ');
+        }
         text.extend_from_slice(&entry.line);
         Bytes::from(text)
     } else {
         entry.line.clone()
     };
     if tty { bytes } else { frame::encode(entry.stream, &bytes) }
+}
+
+/// Attributes as the query string of an URL would have them, but for the commas.
+fn details(attributes: &BTreeMap<String, String>) -> String {
+    let escaped = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let pairs: Vec<String> = attributes.iter().map(|(k, v)| format!("{}={}", escaped(k), escaped(v))).collect();
+    pairs.join(",")
 }

@@ -39,7 +39,7 @@ pub mod logs;
 pub mod mount_spec;
 pub mod names;
 pub mod oci;
-mod pattern;
+pub(crate) mod pattern;
 mod pause;
 mod prune;
 pub mod registry;

@@ -414,7 +414,7 @@ async fn a_running_container_needs_force() {
     let plain = RemoveOptions { force: false, volumes: false, link: false };
     let error = bed.service.remove("busy", plain).await.expect_err("runs");
     let text =
-        "cannot remove container \"/busy\": container is running: stop the container before removing or force remove";
+        "cannot remove container \"busy\": container is running: stop the container before removing or force remove";
     assert_eq!(error.to_string(), text);
     bed.service.remove("busy", RemoveOptions { force: true, ..plain }).await.expect("removed");
     assert!(bed.service.core.containers.find("busy").is_err());
