@@ -20,6 +20,7 @@ fn privileged_streams() {
     bed.waits();
     bed.logs();
     bed.exec_details();
+    bed.statistics();
     bed.refusals();
     assert_eq!(daemon.docker(&["ps", "-aq"]).out, "", "containers are left");
     assert_eq!(daemon.leftovers(), Vec::<String>::new(), "mounts are left");
@@ -419,6 +420,27 @@ impl Bed<'_> {
         assert_eq!(self.ok(&["inspect", "-f", "{{.ExecIDs}}", "s-details"]), "[]", "what has ended is not listed");
         assert_eq!(self.api("GET", &format!("/exec/{}/json", &id[..12]), "").0, 404, "ids are not shortened");
         self.remove("s-details");
+    }
+
+    fn statistics(&self) {
+        self.run("s-stats", &["-m", "64m", "--pids-limit", "50"], &["sleep", "1000"]);
+        let once = |query: &str| self.api("GET", &format!("/containers/s-stats/stats?stream=0{query}"), "");
+        let (status, text) = once("&one-shot=1");
+        assert_eq!(status, 200, "{text}");
+        assert!(text.contains(r#""limit":67108864"#) && text.contains(r#""limit":50"#), "{text}");
+        assert!(text.contains(r#""preread":"0001-01-01T00:00:00Z""#), "{text}");
+        assert!(!once("").1.contains(r#""preread":"0001-01-01T00:00:00Z""#), "a reading from before goes with it");
+        let mut stream = self.open("GET", "/containers/s-stats/stats", "", "");
+        stream.until(b"\"preread\":\"0001");
+        stream.until(b"\"preread\":\"20");
+        drop(stream);
+        let table = ["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.NetIO}}", "s-stats"];
+        assert_eq!(self.ok(&table), "s-stats 1 0B / 0B");
+        self.ok(&["stop", "-t", "0", "s-stats"]);
+        assert!(once("").1.contains(r#""memory_stats":{}"#));
+        let both = self.api("GET", "/containers/s-stats/stats?stream=1&one-shot=1", "");
+        assert_eq!(both, (400, r#"{"message":"cannot have stream=true and one-shot=true"}"#.to_owned()));
+        self.remove("s-stats");
     }
 
     fn wait_for_exec(&self, id: &str, wanted: &str) {

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use dockerd_core::container::attach::AttachOptions;
+use dockerd_core::container::stats::StatsMode;
 use dockerd_core::streams::{LogEntry, LogQuery};
 use dockerd_types::Timestamp;
 use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use crate::context::Context;
+use crate::convert::stats as convert_stats;
 use crate::error::ApiError;
 use crate::reply::{self, Reply};
 use crate::stream::frame;
@@ -93,6 +95,34 @@ pub(crate) async fn logs(context: Context) -> Result {
         }
     });
     Ok(reply::stream(hijack::media_type(tty, context.version), body))
+}
+
+pub(crate) async fn stats(context: Context) -> Result {
+    let query = &context.query;
+    // Streaming is what is done where nothing is said.
+    let stream = query.text("stream").is_empty() || query.flag("stream");
+    let mode = match (stream, query.flag("one-shot")) {
+        (true, true) => return Err(ApiError::bad_request("cannot have stream=true and one-shot=true")),
+        (true, false) => StatsMode::Stream,
+        (false, false) => StatsMode::Once,
+        (false, true) => StatsMode::OneShot,
+    };
+    let mut readings = context.engine.containers.stats(context.name(), mode)?;
+    let (sender, body) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let reading = tokio::select! {
+                reading = readings.recv() => reading,
+                () = sender.closed() => return,
+            };
+            let Some(reading) = reading else { return };
+            let text = format!("{}\n", convert_stats::stats(&reading, mode != StatsMode::OneShot));
+            if sender.send(Ok(Bytes::from(text))).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(reply::stream("application/json", body))
 }
 
 /// What comes before a line.

@@ -52,6 +52,7 @@ pub mod security;
 pub mod spec;
 mod start;
 pub(crate) mod state_writer;
+pub mod stats;
 mod stop;
 pub mod top;
 mod tree;
