@@ -55,7 +55,7 @@ impl Context {
             self.request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
         let bytes = self.bytes().await?;
         let media_type = kind.split(';').next().unwrap_or_default().trim();
-        if !(bytes.is_empty() && kind.is_empty()) && !media_type.eq_ignore_ascii_case("application/json") {
+        if (!bytes.is_empty() || !kind.is_empty()) && !media_type.eq_ignore_ascii_case("application/json") {
             return Err(ApiError::bad_request(format!(
                 "unsupported Content-Type header ({kind}): must be 'application/json'"
             )));

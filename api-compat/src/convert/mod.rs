@@ -3,3 +3,4 @@
 pub(crate) mod container;
 pub(crate) mod create;
 pub(crate) mod network;
+pub(crate) mod stats;

@@ -100,6 +100,9 @@ impl RuntimeDriver for Fake {
     fn pids(&self, _: &ContainerId) -> Result<Vec<i32>, ControlError> {
         Ok(Vec::new())
     }
+    fn stats(&self, _: &ContainerId) -> Result<dockerd_runtime::cgroup::CgroupStats, ControlError> {
+        Ok(dockerd_runtime::cgroup::CgroupStats::default())
+    }
     fn delete(&self, _: &ContainerId) -> BoxFuture<'_, Result<(), ControlError>> {
         Box::pin(async { Ok(()) })
     }
@@ -414,7 +417,7 @@ async fn a_running_container_needs_force() {
     let plain = RemoveOptions { force: false, volumes: false, link: false };
     let error = bed.service.remove("busy", plain).await.expect_err("runs");
     let text =
-        "cannot remove container \"/busy\": container is running: stop the container before removing or force remove";
+        "cannot remove container \"busy\": container is running: stop the container before removing or force remove";
     assert_eq!(error.to_string(), text);
     bed.service.remove("busy", RemoveOptions { force: true, ..plain }).await.expect("removed");
     assert!(bed.service.core.containers.find("busy").is_err());

@@ -1,6 +1,7 @@
 //! A process's standard streams for its whole life: the pumps that take its output, the log, those who are attached.
 //! Output goes to the log first, then to every attached client in order; a pump holds no buffer while it waits.
 
+mod attributes;
 mod log;
 mod reader;
 
@@ -246,8 +247,9 @@ impl Streams for ContainerStreams {
 pub struct Maker;
 
 impl StreamsMaker for Maker {
-    fn make(&self, spec: &ContainerSpec, _name: &str) -> Arc<dyn Streams> {
-        let log = spec.log_path.clone().map(|path| LogSettings::of(path, &spec.host.log_config.options));
+    fn make(&self, spec: &ContainerSpec, name: &str) -> Arc<dyn Streams> {
+        let settings = |path| LogSettings::of(path, &spec.host.log_config.options, &attributes::of(spec, name));
+        let log = spec.log_path.clone().map(settings);
         Arc::new(ContainerStreams(ProcessStreams::new(spec.config.tty, log)))
     }
 }
