@@ -4,6 +4,7 @@
 #![recursion_limit = "256"]
 #![deny(missing_docs)]
 
+mod compat;
 mod connection;
 mod context;
 mod convert;
@@ -15,6 +16,7 @@ mod router;
 mod routes;
 mod server;
 mod stream;
+mod tls;
 mod version;
 
 pub use server::{Listener, ServerConfig, serve};

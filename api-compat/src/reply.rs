@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Response, StatusCode};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -87,6 +87,31 @@ pub(crate) fn empty(status: StatusCode) -> Reply {
 pub(crate) fn text(body: &'static str) -> Reply {
     whole(StatusCode::OK, Some("text/plain; charset=utf-8"), body)
 }
+
+/// 400 as clients of before API 1.24 know errors: plain text.
+pub(crate) fn old_error(message: &str) -> Reply {
+    let mut response = whole(StatusCode::BAD_REQUEST, Some("text/plain; charset=utf-8"), format!("{message}\n"));
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Sends the client to another path.
+pub(crate) fn moved(path: &str, query: Option<&str>) -> Reply {
+    let mut to = percent_encoding::utf8_percent_encode(path, PATH).to_string();
+    if let Some(query) = query {
+        to.push('?');
+        to.push_str(query);
+    }
+    let mut response = empty(StatusCode::MOVED_PERMANENTLY);
+    if let Ok(to) = HeaderValue::from_str(&to) {
+        response.headers_mut().insert(LOCATION, to);
+    }
+    response
+}
+
+/// What stands in a path only behind a percent sign.
+const PATH: &percent_encoding::AsciiSet =
+    &percent_encoding::CONTROLS.add(b' ').add(b'"').add(b'#').add(b'<').add(b'>').add(b'?').add(b'%').add(b'`');
 
 /// 200 with a body that comes piece by piece; headers go out at once.
 pub(crate) fn stream(content_type: &'static str, chunks: mpsc::Receiver<io::Result<Bytes>>) -> Reply {

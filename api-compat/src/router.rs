@@ -10,6 +10,24 @@ pub(crate) fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
     take(&parts[1..], rest, &mut names).then_some(names)
 }
 
+/// The path without `//`, `/./` and `/../`, if it has any of them: clients are sent there, as by the stock daemon's router.
+pub(crate) fn cleaned(path: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => _ = parts.pop(),
+            part => parts.push(part),
+        }
+    }
+    let mut out = format!("/{}", parts.join("/"));
+    // The last slash is kept.
+    if path.ends_with('/') && out.len() > 1 {
+        out.push('/');
+    }
+    (out != path).then_some(out)
+}
+
 fn take(parts: &[&str], rest: &str, names: &mut Vec<String>) -> bool {
     let Some((literal, later)) = parts.split_first() else { return rest.is_empty() };
     if later.is_empty() {
@@ -49,7 +67,30 @@ mod tests {
         assert_eq!(names("/info", "/info/x"), None);
     }
 
+    #[test]
+    fn paths_are_cleaned_only_when_they_must_be() {
+        for path in ["/", "/info", "/networks/", "/images/a/b:c/json", "/containers/..x/json"] {
+            assert_eq!(cleaned(path), None, "{path}");
+        }
+        for (path, expected) in [
+            ("//info", "/info"),
+            ("/containers//json", "/containers/json"),
+            ("/a/../info", "/info"),
+            ("/a/./b/", "/a/b/"),
+            ("/../..", "/"),
+        ] {
+            assert_eq!(cleaned(path).as_deref(), Some(expected));
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn a_cleaned_path_is_clean(path in "(/[a.]{0,2}){1,6}") {
+            if let Some(clean) = cleaned(&path) {
+                proptest::prop_assert_eq!(cleaned(&clean), None);
+            }
+        }
+
         #[test]
         fn what_is_matched_can_be_put_back(path in "/images/[a-z/]{0,12}/json") {
             if let Some(names) = matches("/images/{}/json", &path) {

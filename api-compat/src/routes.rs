@@ -21,6 +21,8 @@ enum To {
     NotBuilt(&'static str),
     /// Swarm mode is not built, so this node never is a manager.
     NoSwarm,
+    /// Nor is it in a swarm.
+    NotInSwarm,
 }
 
 /// What a path leads to.
@@ -28,6 +30,7 @@ pub(crate) enum Found {
     Handler(Handler, Vec<String>),
     NotBuilt(&'static str),
     NoSwarm,
+    NotInSwarm,
     Nothing,
 }
 
@@ -50,7 +53,7 @@ static ROUTES: &[Route] = &[
     ("GET", "/version", to!(system::version)),
     ("GET", "/info", to!(system::info)),
     ("GET", "/events", to!(events::events)),
-    ("GET", "/system/df", not_built("disk usage")),
+    ("GET", "/system/df", to!(system::df)),
     ("POST", "/auth", not_built("registry login")),
     ("GET", "/containers/json", to!(containers::list)),
     ("POST", "/containers/create", to!(containers::create)),
@@ -130,7 +133,7 @@ static ROUTES: &[Route] = &[
     ("POST", "/swarm/init", not_built("swarm mode")),
     ("POST", "/swarm/join", not_built("swarm mode")),
     ("GET", "/swarm", To::NoSwarm),
-    ("POST", "/swarm/leave", To::NoSwarm),
+    ("POST", "/swarm/leave", To::NotInSwarm),
     ("POST", "/swarm/update", To::NoSwarm),
     ("GET", "/swarm/unlockkey", To::NoSwarm),
     ("POST", "/swarm/unlock", To::NoSwarm),
@@ -175,6 +178,7 @@ pub(crate) fn find(method: &Method, path: &str) -> Found {
                 To::Handler(handler) => Found::Handler(*handler, names),
                 To::NotBuilt(what) => Found::NotBuilt(what),
                 To::NoSwarm => Found::NoSwarm,
+                To::NotInSwarm => Found::NotInSwarm,
             };
         }
     }
@@ -192,5 +196,25 @@ mod tests {
         assert!(matches!(find(&Method::GET, "/info"), Found::Handler(..)));
         assert!(matches!(find(&Method::POST, "/build"), Found::NotBuilt(_)));
         assert!(matches!(find(&Method::GET, "/containers/a/b/json"), Found::Handler(_, names) if names == ["a/b"]));
+    }
+
+    /// Every endpoint, one a line: method, path. Not here: `/metrics`, which has a listener of its own, and HTTP/2.
+    const ENDPOINTS: &str = include_str!("endpoints.tsv");
+
+    #[test]
+    fn every_endpoint_of_the_api_has_its_route() {
+        let mut missing = Vec::new();
+        for line in ENDPOINTS.lines() {
+            let (method, path) = line.split_once('\t').expect("method and path");
+            // `{name:.*}` is any name.
+            let concrete: String =
+                path.split(['{', '}']).enumerate().map(|(i, part)| if i % 2 == 1 { "n" } else { part }).collect();
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            if matches!(find(&method, &concrete), Found::Nothing) {
+                missing.push(line);
+            }
+        }
+        assert_eq!(missing, Vec::<&str>::new());
+        assert!(ENDPOINTS.lines().count() > 110, "the list is whole");
     }
 }

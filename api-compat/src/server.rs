@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dockerd_core::Services;
 use hyper::body::Incoming;
@@ -9,14 +10,23 @@ use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::connection::{self, Socket};
 use crate::context::Context;
 use crate::error::ApiError;
 use crate::extract::Query;
 use crate::reply::{self, Reply};
+use crate::router;
 use crate::routes::{self, Found};
-use crate::version;
+use crate::tls::TlsSocket;
+use crate::version::{self, Refused};
+
+/// Whether the daemon has experimental features on.
+const EXPERIMENTAL: &str = "docker-experimental";
+
+/// How long a client may take to agree on TLS.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What the server needs to know besides the engine.
 #[derive(Debug, Clone)]
@@ -28,12 +38,22 @@ pub struct ServerConfig {
 }
 
 /// A socket that listens already.
-#[derive(Debug)]
 pub enum Listener {
     /// A Unix socket.
     Unix(UnixListener),
     /// A TCP socket.
     Tcp(TcpListener),
+    /// A TCP socket of which only TLS is spoken.
+    Tls(TcpListener, TlsAcceptor),
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix(listener) => listener.fmt(f),
+            Self::Tcp(listener) | Self::Tls(listener, _) => listener.fmt(f),
+        }
+    }
 }
 
 /// Shared by all connections.
@@ -69,7 +89,7 @@ fn common_headers(config: &ServerConfig) -> io::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     let value = |text: String| HeaderValue::from_str(&text).map_err(io::Error::other);
     headers.insert("Api-Version", value(version::NEWEST.to_string())?);
-    headers.insert("Docker-Experimental", value(config.experimental.to_string())?);
+    headers.insert(EXPERIMENTAL, value(config.experimental.to_string())?);
     headers.insert("Ostype", HeaderValue::from_static("linux"));
     headers.insert("Server", value(format!("Docker/{} (linux)", config.version))?);
     Ok(headers)
@@ -90,11 +110,22 @@ async fn accept_all(listener: Listener, server: Arc<Server>) {
                 let _ = stream.set_nodelay(true);
                 spawn(stream, &server);
             }),
+            Listener::Tls(listener, acceptor) => listener.accept().await.map(|(stream, peer)| {
+                let _ = stream.set_nodelay(true);
+                let (server, acceptor) = (Arc::clone(&server), acceptor.clone());
+                tokio::spawn(async move {
+                    match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => spawn(TlsSocket(stream), &server),
+                        Ok(Err(error)) => tracing::info!(%peer, %error, "TLS handshake error"),
+                        Err(_) => tracing::info!(%peer, "TLS handshake took too long"),
+                    }
+                });
+            }),
         };
         if let Err(error) = accepted {
             // Out of descriptors, for instance: the next connection may be luckier.
             tracing::warn!(%error, "connection could not be accepted");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
@@ -111,30 +142,52 @@ fn spawn(stream: impl Socket, server: &Arc<Server>) {
 }
 
 impl Server {
+    /// Answers, and notes at debug level what was answered.
     async fn answer(&self, request: Request<Incoming>) -> Reply {
-        let mut response = self.dispatch(request).await.unwrap_or_else(Reply::from);
-        let headers = response.headers_mut();
-        for (name, value) in &self.headers {
-            headers.insert(name.clone(), value.clone());
+        let begun = Instant::now();
+        let noted = tracing::enabled!(tracing::Level::DEBUG).then(|| (request.method().clone(), request.uri().clone()));
+        let response = self.dispatch(request).await;
+        if let Some((method, uri)) = noted {
+            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let (url, status) = (uri.to_string(), response.status().as_u16());
+            tracing::debug!(%method, url, status, micros, "handled {method} request");
         }
         response
     }
 
-    async fn dispatch(&self, request: Request<Incoming>) -> Result<Reply, ApiError> {
-        if request.method() == Method::OPTIONS {
-            return Ok(reply::empty(StatusCode::OK));
+    async fn dispatch(&self, request: Request<Incoming>) -> Reply {
+        let decoded = percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned();
+        if let Some(cleaned) = router::cleaned(&decoded) {
+            return reply::moved(&cleaned, request.uri().query());
         }
-        let path = request.uri().path().to_owned();
-        let path = percent_encoding::percent_decode_str(&path).decode_utf8_lossy().into_owned();
-        let (version, path) = version::split(&path);
-        version::check(version)?;
-        tracing::debug!(method = %request.method(), path, "request");
-        match routes::find(request.method(), path) {
+        if request.method() == Method::OPTIONS {
+            return self.with_headers(reply::empty(StatusCode::OK));
+        }
+        let asked = version::split(&decoded);
+        let found = routes::find(request.method(), asked.path);
+        if matches!(found, Found::Nothing) {
+            // No route, so none of the headers that routes add.
+            return Reply::from(ApiError::new(StatusCode::NOT_FOUND, "page not found"));
+        }
+        match version::check(&asked) {
+            Ok(()) => {}
+            Err(refused) => {
+                let answer = match refused {
+                    Refused::TooOld(text) => reply::old_error(&text),
+                    Refused::TooNew(text) => Reply::from(ApiError::bad_request(text)),
+                };
+                let mut answer = self.with_headers(answer);
+                // Refused before the stock daemon adds this one.
+                answer.headers_mut().remove(EXPERIMENTAL);
+                return answer;
+            }
+        }
+        let answer = match found {
             Found::Handler(handler, names) => {
                 let query = Query::parse(request.uri().query());
                 handler(Context {
                     engine: Arc::clone(&self.engine),
-                    version,
+                    version: asked.version,
                     query,
                     names,
                     request,
@@ -147,7 +200,19 @@ impl Server {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
             )),
+            Found::NotInSwarm => {
+                Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "This node is not part of a swarm"))
+            }
             Found::Nothing => Err(ApiError::new(StatusCode::NOT_FOUND, "page not found")),
+        };
+        self.with_headers(answer.unwrap_or_else(Reply::from))
+    }
+
+    fn with_headers(&self, mut response: Reply) -> Reply {
+        let headers = response.headers_mut();
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.clone());
         }
+        response
     }
 }

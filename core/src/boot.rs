@@ -6,11 +6,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use dockerd_runtime::{Adopted, ProcessExit, ProcessIo, ProcessKey};
 use dockerd_store::{Layout, document};
 use dockerd_types::container::Status;
 use dockerd_types::{ContainerId, Timestamp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::EngineConfig;
 use crate::container::Container;
@@ -55,11 +56,13 @@ impl Core {
             options: config.dns_options.clone(),
             search: config.dns_search.clone(),
         };
+        let config = Arc::new(config);
         Ok(Arc::new(Self {
             facts: host::facts(),
             limits: host::limits(&config),
             engine_id: engine_id(&layout.engine_id())?,
-            config: Arc::new(config),
+            live: ArcSwap::new(config.clone()),
+            config,
             layout,
             images,
             runtimes,
@@ -101,6 +104,7 @@ struct Stored {
 
 /// Brings back every stored container and reconciles with what the supervisor reports.
 pub(crate) async fn restore(core: &Arc<Core>, adopted: Vec<Adopted>) -> Result<(), EngineError> {
+    own_exec_root(core, &adopted)?;
     let layout = core.layout.clone();
     let stored = tokio::task::spawn_blocking(move || load_all(&layout))
         .await
@@ -120,7 +124,10 @@ pub(crate) async fn restore(core: &Arc<Core>, adopted: Vec<Adopted>) -> Result<(
     let mut revived = Vec::new();
     for Stored { document, state } in stored {
         let id = document.spec.id.clone();
-        let found = living.remove(&id);
+        let mut found = living.remove(&id);
+        if found.is_none() && state.is_running() {
+            found = find_lost(core, &document).await;
+        }
         if let Some(item) = bring_back(core, document, state, found) {
             revived.push(item);
         }
@@ -138,6 +145,22 @@ pub(crate) async fn restore(core: &Arc<Core>, adopted: Vec<Adopted>) -> Result<(
         } else {
             start_by_policy(core, &container).await;
         }
+    }
+    Ok(())
+}
+
+/// Notes whose the exec root is. Processes of another data root's containers in it would be taken for leftovers, so with
+/// such the daemon does not start.
+fn own_exec_root(core: &Core, adopted: &[Adopted]) -> Result<(), EngineError> {
+    let path = core.layout.exec_owner();
+    let owner = fs::read_to_string(&path).unwrap_or_default();
+    let is_ours = owner.is_empty() || owner == core.engine_id;
+    if !is_ours && adopted.iter().any(|process| process.exited.is_none()) {
+        let text = format!("{} is in use by containers of another data root", core.layout.exec_root().display());
+        return Err(EngineError::io("open exec root", std::io::Error::other(text)));
+    }
+    if owner != core.engine_id {
+        fs::write(&path, &core.engine_id).map_err(|e| EngineError::io(format!("write {}", path.display()), e))?;
     }
     Ok(())
 }
@@ -204,6 +227,31 @@ fn is_recorded(state: &State, exit: Option<&ProcessExit>) -> bool {
     !state.is_running() && exit.is_some_and(|exit| state.finished_at.is_some_and(|at| at >= exit.at))
 }
 
+/// The process of a container that no supervisor knows: looked for in its cgroup.
+async fn find_lost(core: &Arc<Core>, document: &ContainerDocument) -> Option<Adopted> {
+    let spec = &document.spec;
+    let cgroup = oci::cgroups_path(spec, core.config.cgroup_parent.as_deref()).to_string_lossy().into_owned();
+    let (core, id) = (core.clone(), spec.id.clone());
+    let found = tokio::task::spawn_blocking(move || core.runtimes.find_lost(&id, &cgroup)).await.ok().flatten();
+    if found.is_some() {
+        tracing::warn!(container = %spec.id, "its supervisor was lost; output meanwhile is, and its exit code will be");
+    }
+    found
+}
+
+/// Gives every supervisor that comes in the place of a lost one what it is to keep, for as long as there are any.
+pub(crate) async fn keep_again(core: Arc<Core>, mut replacements: watch::Receiver<u64>) {
+    while replacements.changed().await.is_ok() {
+        for container in core.containers.all() {
+            if container.snapshot().state.is_running()
+                && let Err(error) = container.io().keep_again()
+            {
+                tracing::warn!(container = %container.id(), %error, "its streams will not outlive the daemon");
+            }
+        }
+    }
+}
+
 /// What is recorded of a process that vanished with the machine.
 fn lost(id: &ContainerId) -> ProcessExit {
     ProcessExit {
@@ -223,7 +271,7 @@ fn reconnect(container: &Container, io: ProcessIo) {
 /// A process of a container nobody has a document of: its removal was under way.
 async fn orphaned(core: &Core, id: &ContainerId, process: &Adopted) {
     tracing::warn!(container = %id, "a process without a container is ended");
-    let Some(driver) = core.driver(&core.config.default_runtime) else { return };
+    let Some(driver) = core.driver(&core.live().default_runtime) else { return };
     if process.exited.is_none() {
         let _ = driver.kill_all(id);
     }

@@ -16,6 +16,13 @@ pub const DEFAULT_SHM_SIZE: u64 = 64 * 1024 * 1024;
 /// Default seconds between the stop signal and SIGKILL, and for all containers at shutdown.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Default `--max-concurrent-downloads`.
+pub const MAX_CONCURRENT_DOWNLOADS: u32 = 3;
+/// Default `--max-concurrent-uploads`.
+pub const MAX_CONCURRENT_UPLOADS: u32 = 5;
+/// Default `--max-download-attempts`.
+pub const MAX_DOWNLOAD_ATTEMPTS: u32 = 5;
+
 /// Name of the built-in runtime; `runc` is its other name so that clients that ask for Docker's default get it.
 pub const NATIVE_RUNTIME: &str = "native";
 
@@ -43,6 +50,17 @@ pub enum SeccompDefault {
         /// Its text.
         json: String,
     },
+}
+
+/// Ways out of this network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// For http.
+    pub http: String,
+    /// For https.
+    pub https: String,
+    /// What needs none.
+    pub none: String,
 }
 
 /// Settings of one engine.
@@ -102,6 +120,16 @@ pub struct EngineConfig {
     pub insecure_registries: Vec<String>,
     /// `--registry-mirror`.
     pub registry_mirrors: Vec<String>,
+    /// `--max-concurrent-downloads`.
+    pub max_concurrent_downloads: u32,
+    /// `--max-concurrent-uploads`.
+    pub max_concurrent_uploads: u32,
+    /// `--max-download-attempts`.
+    pub max_download_attempts: u32,
+    /// `--feature`.
+    pub features: BTreeMap<String, bool>,
+    /// `--http-proxy`, `--https-proxy`, `--no-proxy`, or what the environment says.
+    pub proxies: Proxies,
     /// Version this daemon tells, like `28.5.2`.
     pub version: String,
     /// Source revision it was built from; may be empty.
@@ -143,6 +171,11 @@ impl EngineConfig {
             experimental: false,
             insecure_registries: Vec::new(),
             registry_mirrors: Vec::new(),
+            max_concurrent_downloads: MAX_CONCURRENT_DOWNLOADS,
+            max_concurrent_uploads: MAX_CONCURRENT_UPLOADS,
+            max_download_attempts: MAX_DOWNLOAD_ATTEMPTS,
+            features: BTreeMap::new(),
+            proxies: Proxies::default(),
             version: "28.5.2".to_owned(),
             git_commit: String::new(),
             build_time: String::new(),

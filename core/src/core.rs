@@ -1,8 +1,10 @@
 //! What the services share: settings, drivers, the register of containers. Knows how to find things, not what to do.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use dockerd_runtime::RuntimeDriver;
 use dockerd_store::Layout;
 use dockerd_types::{ContainerId, Timestamp};
@@ -18,8 +20,10 @@ use crate::reaper::Reaper;
 /// Shared by all services.
 #[derive(Debug)]
 pub(crate) struct Core {
-    /// Settings.
+    /// Settings as they were at start; those a reload may change are in `live`.
     pub(crate) config: Arc<EngineConfig>,
+    /// Settings as they are now (`reload.rs`).
+    pub(crate) live: ArcSwap<EngineConfig>,
     /// Paths.
     pub(crate) layout: Layout,
     /// Images and snapshots.
@@ -53,6 +57,22 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// The settings of now.
+    pub(crate) fn live(&self) -> Arc<EngineConfig> {
+        self.live.load_full()
+    }
+
+    /// What the checks need to know of this host, with the runtimes of now.
+    pub(crate) fn limits(&self) -> Cow<'_, HostLimits> {
+        let live = self.live();
+        if live.runtimes.keys().all(|name| self.limits.runtimes.contains(name)) {
+            return Cow::Borrowed(&self.limits);
+        }
+        let mut limits = self.limits.clone();
+        limits.runtimes.extend(live.runtimes.keys().cloned());
+        Cow::Owned(limits)
+    }
+
     /// The runtime of that name; Docker's default name is another name of the built-in one.
     pub(crate) fn driver(&self, name: &str) -> Option<Arc<dyn RuntimeDriver>> {
         self.runtimes.driver(name)

@@ -1,5 +1,7 @@
 //! The engine: its services, brought up over the parts it was given and taken down again.
 
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use dockerd_runtime::{Adopted, ProcessExit, ProcessKey, RuntimeDriver, Runtimes};
@@ -37,7 +39,7 @@ impl Engine {
     /// Takes the data root and makes its directories; the first step, before any part is opened. Blocking.
     pub fn claim(layout: &Layout) -> Result<RootLock, EngineError> {
         layout.create().map_err(|e| EngineError::io(format!("make {}", layout.data_root().display()), e))?;
-        Ok(RootLock::take(&layout.lock_file())?)
+        Ok(RootLock::take(&layout.lock_file()).and_then(|lock| lock.and(&layout.exec_lock_file()))?)
     }
 
     /// Brings the engine up over opened parts.
@@ -83,5 +85,17 @@ impl RuntimeSet for Runtimes {
 
     fn acknowledge(&self, key: &ProcessKey) {
         Runtimes::acknowledge(self, key);
+    }
+
+    fn keep(&self, key: &ProcessKey, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        Runtimes::keep(self, key, descriptors).map_err(io::Error::other)
+    }
+
+    fn keep_streams(&self, key: &ProcessKey, streams: [Option<BorrowedFd<'_>>; 3]) -> io::Result<()> {
+        Runtimes::keep_streams(self, key, streams).map_err(io::Error::other)
+    }
+
+    fn find_lost(&self, id: &ContainerId, cgroup: &str) -> Option<Adopted> {
+        Runtimes::find_lost(self, id, cgroup)
     }
 }

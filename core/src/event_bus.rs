@@ -76,6 +76,18 @@ impl EventBus {
         self.inner.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How full it is and how many read, for people.
+    pub(crate) fn state(&self) -> String {
+        let ring = self.ring();
+        let (first, kept, readers) = (ring.first, ring.events.len(), self.readers());
+        format!("{kept} kept from number {first} on, {readers} readers")
+    }
+
+    /// How many follow.
+    pub fn readers(&self) -> usize {
+        self.inner.newest.receiver_count()
+    }
+
     /// Follows events that pass `filters`: from `since` where given, else from now; until `until` where given.
     pub fn subscribe(&self, since: Option<Timestamp>, until: Option<Timestamp>, filters: Filters) -> EventReader {
         let ring = self.ring();

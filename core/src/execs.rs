@@ -220,6 +220,12 @@ pub struct ExecService {
     pub(crate) table: Arc<ExecTable>,
 }
 
+/// `exec_create: PROGRAM ARGUMENTS`, with the stock daemon's space behind a program without arguments.
+fn command_action(verb: &str, cmd: &[String]) -> String {
+    let (program, arguments) = cmd.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
+    format!("{verb}: {program} {}", arguments.join(" "))
+}
+
 impl ExecService {
     pub(crate) fn new(core: Arc<Core>, table: Arc<ExecTable>) -> Self {
         let _ = table.core.set((Arc::downgrade(&core), Arc::downgrade(&table)));
@@ -252,9 +258,9 @@ impl ExecService {
             }
         };
         let extra = [("execID", id.to_string())];
-        let action = format!("exec_create: {}", config.cmd.join(" "));
+        let action = command_action("exec_create", &config.cmd);
         container.publish_event(&*self.core.events, &action, &extra);
-        let streams = ProcessStreams::new(config.tty, None);
+        let streams = ProcessStreams::new(config.tty, None, None);
         let exec = Exec { id: id.clone(), container, config, keys, streams, progress: watch::Sender::default() };
         self.table.map().insert(id.clone(), Arc::new(exec));
         Ok(id)
@@ -288,7 +294,7 @@ impl ExecService {
         }
         let attached = !detach && (exec.config.attach_stdout || exec.config.attach_stderr || exec.config.attach_stdin);
         let output = attached.then(|| exec.streams.subscribe());
-        let action = format!("exec_start: {}", exec.config.cmd.join(" "));
+        let action = command_action("exec_start", &exec.config.cmd);
         exec.container.publish_event(&*self.core.events, &action, &[("execID", exec.id.to_string())]);
         if let Err(error) = self.launch(&exec, console_size).await {
             failed(&exec, &error);

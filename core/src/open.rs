@@ -8,7 +8,7 @@ use dockerd_store::Layout;
 use dockerd_types::Timestamp;
 use dockerd_types::container::Status;
 
-use crate::boot::Parts;
+use crate::boot::{self, Parts};
 use crate::config::{EngineConfig, RuntimeProgram};
 use crate::container::ContainerService;
 use crate::core::Core;
@@ -19,7 +19,9 @@ use crate::execs::{ExecService, ExecTable};
 use crate::image::{ImageService, StoredImages};
 use crate::network::NetworkService;
 use crate::network::adapter::StackNetworks;
+use crate::reload::{self, Reload};
 use crate::streams::Maker;
+use crate::system::info::{self, HostInfo};
 use crate::volumes::VolumeService;
 
 /// One field per service; all the API may call.
@@ -64,9 +66,13 @@ pub struct EngineFacts {
     pub runtimes: Vec<String>,
     /// When the engine came up.
     pub started_at: Timestamp,
+    /// Readers of events.
+    pub event_readers: usize,
+    /// Kinds of networks, as clients name them.
+    pub network_drivers: Vec<&'static str>,
 }
 
-fn external((name, program): (&String, &RuntimeProgram)) -> (String, ExternalRuntime) {
+pub(crate) fn external((name, program): (&String, &RuntimeProgram)) -> (String, ExternalRuntime) {
     (name.clone(), ExternalRuntime { path: program.path.clone(), args: program.args.clone() })
 }
 
@@ -102,11 +108,12 @@ impl Services {
             network: networks.clone(),
             volumes: Arc::new(volumes.clone()),
             events: Arc::new(events.clone()),
-            streams: Arc::new(Maker),
+            streams: Arc::new(Maker { runtimes: Arc::new(runtimes.clone()) }),
             execs: table.clone(),
         };
         let engine = Engine::assemble(config, layout, lock, parts, Reports { exits, adopted }).await?;
         let core = engine.core().clone();
+        tokio::spawn(boot::keep_again(core.clone(), runtimes.replacements()));
         Ok(Arc::new(Self {
             containers: engine.containers.clone(),
             execs: ExecService::new(core.clone(), table),
@@ -130,7 +137,7 @@ impl Services {
         let count = |status: Status| all.iter().filter(|c| c.snapshot().state.status == status).count();
         EngineFacts {
             id: core.engine_id.clone(),
-            config: core.config.clone(),
+            config: core.live(),
             containers: all.len(),
             running: count(Status::Running),
             paused: count(Status::Paused),
@@ -139,7 +146,25 @@ impl Services {
             cgroup_version: if core.facts.cgroup_v2 { 2 } else { 1 },
             runtimes: self.runtimes.names(),
             started_at: core.started_at,
+            event_readers: self.events.readers(),
+            network_drivers: core.network.drivers(),
         }
+    }
+
+    /// What info shows of the host.
+    pub async fn host(&self) -> Result<HostInfo, EngineError> {
+        let data_root = self.core().config.data_root.clone();
+        crate::image::blocking(move || info::read(&data_root)).await
+    }
+
+    /// What everything is doing, for people.
+    pub async fn dump(&self) -> String {
+        crate::dump::text(self.core(), &self.runtimes, &self.events).await
+    }
+
+    /// Takes over the settings a reload may change, or none of them; tells those who follow the events.
+    pub async fn reload(&self, changes: Reload) -> Result<(), EngineError> {
+        reload::apply(self.core(), &self.runtimes, changes).await
     }
 
     /// The end: containers are stopped unless they may live on, and so is a supervisor that has nothing left to do.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dockerd_runtime::{BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver};
+use dockerd_runtime::{Adopted, BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver};
 use dockerd_types::container::{ContainerConfig, Labels};
 use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
 use dockerd_types::{ContainerId, Digest, ExecId, NetworkId, Timestamp};
@@ -130,6 +130,10 @@ pub trait Networks: Send + Sync + Debug {
     fn remove_sandbox(&self, id: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>>;
     /// Keeps these over a daemon's restart and removes all others.
     fn restore(&self, kept: Vec<KeptSandbox>) -> BoxFuture<'_, Result<(), EngineError>>;
+    /// Kinds of networks there are, sorted.
+    fn drivers(&self) -> Vec<&'static str> {
+        vec!["host", "null"]
+    }
     /// The id of the network a client means.
     fn network_id(&self, name: &str) -> Option<NetworkId>;
     /// The default bridge's address.
@@ -184,6 +188,14 @@ pub trait Streams: Send + Sync + Debug {
     fn begin(&self, io: ProcessIo) -> Result<(), EngineError>;
     /// Waits until the ended process's output was let through, at most so long.
     fn drained(&self, limit: Duration) -> BoxFuture<'_, ()>;
+    /// What they are doing, for people.
+    fn describe(&self) -> String {
+        String::new()
+    }
+    /// Gives the process that outlives the daemon again what it is to keep: it is a new one.
+    fn keep_again(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// The run is over: sessions end, the log is closed.
     fn end(&self);
     /// The container is gone.
@@ -227,6 +239,18 @@ pub trait RuntimeSet: Send + Sync + Debug {
     fn restore(&self, id: &ContainerId, cgroup: &str);
     /// The exit is on disk; the supervisor may forget it.
     fn acknowledge(&self, key: &ProcessKey);
+    /// Has a process that outlives the daemon keep these, for the daemon that comes next. Never waits.
+    fn keep(&self, _key: &ProcessKey, _descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+    /// As [`RuntimeSet::keep`], a process's standard streams.
+    fn keep_streams(&self, _key: &ProcessKey, _streams: [Option<BorrowedFd<'_>>; 3]) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+    /// A process in that cgroup which nobody watches, taken over. Blocking.
+    fn find_lost(&self, _id: &ContainerId, _cgroup: &str) -> Option<Adopted> {
+        None
+    }
 }
 
 /// Execs, as far as the containers' fate touches them.

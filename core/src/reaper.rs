@@ -29,6 +29,11 @@ impl Reaper {
         })
     }
 
+    /// Jobs that have begun and not ended.
+    pub(crate) fn at_work(&self) -> usize {
+        AT_ONCE - self.slots.available_permits()
+    }
+
     /// Waits until no job is left.
     pub(crate) async fn drain(&self) {
         let _all = self.slots.acquire_many(u32::try_from(AT_ONCE).unwrap_or(1)).await;

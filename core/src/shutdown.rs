@@ -17,7 +17,7 @@ const SLACK: Duration = Duration::from_secs(5);
 pub(crate) async fn shutdown(core: &Arc<Core>) {
     let containers = core.containers.all();
     join_all(containers.iter().map(|c| c.tell(Command::Quiesce))).await;
-    if !core.config.live_restore {
+    if !core.live().live_restore {
         let limit = limit(core, &containers);
         let stops = join_all(containers.iter().filter(|c| c.snapshot().state.is_running()).map(|c| stop(core, c)));
         if tokio::time::timeout(limit, stops).await.is_err() {
@@ -36,7 +36,7 @@ fn limit(core: &Core, containers: &[Arc<Container>]) -> Duration {
         .filter_map(|seconds| u64::try_from(seconds).ok())
         .max()
         .map_or(Duration::ZERO, |seconds| Duration::from_secs(seconds) + SLACK);
-    core.config.shutdown_timeout.max(longest)
+    core.live().shutdown_timeout.max(longest)
 }
 
 async fn stop(core: &Arc<Core>, container: &Arc<Container>) {

@@ -18,6 +18,7 @@ use crate::container::names;
 use crate::error::EngineError;
 use crate::event_bus::EventBus;
 use crate::ports::{EventNote, Events, VolumeOrder, VolumeUse, Volumes};
+use crate::system::df::VolumeUsage;
 
 /// Marks volumes that were made without a name.
 pub const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
@@ -177,6 +178,20 @@ impl VolumeService {
                 && filters.labels_match(&volume.labels)
         });
         Ok(matching.cloned().collect())
+    }
+
+    /// Every volume with what it takes on disk. Blocking.
+    pub fn usage(&self) -> Vec<VolumeUsage> {
+        let volumes: Vec<(Arc<Volume>, usize)> = {
+            let state = self.state();
+            let users = |name: &str| state.users.get(name).map_or(0, |users| users.len());
+            state.volumes.values().map(|volume| (volume.clone(), users(&volume.name))).collect()
+        };
+        let usage = |(volume, users): (Arc<Volume>, usize)| {
+            let size = tree_size(&volume.mountpoint);
+            VolumeUsage { volume, users, size }
+        };
+        volumes.into_iter().map(usage).collect()
     }
 
     /// The volume of that name.

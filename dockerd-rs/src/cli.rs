@@ -46,9 +46,9 @@ pub(crate) enum CliError {
         /// Why.
         reason: String,
     },
-    /// The daemon takes flags only.
-    #[error("\"dockerd\" accepts no arguments: {0}")]
-    Argument(String),
+    /// The daemon takes flags only; the page is all that is said.
+    #[error("{}", help_page())]
+    Argument,
     /// What clap says and we have no text for.
     #[error("{0}")]
     Syntax(String),
@@ -62,12 +62,12 @@ impl Cli {
         I::Item: Into<OsString>,
     {
         let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-        let matches = command().try_get_matches_from(&args).map_err(|e| explain(&e))?;
+        let matches = command().try_get_matches_from(&args).map_err(|e| explain(&e, args.last()))?;
         let mut set = BTreeMap::new();
         for row in FLAGS.iter().filter(|f| !f.name.is_empty()) {
             let Some(written) = matches.get_many::<String>(row.name) else { continue };
             let written: Vec<&str> = written.map(String::as_str).collect();
-            let value = values::from_flag(row.kind, &written).map_err(|bad| CliError::InvalidValue {
+            let value = values::from_flag(row.name, row.kind, &written).map_err(|bad| CliError::InvalidValue {
                 value: bad.value,
                 flag: display_name(row),
                 reason: bad.reason,
@@ -108,7 +108,7 @@ fn command() -> Command {
     command
 }
 
-fn explain(error: &clap::Error) -> CliError {
+fn explain(error: &clap::Error, last: Option<&OsString>) -> CliError {
     let argument = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(text)) => text.clone(),
         _ => String::new(),
@@ -119,62 +119,72 @@ fn explain(error: &clap::Error) -> CliError {
             let cluster: String = argument.chars().skip(1).collect();
             CliError::UnknownShort { flag: cluster.chars().next().unwrap_or('-'), cluster }
         }
-        ErrorKind::UnknownArgument => CliError::Argument(argument),
-        ErrorKind::InvalidValue => CliError::MissingValue(missing_name(&argument)),
+        ErrorKind::UnknownArgument => CliError::Argument,
+        ErrorKind::InvalidValue => CliError::MissingValue(missing_name(&argument, last)),
         _ => CliError::Syntax(error.to_string().lines().next().unwrap_or_default().to_owned()),
     }
 }
 
-/// clap shows `--host <host>`; the stock text is `--host`.
-fn missing_name(argument: &str) -> String {
-    argument.split_whitespace().next().unwrap_or_default().to_owned()
+/// clap shows `--host <host>`; the stock texts are `--host`, and `'H' in -H` for the short form.
+fn missing_name(argument: &str, last: Option<&OsString>) -> String {
+    let cluster = last.and_then(|last| last.to_str()).filter(|last| last.starts_with('-') && !last.starts_with("--"));
+    match cluster.and_then(|cluster| cluster.chars().next_back()) {
+        Some(letter) => format!("'{letter}' in {}", cluster.unwrap_or_default()),
+        None => argument.split_whitespace().next().unwrap_or_default().to_owned(),
+    }
 }
 
-/// Column at which help texts begin.
-const HELP_COLUMN: usize = 46;
+/// Between the longest flag and its text.
+const GAP: usize = 2;
 /// Width of the page.
-const HELP_WIDTH: usize = 80;
+const HELP_WIDTH: usize = 79;
+/// A line may be so much longer when that ends the text.
+const SLOP: usize = 5;
 
 /// The help page in the stock daemon's layout.
 pub(crate) fn help_page() -> String {
     let mut page =
         String::from("\nUsage:\tdockerd [OPTIONS]\n\nA self-sufficient runtime for containers.\n\nOptions:\n");
-    for row in FLAGS.iter().filter(|f| !f.name.is_empty() && f.name != "restart") {
+    let shown = || FLAGS.iter().filter(|f| !f.name.is_empty() && !f.is_hidden);
+    let left = |row: &Flag| {
         let short = row.short.map_or_else(|| "    ".to_owned(), |s| format!("-{s}, "));
-        let mut left = format!("  {short}--{}", row.name);
-        if !row.value_name.is_empty() {
-            left = format!("{left} {}", row.value_name);
-        }
-        let default = match (row.kind, row.default) {
-            (_, "") => String::new(),
+        let text = format!("  {short}--{} {}", row.name, row.value_name);
+        text.trim_end().to_owned()
+    };
+    let column = shown().map(|row| left(row).len()).max().unwrap_or_default() + GAP + 1;
+    for row in shown() {
+        let default = match (row.kind, flags::default_of(row)) {
+            (_, text) if text.is_empty() => String::new(),
             (Kind::Text, text) => format!(" (default \"{text}\")"),
             (_, text) => format!(" (default {text})"),
         };
-        push_wrapped(&mut page, &left, &format!("{}{default}", row.help));
+        let text = wrap(&format!("{}{default}", row.help), HELP_WIDTH - column, column);
+        page.push_str(&format!("{:<width$}{text}\n", left(row), width = column));
     }
     page
 }
 
-fn push_wrapped(page: &mut String, left: &str, text: &str) {
-    let mut line = format!("{left:<width$}", width = HELP_COLUMN - 1);
-    let mut filled = false;
-    for word in text.split(' ') {
-        if filled && line.len() + 1 + word.len() > HELP_WIDTH {
-            page.push_str(&line);
-            page.push('\n');
-            line = " ".repeat(HELP_COLUMN - 1);
-        }
-        line.push(' ');
-        line.push_str(word);
-        filled = true;
+/// Breaks `text` at spaces into lines of `width`, each but the first begun at `column`.
+fn wrap(text: &str, width: usize, column: usize) -> String {
+    let width = width - SLOP;
+    let (mut rest, mut out) = (text, String::new());
+    // All help texts are ASCII.
+    while width + SLOP <= rest.len() {
+        let Some(space) = rest[..width].rfind(' ').filter(|space| *space > 0) else { break };
+        out.push_str(&rest[..space]);
+        out.push('\n');
+        out.push_str(&" ".repeat(column));
+        rest = &rest[space + 1..];
     }
-    page.push_str(line.trim_end());
-    page.push('\n');
+    out + rest
 }
 
-/// Flag name for a configuration key, for messages that speak of flags.
-pub(crate) fn flag_of_key(key: &str) -> Option<&'static str> {
-    flags::by_key(key).map(|f| f.name).filter(|n| !n.is_empty())
+/// Everything the stock daemon prints when the command line makes no sense.
+pub(crate) fn complaint(error: &CliError) -> String {
+    match error {
+        CliError::Argument => help_page(),
+        other => format!("Status: {other}\nSee 'dockerd --help'.\n{}, Code: 125\n", help_page()),
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +206,7 @@ mod tests {
                 r#"invalid argument "1.2.3" for "--dns" flag: invalid string being converted to IP address: 1.2.3"#,
             ),
             (&["--dns"], "flag needs an argument: --dns"),
+            (&["-H"], "flag needs an argument: 'H' in -H"),
             (
                 &["--mtu", "abc"],
                 r#"invalid argument "abc" for "--mtu" flag: strconv.ParseInt: parsing "abc": invalid syntax"#,
@@ -282,9 +293,30 @@ mod tests {
     }
 
     #[test]
+    fn complaints_end_with_the_page() {
+        let said = complaint(&Cli::parse(["--nosuch"]).expect_err("must be refused"));
+        assert!(
+            said.starts_with("Status: unknown flag: --nosuch\nSee 'dockerd --help'.\n\nUsage:\tdockerd [OPTIONS]\n")
+        );
+        assert!(said.ends_with("and quit\n, Code: 125\n"), "{said}");
+        assert_eq!(complaint(&Cli::parse(["word"]).expect_err("must be refused")), help_page());
+    }
+
+    #[test]
+    fn lines_break_where_the_stock_daemons_do() {
+        let lines = |text: &str| wrap(text, 33, 2).replace("\n  ", "|");
+        assert_eq!(lines("IPv4 address for the default bridge"), "IPv4 address for the|default bridge");
+        assert_eq!(lines("Path to the docker-init binary"), "Path to the docker-init binary");
+        assert_eq!(
+            lines("Do not set the filter-FORWARD policy to DROP when enabling IP forwarding"),
+            "Do not set the|filter-FORWARD policy to|DROP when enabling IP forwarding"
+        );
+    }
+
+    #[test]
     fn help_fits_the_page_and_names_every_flag() {
         let page = help_page();
-        for row in FLAGS.iter().filter(|f| !f.name.is_empty() && f.name != "restart") {
+        for row in FLAGS.iter().filter(|f| !f.name.is_empty() && !f.is_hidden) {
             assert!(page.contains(&format!("--{}", row.name)), "{}", row.name);
         }
     }

@@ -2,22 +2,27 @@
 //! refused as the stock daemon refuses them; so is every setting whose promise we could not keep.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use dockerd_core::EngineConfig;
-use dockerd_core::config::{AddressPool, BridgeChoice, NetworkConfig, RuntimeProgram, Subnet};
+use dockerd_core::config::{Proxies, RuntimeProgram, SeccompDefault};
+use dockerd_core::reload::Reload;
+use dockerd_types::container::{CgroupnsMode, IpcMode, Ulimit};
+use dockerd_types::go_json;
 use serde_json::Value;
 
-use crate::cli::{Cli, flag_of_key};
+use crate::cli::Cli;
 use crate::flags::{self, FLAGS, Support};
-use crate::go_json;
 use crate::hosts::Host;
-use crate::values::go_format;
+use crate::tls::TlsFiles;
+use crate::values::{go_error, go_format, parse_bytes};
+use crate::{bridge, check};
 
 const DEFAULT_FILE: &str = "/etc/docker/daemon.json";
 const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+const DEFAULT_TLS_HOST: &str = "tcp://localhost:2376";
 
 /// Everything the daemon needs to come up.
 #[derive(Debug)]
@@ -26,8 +31,10 @@ pub(crate) struct Config {
     pub(crate) engine: EngineConfig,
     /// Where to listen.
     pub(crate) hosts: Vec<Host>,
-    /// Group of unix sockets.
-    pub(crate) group: String,
+    /// Group of unix sockets; `None`: the usual one, if this machine has it.
+    pub(crate) group: Option<String>,
+    /// Certificates for TCP.
+    pub(crate) tls: Option<TlsFiles>,
     /// File with our process id.
     pub(crate) pidfile: PathBuf,
     /// `debug`, `info`, ...
@@ -63,22 +70,43 @@ pub(crate) enum ConfigError {
 }
 
 /// Settings by configuration key, wherever they come from.
-type Settings = BTreeMap<String, Value>;
+pub(crate) type Settings = BTreeMap<String, Value>;
 
 impl Config {
     /// Reads the file the flags name and resolves both.
     pub(crate) fn resolve(cli: &Cli) -> Result<Self, ConfigError> {
-        let named = cli.set.get("config-file").and_then(Value::as_str);
-        let path = named.unwrap_or(DEFAULT_FILE);
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(file_error(path, &format!("open {path}: {error}"))),
-        };
-        let settings = merge(cli, path, &text)?;
+        let (path, text) = read_file(cli)?;
+        let settings = merge(cli, &path, text.as_deref().unwrap_or_default())?;
+        check::settings(&settings).map_err(|why| match text {
+            Some(_) => file_error(&path, &format!("{MERGED}: {why}")),
+            None => ConfigError::Value(why),
+        })?;
         let mut warnings = Vec::new();
         check_support(&settings, &mut warnings)?;
         build(&settings, warnings)
+    }
+
+    /// Reads the file again: what of it a running daemon takes over, and the log level if it names one.
+    pub(crate) fn reload(cli: &Cli) -> Result<(Reload, Option<String>), ConfigError> {
+        let (path, text) = read_file(cli)?;
+        let text = text.unwrap_or_default();
+        let merged = merge(cli, &path, &text)?;
+        check::settings(&merged).map_err(|why| file_error(&path, &format!("{MERGED}: {why}")))?;
+        reloadable(&parse_file(&path, &text)?)
+    }
+}
+
+/// What stands before the reason when flags and file make no sense together.
+const MERGED: &str = "merged configuration validation from file and command line flags failed";
+
+/// The file's name and content; no content if it is only the usual one and not there.
+fn read_file(cli: &Cli) -> Result<(String, Option<String>), ConfigError> {
+    let named = cli.set.get("config-file").and_then(Value::as_str);
+    let path = named.unwrap_or(DEFAULT_FILE).to_owned();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok((path, Some(text))),
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok((path, None)),
+        Err(error) => Err(file_error(&path, &format!("open {path}: {}", go_error(&error)))),
     }
 }
 
@@ -90,14 +118,22 @@ fn merge(cli: &Cli, path: &str, text: &str) -> Result<Settings, ConfigError> {
     let mut settings = parse_file(path, text)?;
     let mut conflicts = Vec::new();
     for (name, value) in &cli.set {
-        let Some(flag) = flags::by_name(name).filter(|flag| !flag.key.is_empty()) else { continue };
+        let Some(flag) = flags::by_name(name) else { continue };
+        if flag.key.is_empty() {
+            // Not a setting, but the file may name it, and then it counts as given twice.
+            if let Some(from_file) = settings.remove(*name) {
+                let (flag, file) = (go_format(value), go_format(&from_file));
+                conflicts.push(format!("{name}: (from flag: {flag}, from file: {file})"));
+            }
+            continue;
+        }
         // Runtimes may be given in both places: they are merged.
         if flag.key == "runtimes" {
             continue;
         }
         if let Some(from_file) = settings.insert(flag.key.to_owned(), value.clone()) {
-            let shown = flag_of_key(flag.key).unwrap_or(flag.key);
-            conflicts.push(format!("{shown}: (from flag: {}, from file: {})", go_format(value), go_format(&from_file)));
+            let (key, flag, file) = (flag.key, go_format(value), go_format(&from_file));
+            conflicts.push(format!("{key}: (from flag: {flag}, from file: {file})"));
         }
     }
     if let Some(Value::Object(added)) = cli.set.get("add-runtime") {
@@ -107,6 +143,8 @@ fn merge(cli: &Cli, path: &str, text: &str) -> Result<Settings, ConfigError> {
         }
     }
     if conflicts.is_empty() {
+        // Only now, as the stock daemon, which decodes the file once more after this.
+        check::types(&settings).map_err(|why| file_error(path, &format!("invalid JSON: {why}")))?;
         return Ok(settings);
     }
     let list = conflicts.join(", ");
@@ -120,9 +158,15 @@ fn parse_file(path: &str, text: &str) -> Result<Settings, ConfigError> {
         return Ok(Settings::new());
     }
     let value: Value = serde_json::from_str(text).map_err(|error| {
-        file_error(path, &go_json::syntax_error(text.as_bytes()).unwrap_or_else(|| error.to_string()))
+        let why = go_json::syntax_error(text.as_bytes()).unwrap_or_else(|| error.to_string());
+        file_error(path, &format!("invalid JSON: {why}"))
     })?;
-    let Value::Object(object) = value else { return Err(file_error(path, "want a JSON object")) };
+    let Value::Object(object) = value else {
+        let kind = check::go_kind(&value);
+        let why =
+            format!("invalid JSON: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}");
+        return Err(file_error(path, &why));
+    };
     let mut settings = Settings::new();
     for (key, value) in object {
         // `proxies` is the one object whose members are keys of their own.
@@ -155,118 +199,206 @@ fn check_support(settings: &Settings, warnings: &mut Vec<String>) -> Result<(), 
     Ok(())
 }
 
-fn build(settings: &Settings, warnings: Vec<String>) -> Result<Config, ConfigError> {
-    let text = |key: &str| settings.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let flag = |key: &str| settings.get(key).and_then(Value::as_bool).unwrap_or(false);
-    let list = |key: &str| -> Vec<String> {
-        let list = settings.get(key).and_then(Value::as_array);
-        list.into_iter().flatten().filter_map(|value| value.as_str().map(str::to_owned)).collect()
-    };
-    let number = |key: &str| settings.get(key).and_then(Value::as_i64);
-    let absolute = |key: &str, default: &str| {
-        let path = PathBuf::from(text(key).unwrap_or(default));
+/// Settings, read as what they are.
+struct Reader<'a>(&'a Settings);
+
+impl Reader<'_> {
+    fn text(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
+    }
+
+    fn flag(&self, key: &str) -> Option<bool> {
+        self.0.get(key).and_then(Value::as_bool)
+    }
+
+    fn number(&self, key: &str) -> Option<i64> {
+        self.0.get(key).and_then(Value::as_i64)
+    }
+
+    fn count(&self, key: &str) -> Option<u32> {
+        self.number(key).and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0)
+    }
+
+    /// The list, if there is one.
+    fn given(&self, key: &str) -> Option<Vec<String>> {
+        let items = self.0.get(key)?.as_array()?;
+        Some(items.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect())
+    }
+
+    fn list(&self, key: &str) -> Vec<String> {
+        self.given(key).unwrap_or_default()
+    }
+
+    fn ips(&self, key: &str) -> Vec<IpAddr> {
+        self.list(key).iter().filter_map(|ip| ip.parse().ok()).collect()
+    }
+
+    /// A size: a number from a flag, text from the file.
+    fn size(&self, key: &str) -> Option<u64> {
+        let size = match self.0.get(key)? {
+            Value::String(text) => parse_bytes(text).ok()?,
+            other => other.as_i64()?,
+        };
+        u64::try_from(size).ok().filter(|size| *size > 0)
+    }
+
+    fn absolute(&self, key: &str, default: &str) -> Result<PathBuf, ConfigError> {
+        let path = PathBuf::from(self.text(key).unwrap_or(default));
         std::path::absolute(&path).map_err(|error| ConfigError::Value(format!("{}: {error}", path.display())))
-    };
-    let hosts = list("hosts");
-    let hosts = if hosts.is_empty() { vec![DEFAULT_HOST.to_owned()] } else { hosts };
-    let hosts = hosts.iter().map(|host| Host::parse(host).map_err(ConfigError::Value)).collect::<Result<_, _>>()?;
-    let mut engine =
-        EngineConfig::new(absolute("data-root", "/var/lib/docker")?, absolute("exec-root", "/var/run/docker")?);
-    engine.storage_driver = text("storage-driver").map(str::to_owned);
-    if let Some(runtime) = text("default-runtime") {
-        engine.default_runtime = runtime.to_owned();
     }
-    engine.log.driver = text("log-driver").unwrap_or("json-file").to_owned();
-    if let Some(Value::Object(options)) = settings.get("log-opts") {
-        let pairs = options.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
-        engine.log.options = pairs.collect();
+
+    fn runtimes(&self) -> Result<BTreeMap<String, RuntimeProgram>, ConfigError> {
+        let runtimes = self.0.get("runtimes").and_then(Value::as_object).into_iter().flatten();
+        runtimes.map(|(name, value)| Ok((name.clone(), runtime(name, value)?))).collect()
     }
-    if let Some(Value::Object(runtimes)) = settings.get("runtimes") {
-        engine.runtimes =
-            runtimes.iter().map(|(name, value)| Ok((name.clone(), runtime(name, value)?))).collect::<Result<_, _>>()?;
+
+    fn booleans(&self, key: &str) -> BTreeMap<String, bool> {
+        let entries = self.0.get(key).and_then(Value::as_object).into_iter().flatten();
+        entries.filter_map(|(name, value)| Some((name.clone(), value.as_bool()?))).collect()
     }
-    engine.init = flag("init");
-    engine.live_restore = flag("live-restore");
-    engine.no_new_privileges = flag("no-new-privileges");
-    engine.cgroup_parent = text("cgroup-parent").map(str::to_owned);
-    engine.labels = list("labels");
-    engine.debug = flag("debug");
-    engine.experimental = flag("experimental");
-    engine.network = network(settings)?;
-    engine.dns = list("dns").iter().filter_map(|ip| ip.parse().ok()).collect();
-    engine.dns_options = list("dns-opts");
-    engine.dns_search = list("dns-search");
-    if let Some(size) = number("default-shm-size").and_then(|size| u64::try_from(size).ok()) {
-        engine.default_shm_size = size;
+
+    /// -1 is "for as long as it takes".
+    fn shutdown_timeout(&self) -> Option<Duration> {
+        let seconds = self.number("shutdown-timeout")?;
+        Some(u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs))
     }
-    if let Some(seconds) = number("shutdown-timeout") {
-        // -1 is "for as long as it takes".
-        engine.shutdown_timeout = u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs);
+
+    fn ipc_mode(&self) -> Option<IpcMode> {
+        let shareable = self.text("default-ipc-mode")? == "shareable";
+        Some(if shareable { IpcMode::Shareable } else { IpcMode::Private })
     }
-    let level = if engine.debug { "debug" } else { text("log-level").unwrap_or("info") };
+
+    fn cgroupns_mode(&self) -> Option<CgroupnsMode> {
+        let host = self.text("default-cgroupns-mode")? == "host";
+        Some(if host { CgroupnsMode::Host } else { CgroupnsMode::Private })
+    }
+
+    fn ulimits(&self) -> Vec<Ulimit> {
+        let limits = self.0.get("default-ulimits").and_then(Value::as_object).into_iter().flatten();
+        let limit = |(name, value): (&String, &Value)| Ulimit {
+            name: name.clone(),
+            soft: value.get("Soft").and_then(Value::as_i64).unwrap_or_default(),
+            hard: value.get("Hard").and_then(Value::as_i64).unwrap_or_default(),
+        };
+        limits.map(limit).collect()
+    }
+
+    /// As set, or as the environment says.
+    fn proxies(&self) -> Proxies {
+        let one = |key: &str| {
+            let variable = key.replace('-', "_");
+            let from_environment = || {
+                let upper = std::env::var(variable.to_uppercase()).ok().filter(|text| !text.is_empty());
+                upper.or_else(|| std::env::var(&variable).ok()).unwrap_or_default()
+            };
+            self.text(key).map_or_else(from_environment, str::to_owned)
+        };
+        Proxies { http: one("http-proxy"), https: one("https-proxy"), none: one("no-proxy") }
+    }
+
+    fn seccomp(&self) -> Result<SeccompDefault, ConfigError> {
+        match self.text("seccomp-profile") {
+            None | Some("builtin") => Ok(SeccompDefault::Builtin),
+            Some("unconfined") => Ok(SeccompDefault::Unconfined),
+            Some(path) => {
+                let read = std::fs::read_to_string(path);
+                let json = read.map_err(|error| {
+                    ConfigError::Value(format!(
+                        "opening seccomp profile ({path}) failed: open {path}: {}",
+                        go_error(&error)
+                    ))
+                })?;
+                Ok(SeccompDefault::Custom { path: path.to_owned(), json })
+            }
+        }
+    }
+}
+
+fn build(settings: &Settings, warnings: Vec<String>) -> Result<Config, ConfigError> {
+    let read = Reader(settings);
+    let tls = TlsFiles::of(settings);
+    let hosts = read.list("hosts");
+    let default = if tls.is_some() { DEFAULT_TLS_HOST } else { DEFAULT_HOST };
+    let hosts = if hosts.is_empty() { vec![default.to_owned()] } else { hosts };
+    let hosts = hosts.iter().map(|host| Host::parse(host, tls.is_some()).map_err(ConfigError::Value));
+    let hosts = hosts.collect::<Result<_, _>>()?;
+    let roots = (read.absolute("data-root", "/var/lib/docker")?, read.absolute("exec-root", "/var/run/docker")?);
+    let mut engine = EngineConfig::new(roots.0, roots.1);
+    fill(&mut engine, &read)?;
+    let level = if engine.debug { "debug" } else { read.text("log-level").unwrap_or("info") };
     Ok(Config {
         hosts,
-        group: text("group").unwrap_or("docker").to_owned(),
-        pidfile: absolute("pidfile", "/var/run/docker.pid")?,
+        group: read.text("group").filter(|group| *group != "docker").map(str::to_owned),
+        tls,
+        pidfile: read.absolute("pidfile", "/var/run/docker.pid")?,
         log_level: level.to_owned(),
-        json_logs: text("log-format") == Some("json"),
+        json_logs: read.text("log-format") == Some("json"),
         engine,
         warnings,
     })
 }
 
-/// Settings of the default bridge.
-fn network(settings: &Settings) -> Result<NetworkConfig, ConfigError> {
-    let text = |key: &str| settings.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let flag = |key: &str, default: bool| settings.get(key).and_then(Value::as_bool).unwrap_or(default);
-    let invalid = |error: &dyn std::fmt::Display| ConfigError::Value(error.to_string());
-    let defaults = NetworkConfig::default();
-    let bridge = match text("bridge") {
-        None => BridgeChoice::Default,
-        Some("none") => BridgeChoice::None,
-        Some(name) => BridgeChoice::Existing(name.to_owned()),
-    };
-    let bip = text("bip").map(Subnet::parse_with_address).transpose().map_err(|e| invalid(&e))?;
-    if text("bridge").is_some() && bip.is_some() {
-        let why = "You specified -b & --bip, mutually exclusive options. Please specify only one";
-        return Err(ConfigError::Value(why.to_owned()));
+/// The engine's settings.
+fn fill(engine: &mut EngineConfig, read: &Reader<'_>) -> Result<(), ConfigError> {
+    engine.storage_driver = read.text("storage-driver").map(str::to_owned);
+    if let Some(runtime) = read.text("default-runtime") {
+        engine.default_runtime = runtime.to_owned();
     }
-    let address = |key: &str| -> Result<Option<Ipv4Addr>, ConfigError> {
-        let wrong = |_| ConfigError::Value(format!("{key}: only IPv4 addresses are supported"));
-        text(key).map(|text| text.parse().map_err(wrong)).transpose()
-    };
-    let mtu = settings.get("mtu").and_then(Value::as_i64).filter(|mtu| *mtu != 0);
-    let mtu = mtu.map(|mtu| u32::try_from(mtu).map_err(|_| ConfigError::Value(format!("invalid default MTU: {mtu}"))));
-    Ok(NetworkConfig {
-        bridge,
-        bip,
-        fixed_cidr: text("fixed-cidr").map(str::parse).transpose().map_err(|e| invalid(&e))?,
-        default_gateway: address("default-gateway")?,
-        mtu: mtu.transpose()?.unwrap_or(defaults.mtu),
-        icc: flag("icc", true),
-        publish_address: address("ip")?.unwrap_or(defaults.publish_address),
-        ip_forward: flag("ip-forward", true),
-        ip_forward_no_drop: flag("ip-forward-no-drop", false),
-        masquerade: flag("ip-masq", true),
-        firewall: flag("iptables", true),
-        userland_proxy: flag("userland-proxy", true),
-        direct_routing: flag("allow-direct-routing", false),
-        pools: pools(settings)?.unwrap_or(defaults.pools),
-    })
+    engine.log.driver = read.text("log-driver").unwrap_or("json-file").to_owned();
+    if let Some(Value::Object(options)) = read.0.get("log-opts") {
+        let pairs = options.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
+        engine.log.options = pairs.collect();
+    }
+    engine.runtimes = read.runtimes()?;
+    engine.default_ulimits = read.ulimits();
+    engine.default_ipc_mode = read.ipc_mode().unwrap_or_else(|| engine.default_ipc_mode.clone());
+    engine.default_cgroupns_mode = read.cgroupns_mode().unwrap_or(engine.default_cgroupns_mode);
+    engine.seccomp = read.seccomp()?;
+    engine.init = read.flag("init").unwrap_or(false);
+    engine.live_restore = read.flag("live-restore").unwrap_or(false);
+    engine.no_new_privileges = read.flag("no-new-privileges").unwrap_or(false);
+    engine.cgroup_parent = read.text("cgroup-parent").map(str::to_owned);
+    engine.labels = read.list("labels");
+    engine.debug = read.flag("debug").unwrap_or(false);
+    engine.experimental = read.flag("experimental").unwrap_or(false);
+    engine.network = bridge::network(read.0)?;
+    engine.dns = read.ips("dns");
+    engine.dns_options = read.list("dns-opts");
+    engine.dns_search = read.list("dns-search");
+    engine.host_gateway_ips = read.ips("host-gateway-ips");
+    engine.host_gateway_ips.extend(read.text("host-gateway-ip").and_then(|ip| ip.parse::<IpAddr>().ok()));
+    engine.insecure_registries = read.list("insecure-registries");
+    engine.registry_mirrors = read.list("registry-mirrors");
+    engine.max_concurrent_downloads = read.count("max-concurrent-downloads").unwrap_or(engine.max_concurrent_downloads);
+    engine.max_concurrent_uploads = read.count("max-concurrent-uploads").unwrap_or(engine.max_concurrent_uploads);
+    engine.max_download_attempts = read.count("max-download-attempts").unwrap_or(engine.max_download_attempts);
+    engine.features = read.booleans("features");
+    engine.proxies = read.proxies();
+    engine.default_shm_size = read.size("default-shm-size").unwrap_or(engine.default_shm_size);
+    engine.shutdown_timeout = read.shutdown_timeout().unwrap_or(engine.shutdown_timeout);
+    Ok(())
 }
 
-/// `default-address-pools`; `None` when there are none.
-fn pools(settings: &Settings) -> Result<Option<Vec<AddressPool>>, ConfigError> {
-    let Some(list) = settings.get("default-address-pools").and_then(Value::as_array).filter(|l| !l.is_empty()) else {
-        return Ok(None);
+/// What of the file a running daemon takes over.
+fn reloadable(file: &Settings) -> Result<(Reload, Option<String>), ConfigError> {
+    let read = Reader(file);
+    let changes = Reload {
+        debug: read.flag("debug"),
+        labels: read.given("labels"),
+        live_restore: read.flag("live-restore"),
+        shutdown_timeout: read.shutdown_timeout(),
+        default_runtime: read.text("default-runtime").map(str::to_owned),
+        runtimes: read.runtimes()?,
+        default_ipc_mode: read.ipc_mode(),
+        default_cgroupns_mode: read.cgroupns_mode(),
+        default_shm_size: read.size("default-shm-size"),
+        insecure_registries: read.given("insecure-registries"),
+        registry_mirrors: read.given("registry-mirrors"),
+        features: read.booleans("features"),
+        transfers: ["max-concurrent-downloads", "max-concurrent-uploads", "max-download-attempts"]
+            .map(|key| read.count(key)),
     };
-    let pool = |entry: &Value| {
-        let base: Subnet = entry.get("base")?.as_str()?.parse().ok()?;
-        let size = u8::try_from(entry.get("size")?.as_u64()?).ok()?;
-        (size >= base.prefix() && size <= 32).then_some(AddressPool { base, size })
-    };
-    let wrong = |entry: &Value| ConfigError::Value(format!("invalid default address pool: {entry}"));
-    list.iter().map(|entry| pool(entry).ok_or_else(|| wrong(entry))).collect::<Result<_, _>>().map(Some)
+    Ok((changes, read.text("log-level").map(str::to_owned)))
 }
 
 /// One entry of `runtimes`: a path, or an object with `path` and `runtimeArgs`.
@@ -276,28 +408,6 @@ fn runtime(name: &str, value: &Value) -> Result<RuntimeProgram, ConfigError> {
     let args = ["runtimeArgs", "args"].into_iter().find_map(|key| value.get(key)?.as_array());
     let args = args.into_iter().flatten().filter_map(|arg| arg.as_str().map(str::to_owned)).collect();
     Ok(RuntimeProgram { path: PathBuf::from(path), args })
-}
-
-/// Refuses to start beside a daemon that lives; a file left by a dead one is taken over.
-pub(crate) fn claim_pidfile(path: &Path) -> Result<(), ConfigError> {
-    let old = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    if let Some(pid) = old.filter(|pid| *pid != std::process::id() && is_alive(*pid)) {
-        return Err(ConfigError::Value(format!(
-            "failed to start daemon, ensure docker is not running or delete {}: process with PID {pid} is still running",
-            path.display()
-        )));
-    }
-    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-    let written = written.and_then(|()| std::fs::write(path, std::process::id().to_string()));
-    written.map_err(|error| ConfigError::Value(format!("failed to write {}: {error}", path.display())))
-}
-
-/// Whether the process runs; one that has ended and was not collected does not.
-fn is_alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state follows the name, which is in parentheses and may contain anything.
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 #[cfg(test)]
@@ -314,6 +424,14 @@ mod tests {
         assert!(conflict.contains("specified both as a flag and in the configuration file: debug"), "{conflict}");
         let unknown = merged(&[], r#"{"nope":1}"#).expect_err("unknown").to_string();
         assert!(unknown.ends_with("the following directives don't match any configuration option: nope"), "{unknown}");
+        let label = merged(&["--label", "c=d"], r#"{"labels":["a=b"]}"#).expect_err("conflict").to_string();
+        assert!(label.ends_with("labels: (from flag: [c=d], from file: [a=b])"), "{label}");
+        let file = merged(&["--config-file", "x"], r#"{"config-file":"y"}"#).expect_err("conflict").to_string();
+        assert!(file.ends_with("config-file: (from flag: x, from file: y)"), "{file}");
+        let broken = merged(&[], "{").expect_err("broken").to_string();
+        assert!(broken.ends_with("invalid JSON: unexpected end of JSON input"), "{broken}");
+        let list = merged(&[], "[]").expect_err("no object").to_string();
+        assert!(list.ends_with("cannot unmarshal array into Go value of type map[string]interface {}"), "{list}");
         assert!(merged(&["--debug"], r#"{"labels":["a=b"]}"#).is_ok());
     }
 
@@ -323,5 +441,17 @@ mod tests {
         let config = build(&settings, Vec::new()).expect("built");
         assert_eq!((config.engine.data_root, config.engine.init), (PathBuf::from("/d"), true));
         assert_eq!(config.hosts, [Host::Unix("/s".into())]);
+        let settings = merged(&[], r#"{"tlsverify":false,"default-shm-size":"1k"}"#).expect("merged");
+        let config = build(&settings, Vec::new()).expect("built");
+        assert_eq!(config.hosts, [Host::Tcp { host: "localhost".to_owned(), port: 2376 }]);
+        assert_eq!(config.engine.default_shm_size, 1024);
+    }
+
+    #[test]
+    fn a_reload_takes_what_the_file_says_and_no_more() {
+        let file = parse_file("/f", r#"{"labels":["a=b"],"mtu":9,"features":{"x":true},"log-level":"warn"}"#);
+        let (changes, level) = reloadable(&file.expect("parsed")).expect("read");
+        assert_eq!((changes.labels, changes.debug), (Some(vec!["a=b".to_owned()]), None));
+        assert_eq!((changes.features["x"], level.as_deref()), (true, Some("warn")));
     }
 }

@@ -74,6 +74,8 @@ pub(crate) struct Flag {
     pub(crate) help: &'static str,
     /// How far we honour it.
     pub(crate) support: Support,
+    /// Not on the help page.
+    pub(crate) is_hidden: bool,
 }
 
 const W: Support = Support::Works;
@@ -81,7 +83,6 @@ const NO_REGISTRY: Support = Support::Ignored("pulling from registries is not bu
 const NO_PROXY_BIN: Support = Support::Ignored("published ports never need a proxy process here");
 const NO_CONTAINERD: Support = Support::Ignored("no containerd is used");
 const NO_SWARM: Support = Support::Ignored("swarm is not built yet");
-const NO_TLS: Support = Support::Refused("TLS is not built yet; use a unix socket");
 const NO_IPV6: Support = Support::Refused("IPv6 on the default bridge is not built yet");
 
 const fn flag(
@@ -92,11 +93,15 @@ const fn flag(
     help: &'static str,
     support: Support,
 ) -> Flag {
-    Flag { name, short: None, key, kind, value_name: value_name(kind), default, help, support }
+    Flag { name, short: None, key, kind, value_name: value_name(kind), default, help, support, is_hidden: false }
 }
 
 const fn short(short: char, base: Flag) -> Flag {
     Flag { short: Some(short), ..base }
+}
+
+const fn hidden(base: Flag) -> Flag {
+    Flag { is_hidden: true, ..base }
 }
 
 const fn value_name(kind: Kind) -> &'static str {
@@ -125,7 +130,6 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("bip", "bip", Kind::Text, "", "IPv4 address for the default bridge", W),
     flag("bip6", "bip6", Kind::Text, "", "IPv6 address for the default bridge", NO_IPV6),
     short('b', flag("bridge", "bridge", Kind::Text, "", "Attach containers to a network bridge", W)),
-    flag("bridge-accept-fwmark", "bridge-accept-fwmark", Kind::Text, "", "In bridge networks, accept packets with this firewall mark/mask", Support::Refused("firewall marks are not built yet")),
     flag("cdi-spec-dir", "cdi-spec-dirs", Kind::List, "", "CDI specification directories to use", Support::Ignored("CDI devices are not built yet")),
     flag("cgroup-parent", "cgroup-parent", Kind::Text, "", "Set parent cgroup for all containers", W),
     flag("config-file", "", Kind::Text, "/etc/docker/daemon.json", "Daemon configuration file", W),
@@ -145,7 +149,6 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("default-network-opt", "default-network-opts", Kind::MapMap, "map[]", "Default network options", Support::Ignored("user-defined networks are not built yet")),
     flag("default-runtime", "default-runtime", Kind::Text, "runc", "Default OCI runtime for containers", W),
     flag("default-shm-size", "default-shm-size", Kind::Bytes, "64MiB", "Default shm size for containers", W),
-    flag("default-stop-timeout", "default-stop-timeout", Kind::Int, "10", "Default stop timeout for containers", Support::Ignored("the default of 10 seconds is used")),
     flag("default-ulimit", "default-ulimits", Kind::Ulimits, "[]", "Default ulimits for containers", W),
     flag("dns", "dns", Kind::IpList, "[]", "DNS server to use", W),
     flag("dns-opt", "dns-opts", Kind::List, "", "DNS options to use", W),
@@ -154,7 +157,6 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("exec-root", "exec-root", Kind::Text, "/var/run/docker", "Root directory for execution state files", W),
     flag("experimental", "experimental", Kind::Bool, "", "Enable experimental features", W),
     flag("feature", "features", Kind::BoolMap, "map[]", "Enable feature in the daemon", Support::Ignored("no feature switches exist yet")),
-    flag("firewall-backend", "firewall-backend", Kind::Text, "", "Firewall backend to use, iptables or nftables", Support::Ignored("nftables is always used")),
     flag("fixed-cidr", "fixed-cidr", Kind::Text, "", "IPv4 subnet for the default bridge network", W),
     flag("fixed-cidr-v6", "fixed-cidr-v6", Kind::Text, "", "IPv6 subnet for the default bridge network", NO_IPV6),
     short('G', flag("group", "group", Kind::Text, "docker", "Group for the unix socket", W)),
@@ -186,14 +188,14 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("metrics-addr", "metrics-addr", Kind::Text, "", "Set default address and port to serve the metrics api on", Support::Refused("the metrics listener is not built yet")),
     flag("mtu", "mtu", Kind::Int, "1500", "Set the MTU for the default \"bridge\" network", W),
     flag("network-control-plane-mtu", "network-control-plane-mtu", Kind::Int, "1500", "Network Control plane MTU", NO_SWARM),
-    flag("network-diagnostic-port", "network-diagnostic-port", Kind::Int, "", "TCP port number of the network diagnostic server", Support::Ignored("the diagnostic server is not built")),
+    hidden(flag("network-diagnostic-port", "network-diagnostic-port", Kind::Int, "", "TCP port number of the network diagnostic server", Support::Ignored("the diagnostic server is not built"))),
     flag("no-new-privileges", "no-new-privileges", Kind::Bool, "", "Set no-new-privileges by default for new containers", W),
     flag("no-proxy", "no-proxy", Kind::Text, "", "Comma-separated list of hosts or IP addresses for which the proxy is skipped", NO_REGISTRY),
     flag("node-generic-resource", "node-generic-resources", Kind::List, "", "Advertise user-defined resource", NO_SWARM),
     short('p', flag("pidfile", "pidfile", Kind::Text, "/var/run/docker.pid", "Path to use for daemon PID file", W)),
     flag("raw-logs", "raw-logs", Kind::Bool, "", "Full timestamps without ANSI coloring", W),
     flag("registry-mirror", "registry-mirrors", Kind::MirrorList, "", "Preferred Docker registry mirror", NO_REGISTRY),
-    short('r', flag("restart", "", Kind::Bool, "true", "Restart containers (deprecated, use restart policies)", Support::Ignored("use restart policies"))),
+    hidden(short('r', flag("restart", "", Kind::Bool, "true", "Restart containers (deprecated, use restart policies)", Support::Ignored("use restart policies")))),
     flag("rootless", "rootless", Kind::Bool, "", "Enable rootless mode; typically used with RootlessKit", Support::Refused("rootless mode is not built yet")),
     flag("seccomp-profile", "seccomp-profile", Kind::Text, "builtin", "Path to seccomp profile. Set to \"unconfined\" to disable the default seccomp profile", W),
     flag("selinux-enabled", "selinux-enabled", Kind::Bool, "", "Enable selinux support", Support::Refused("SELinux labels are not built yet")),
@@ -201,11 +203,11 @@ pub(crate) const FLAGS: &[Flag] = &[
     short('s', flag("storage-driver", "storage-driver", Kind::Text, "", "Storage driver to use", W)),
     flag("storage-opt", "storage-opts", Kind::List, "", "Storage driver options", Support::Refused("storage driver options are not built yet")),
     flag("swarm-default-advertise-addr", "swarm-default-advertise-addr", Kind::Text, "", "Set default address or interface for swarm advertised address", NO_SWARM),
-    flag("tls", "tls", Kind::Bool, "", "Use TLS; implied by --tlsverify", NO_TLS),
-    flag("tlscacert", "tlscacert", Kind::Text, "", "Trust certs signed only by this CA", NO_TLS),
-    flag("tlscert", "tlscert", Kind::Text, "", "Path to TLS certificate file", NO_TLS),
-    flag("tlskey", "tlskey", Kind::Text, "", "Path to TLS key file", NO_TLS),
-    flag("tlsverify", "tlsverify", Kind::Bool, "", "Use TLS and verify the remote", NO_TLS),
+    flag("tls", "tls", Kind::Bool, "", "Use TLS; implied by --tlsverify", W),
+    flag("tlscacert", "tlscacert", Kind::Text, "", "Trust certs signed only by this CA", W),
+    flag("tlscert", "tlscert", Kind::Text, "", "Path to TLS certificate file", W),
+    flag("tlskey", "tlskey", Kind::Text, "", "Path to TLS key file", W),
+    flag("tlsverify", "tlsverify", Kind::Bool, "", "Use TLS and verify the remote", W),
     flag("userland-proxy", "userland-proxy", Kind::Bool, "true", "Use userland proxy for loopback traffic", W),
     flag("userland-proxy-path", "userland-proxy-path", Kind::Text, "", "Path to the userland proxy binary", NO_PROXY_BIN),
     flag("userns-remap", "userns-remap", Kind::Text, "", "User/Group setting for user namespaces", Support::Refused("user namespace remapping is not built yet")),
@@ -218,6 +220,20 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("", "host-gateway-ip", Kind::Ip, "", "Single form of host-gateway-ips", W),
 ];
 
+/// The default as this machine's help page shows it.
+pub(crate) fn default_of(flag: &Flag) -> String {
+    match flag.name {
+        "default-cgroupns-mode" if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() => {
+            "private".into()
+        }
+        "default-cgroupns-mode" => "host".into(),
+        "tlscacert" => crate::tls::default_path("ca.pem"),
+        "tlscert" => crate::tls::default_path("cert.pem"),
+        "tlskey" => crate::tls::default_path("key.pem"),
+        _ => flag.default.to_owned(),
+    }
+}
+
 /// The row of a flag by its long name.
 pub(crate) fn by_name(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|f| !f.name.is_empty() && f.name == name)
@@ -225,7 +241,9 @@ pub(crate) fn by_name(name: &str) -> Option<&'static Flag> {
 
 /// The row of a configuration key.
 pub(crate) fn by_key(key: &str) -> Option<&'static Flag> {
-    FLAGS.iter().find(|f| !f.key.is_empty() && f.key == key)
+    // The file may also name flags that have no key of their own; the stock daemon lets them pass.
+    let by_key = FLAGS.iter().find(|f| !f.key.is_empty() && f.key == key);
+    by_key.or_else(|| FLAGS.iter().find(|f| f.key.is_empty() && f.name == key && !key.is_empty()))
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 
 use std::path::PathBuf;
 
-/// Port of a TCP address without one.
+/// Port of a TCP address without one, and with TLS.
 const DEFAULT_TCP_PORT: u16 = 2375;
+const DEFAULT_TLS_PORT: u16 = 2376;
 
 /// One address of `-H`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,14 +26,14 @@ pub(crate) enum Host {
 
 impl Host {
     /// Reads one address; the reasons are the stock daemon's.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str, tls: bool) -> Result<Self, String> {
         let text = text.trim();
         let (scheme, address) = text.split_once("://").unwrap_or(("tcp", text));
         match scheme {
             "unix" if address.is_empty() => Ok(Self::Unix(PathBuf::from("/var/run/docker.sock"))),
             "unix" => Ok(Self::Unix(PathBuf::from(address))),
             "fd" => Ok(Self::Fd(address.to_owned())),
-            "tcp" => parse_tcp(text, address),
+            "tcp" => parse_tcp(text, address, if tls { DEFAULT_TLS_PORT } else { DEFAULT_TCP_PORT }),
             other => Err(format!("invalid bind address ({text}): unsupported proto '{other}'")),
         }
     }
@@ -48,7 +49,7 @@ impl Host {
     }
 }
 
-fn parse_tcp(text: &str, address: &str) -> Result<Host, String> {
+fn parse_tcp(text: &str, address: &str, default: u16) -> Result<Host, String> {
     let bad = |why: &str| format!("invalid bind address ({text}): {why}");
     if address.contains('/') {
         return Err(bad("should not contain a path element"));
@@ -59,7 +60,7 @@ fn parse_tcp(text: &str, address: &str) -> Result<Host, String> {
         _ => (address, ""),
     };
     let port = match port {
-        "" => DEFAULT_TCP_PORT,
+        "" => default,
         digits => digits.parse().map_err(|_| bad(&format!("invalid port: {digits}")))?,
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -81,21 +82,25 @@ mod tests {
     #[test]
     fn reads_addresses() {
         let tcp = |host: &str, port| Ok(Host::Tcp { host: host.to_owned(), port });
-        assert_eq!(Host::parse("unix:///a/b"), Ok(Host::Unix("/a/b".into())));
-        assert_eq!(Host::parse("unix://"), Ok(Host::Unix("/var/run/docker.sock".into())));
-        assert_eq!(Host::parse("fd://"), Ok(Host::Fd(String::new())));
-        assert_eq!(Host::parse("tcp://127.0.0.1:99"), tcp("127.0.0.1", 99));
-        assert_eq!(Host::parse("tcp://[::1]:99"), tcp("::1", 99));
-        assert_eq!(Host::parse("tcp://[::1]"), tcp("::1", 2375));
-        assert_eq!(Host::parse("tcp://"), tcp("localhost", 2375));
-        assert_eq!(Host::parse("1.2.3.4"), tcp("1.2.3.4", 2375));
-        assert_eq!(Host::parse("foo://x"), Err("invalid bind address (foo://x): unsupported proto 'foo'".to_owned()));
+        assert_eq!(Host::parse("unix:///a/b", false), Ok(Host::Unix("/a/b".into())));
+        assert_eq!(Host::parse("unix://", false), Ok(Host::Unix("/var/run/docker.sock".into())));
+        assert_eq!(Host::parse("fd://", false), Ok(Host::Fd(String::new())));
+        assert_eq!(Host::parse("tcp://127.0.0.1:99", false), tcp("127.0.0.1", 99));
+        assert_eq!(Host::parse("tcp://[::1]:99", false), tcp("::1", 99));
+        assert_eq!(Host::parse("tcp://[::1]", false), tcp("::1", 2375));
+        assert_eq!(Host::parse("tcp://", false), tcp("localhost", 2375));
+        assert_eq!(Host::parse("tcp://[::1]", true), tcp("::1", 2376));
+        assert_eq!(Host::parse("1.2.3.4", false), tcp("1.2.3.4", 2375));
+        assert_eq!(
+            Host::parse("foo://x", false),
+            Err("invalid bind address (foo://x): unsupported proto 'foo'".to_owned())
+        );
     }
 
     #[test]
     fn knows_what_is_reachable_from_outside() {
-        assert!(!Host::parse("tcp://localhost:1").is_ok_and(|h| h.is_remote()));
-        assert!(!Host::parse("tcp://[::1]:1").is_ok_and(|h| h.is_remote()));
-        assert!(Host::parse("tcp://0.0.0.0:1").is_ok_and(|h| h.is_remote()));
+        assert!(!Host::parse("tcp://localhost:1", false).is_ok_and(|h| h.is_remote()));
+        assert!(!Host::parse("tcp://[::1]:1", false).is_ok_and(|h| h.is_remote()));
+        assert!(Host::parse("tcp://0.0.0.0:1", false).is_ok_and(|h| h.is_remote()));
     }
 }

@@ -2,28 +2,41 @@
 //! outlives the daemon, everything else is the daemon.
 #![forbid(unsafe_code)]
 
+mod bridge;
+mod check;
 mod cli;
 mod config;
 mod flags;
-mod go_json;
 mod hosts;
 mod listen;
+mod logging;
+mod notify;
+mod pidfile;
+mod signals;
+mod tls;
 mod values;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use api_compat::ServerConfig;
 use dockerd_core::Services;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::Cli;
 use crate::config::Config;
+use crate::logging::Log;
+use crate::notify::notify;
+use crate::pidfile::PidFile;
+use crate::signals::{Reloader, Signals};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long connections may take to end after the engine has.
+const DRAIN: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -33,8 +46,19 @@ fn main() -> ExitCode {
         arguments.next();
         dockerd_runtime::modes::supervisor_main(arguments);
     }
-    match daemon(arguments.map(|argument| argument.to_string_lossy().into_owned())) {
-        Ok(()) => ExitCode::SUCCESS,
+    let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let cli = match Cli::parse(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = write!(std::io::stderr(), "{}", cli::complaint(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    // `-h` in a cluster of letters is `-h` too.
+    let is_short =
+        |argument: &String| argument.starts_with('-') && !argument.starts_with("--") && argument.ends_with('h');
+    match daemon(cli, arguments.iter().any(is_short)) {
+        Ok(code) => code,
         Err(error) => {
             // The log may not be there yet; this is the last thing said.
             let _ = writeln!(std::io::stderr(), "{error:#}");
@@ -43,84 +67,75 @@ fn main() -> ExitCode {
     }
 }
 
-fn daemon(arguments: impl Iterator<Item = String>) -> Result<()> {
-    let cli = Cli::parse(arguments)?;
+fn daemon(cli: Cli, short_help: bool) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     if cli.is_true("help") {
-        return Ok(write!(out, "{}", cli::help_page())?);
+        let deprecated = if short_help { "Flag shorthand -h has been deprecated, please use --help\n" } else { "" };
+        write!(out, "{deprecated}{}", cli::help_page())?;
+        return Ok(ExitCode::SUCCESS);
     }
     if cli.is_true("version") {
         let version = dockerd_core::EngineConfig::new("/", "/").version;
-        return Ok(writeln!(out, "Docker version {version}, build dockerd-rs {}", env!("CARGO_PKG_VERSION"))?);
+        writeln!(out, "Docker version {version}, build dockerd-rs-{}", env!("CARGO_PKG_VERSION"))?;
+        return Ok(ExitCode::SUCCESS);
     }
     drop(out);
     let config = Config::resolve(&cli)?;
+    let tls = config.tls.as_ref().map(tls::TlsFiles::acceptor).transpose()?;
     if cli.is_true("validate") {
-        return Ok(writeln!(std::io::stderr(), "configuration OK")?);
+        writeln!(std::io::stderr(), "configuration OK")?;
+        return Ok(ExitCode::SUCCESS);
     }
-    start_log(&config);
+    let log = Log::start(&config.log_level, config.json_logs);
+    tracing::info!("Starting up");
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    config::claim_pidfile(&config.pidfile)?;
-    // Ten megabytes of an idle daemon were the unused rest of huge pages; the supervisor takes this back for itself.
-    if let Err(error) = dockerd_sys::process::allow_huge_pages(false) {
-        tracing::debug!(%error, "huge pages stay");
-    }
+    let _pidfile = PidFile::claim(&config.pidfile)?;
+    save_memory();
     // Containers keep pipes open here; they themselves get the limit this process was started with.
     if let Err(error) = dockerd_sys::process::raise_open_files(None) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    let pidfile = config.pidfile.clone();
+    let level = if config.engine.debug { "info".to_owned() } else { config.log_level.clone() };
+    let reloader = Reloader { cli, log, level };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
         .enable_all()
         .build()?;
-    let result = runtime.block_on(run(config));
-    let _ = std::fs::remove_file(pidfile);
+    let result = runtime.block_on(run(config, tls, reloader));
+    // What still hangs in a system call has had its time.
+    runtime.shutdown_background();
     result
 }
 
-fn start_log(config: &Config) {
-    let level = match config.log_level.as_str() {
-        "panic" | "fatal" | "error" => "error",
-        "trace" => "trace",
-        "debug" => "debug",
-        "warn" => "warn",
-        _ => "info",
-    };
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_env_filter(level);
-    if config.json_logs { log.json().init() } else { log.init() }
+/// Ten megabytes of an idle daemon were the unused rest of huge pages; the supervisor takes this back for itself.
+fn save_memory() {
+    if let Err(error) = dockerd_sys::process::allow_huge_pages(false) {
+        tracing::debug!(%error, "huge pages stay");
+    }
 }
 
-async fn run(config: Config) -> Result<()> {
+async fn run(config: Config, tls: Option<tokio_rustls::TlsAcceptor>, mut reloader: Reloader) -> Result<ExitCode> {
+    let mut signals = Signals::watch()?;
     let server = ServerConfig { version: config.engine.version.clone(), experimental: config.engine.experimental };
     let services = Services::open(config.engine).await.context("failed to start daemon")?;
-    let listeners = listen::open(&config.hosts, &config.group).await.context("failed to load listeners")?;
+    // After the engine, whose locks tell that a socket that lies there is nobody's.
+    let sockets = listen::open(&config.hosts, config.group.as_deref(), tls.as_ref()).await;
+    let sockets = sockets.context("failed to load listeners")?;
     let (stop, stopping) = watch::channel(false);
-    let serving = tokio::spawn(api_compat::serve(listeners, services.clone(), server, stopping));
-    listen::notify("READY=1");
+    let serving = tokio::spawn(api_compat::serve(sockets.listeners, services.clone(), server, stopping));
+    notify("READY=1");
+    notify::feed_watchdog();
     tracing::info!("Daemon has completed initialization");
-    wait_for_end(&services).await?;
-    listen::notify("STOPPING=1");
-    services.shutdown().await;
-    stop.send_replace(true);
-    serving.await??;
-    Ok(())
-}
-
-/// Until SIGTERM or SIGINT. SIGHUP and SIGUSR1 are answered on the way.
-async fn wait_for_end(services: &Services) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut dump = signal(SignalKind::user_defined1())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => tracing::warn!("reloading the configuration is not built yet; nothing has changed"),
-            _ = dump.recv() => tracing::info!(facts = ?services.facts(), "state of the engine"),
-        }
+    signals.until_end(&services, &mut reloader).await;
+    notify("STOPPING=1");
+    tokio::select! {
+        () = services.shutdown() => {}
+        code = signals.until_forced() => return Ok(ExitCode::from(code)),
     }
-    tracing::info!("Processing signal, stopping containers");
-    Ok(())
+    stop.send_replace(true);
+    if let Ok(served) = tokio::time::timeout(DRAIN, serving).await {
+        served??;
+    }
+    tracing::info!("Daemon shutdown complete");
+    Ok(ExitCode::SUCCESS)
 }

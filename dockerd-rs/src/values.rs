@@ -19,20 +19,20 @@ pub(crate) struct BadValue {
 }
 
 /// Everything written for one flag, as the JSON its configuration key would hold.
-pub(crate) fn from_flag(kind: Kind, written: &[&str]) -> Result<Value, BadValue> {
+pub(crate) fn from_flag(name: &str, kind: Kind, written: &[&str]) -> Result<Value, BadValue> {
     let mut value = Value::Null;
     for text in written {
-        value = add(kind, value, text).map_err(|reason| BadValue { value: (*text).to_owned(), reason })?;
+        value = add(name, kind, value, text).map_err(|reason| BadValue { value: (*text).to_owned(), reason })?;
     }
     Ok(value)
 }
 
-fn add(kind: Kind, so_far: Value, text: &str) -> Result<Value, String> {
+fn add(name: &str, kind: Kind, so_far: Value, text: &str) -> Result<Value, String> {
     match kind {
         Kind::Bool => parse_bool(text).map(Value::Bool),
         Kind::Int => parse_int(text),
         Kind::Text | Kind::Any => Ok(text.into()),
-        Kind::List => Ok(push(so_far, text.into())),
+        Kind::List => check_listed(name, text).map(|()| push(so_far, text.into())),
         Kind::HostList => hosts::check(text).map(|()| push(so_far, text.trim().into())),
         Kind::LabelList => check_label(text).map(|()| push(so_far, text.into())),
         Kind::DomainList => check_domain(text).map(|()| push(so_far, text.into())),
@@ -119,7 +119,7 @@ pub(crate) fn check_domain(text: &str) -> Result<(), String> {
     }
 }
 
-fn check_mirror(text: &str) -> Result<(), String> {
+pub(crate) fn check_mirror(text: &str) -> Result<(), String> {
     if text.starts_with("https://") || text.starts_with("http://") {
         return Ok(());
     }
@@ -131,6 +131,32 @@ fn check_mirror(text: &str) -> Result<(), String> {
         }
         None => format!("invalid mirror: no scheme specified for {text:?}: must use either 'https://' or 'http://'"),
     })
+}
+
+/// Lists of which the stock daemon looks at each item.
+fn check_listed(name: &str, text: &str) -> Result<(), String> {
+    match name {
+        "insecure-registry" if text.starts_with('-') || text.ends_with('-') => {
+            Err(format!("invalid index name ({text}). Cannot begin or end with a hyphen"))
+        }
+        "node-generic-resource" if !text.contains('=') => {
+            Err(format!("invalid node-generic-resource format `{text}` expected `name=value`"))
+        }
+        "host-gateway-ip" if text.parse::<IpAddr>().is_err() => Err(format!("ParseAddr({text:?}): unable to parse IP")),
+        _ => Ok(()),
+    }
+}
+
+/// An error of the kernel as Go's `os` package words it.
+pub(crate) fn go_error(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound => "no such file or directory".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        ErrorKind::IsADirectory => "is a directory".to_owned(),
+        ErrorKind::NotADirectory => "not a directory".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 fn add_runtime(so_far: Value, text: &str) -> Result<Value, String> {
@@ -202,7 +228,7 @@ fn parse_pool(text: &str) -> Result<Value, String> {
 }
 
 fn add_nested(so_far: Value, text: &str) -> Result<Value, String> {
-    let bad = || format!("invalid value {text:?}: must be driver=key=value");
+    let bad = || format!("invalid value {text:?} for map option, should be root-key=key=value");
     let (driver, rest) = text.split_once('=').ok_or_else(bad)?;
     let (key, value) = rest.split_once('=').ok_or_else(bad)?;
     let inner = insert(so_far.get(driver).cloned().unwrap_or(Value::Null), key, value.into());
@@ -223,7 +249,7 @@ pub(crate) fn parse_bytes(text: &str) -> Result<i64, String> {
         "g" => 30,
         "t" => 40,
         "p" => 50,
-        _ => return Err(bad()),
+        _ => return Err(format!("invalid suffix: '{}'", lower[digits..].trim())),
     };
     #[expect(clippy::cast_possible_truncation, reason = "sizes above 2^53 bytes have no meaning here")]
     Ok((number * (1_i64 << shift) as f64) as i64)
@@ -252,22 +278,23 @@ mod tests {
         for (text, expected) in [("64m", 64 << 20), ("64MiB", 64 << 20), ("1.5k", 1536), ("0", 0), ("2GB", 2 << 30)] {
             assert_eq!(parse_bytes(text), Ok(expected), "{text}");
         }
-        assert_eq!(parse_bytes("1x"), Err("invalid size: '1x'".to_owned()));
+        assert_eq!(parse_bytes("1x"), Err("invalid suffix: 'x'".to_owned()));
+        assert_eq!(parse_bytes("x"), Err("invalid size: 'x'".to_owned()));
     }
 
     #[test]
     fn collects_repeated_flags() {
         assert_eq!(
-            from_flag(Kind::MapMap, &["bridge=a=1", "bridge=b=2", "x=c=3"]),
+            from_flag("", Kind::MapMap, &["bridge=a=1", "bridge=b=2", "x=c=3"]),
             Ok(json!({"bridge": {"a": "1", "b": "2"}, "x": {"c": "3"}}))
         );
-        assert_eq!(from_flag(Kind::IpList, &["1.1.1.1,8.8.8.8", "::1"]), Ok(json!(["1.1.1.1", "8.8.8.8", "::1"])));
+        assert_eq!(from_flag("", Kind::IpList, &["1.1.1.1,8.8.8.8", "::1"]), Ok(json!(["1.1.1.1", "8.8.8.8", "::1"])));
         assert_eq!(
-            from_flag(Kind::Pools, &["base=10.0.0.0/8,size=24"]),
+            from_flag("", Kind::Pools, &["base=10.0.0.0/8,size=24"]),
             Ok(json!([{"base": "10.0.0.0/8", "size": 24}]))
         );
         assert_eq!(
-            from_flag(Kind::Ulimits, &["nofile=1:2"]),
+            from_flag("", Kind::Ulimits, &["nofile=1:2"]),
             Ok(json!({"nofile": {"Name": "nofile", "Soft": 1, "Hard": 2}}))
         );
     }

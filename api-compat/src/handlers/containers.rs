@@ -6,13 +6,20 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::compat;
 use crate::context::Context;
 use crate::convert::{container, create as convert_create};
 use crate::error::ApiError;
+use crate::extract::Target;
 use crate::reply::{self, Reply};
 use crate::version::ApiVersion;
 
 type Result = std::result::Result<Reply, ApiError>;
+
+/// What a description is decoded into; its members are told without a name before them.
+const CREATE: Target = Target { name: "container.CreateRequest", members_of: "" };
+/// Members of a description beside the container's own configuration.
+const NO_CONFIG: [&str; 2] = ["HostConfig", "NetworkingConfig"];
 
 fn no_content() -> Result {
     Ok(reply::empty(StatusCode::NO_CONTENT))
@@ -28,9 +35,16 @@ pub(crate) async fn list(context: Context) -> Result {
 }
 
 pub(crate) async fn create(mut context: Context) -> Result {
-    let body = context.json().await?;
+    let body = context.json_into(CREATE).await?;
+    if body.is_missing() {
+        return Err(ApiError::bad_request("invalid JSON: got EOF while reading request body"));
+    }
     let (name, platform) = (context.query.text("name").to_owned(), context.query.text("platform").to_owned());
-    let command = convert_create::create(&body, &name, &platform)?;
+    let mut command = convert_create::create(&body, &name, &platform)?;
+    if body.keys().all(|key| NO_CONFIG.iter().any(|known| known.eq_ignore_ascii_case(key))) {
+        return Err(ApiError::bad_request("config cannot be empty in order to create a container"));
+    }
+    compat::containers::upgrade_create(context.version, &mut command);
     let created = context.engine.containers.create(command).await?;
     Ok(reply::json(StatusCode::CREATED, &json!({"Id": created.id.as_str(), "Warnings": created.warnings})))
 }
@@ -85,7 +99,11 @@ pub(crate) async fn restart(context: Context) -> Result {
 
 pub(crate) async fn kill(context: Context) -> Result {
     let signal = context.query.text("signal");
-    context.engine.containers.kill(context.name(), (!signal.is_empty()).then_some(signal)).await?;
+    let killed = context.engine.containers.kill(context.name(), (!signal.is_empty()).then_some(signal)).await;
+    killed.map_err(|error| {
+        let ApiError { status, message } = ApiError::from(error);
+        ApiError::new(status, format!("cannot kill container: {}: {message}", context.name()))
+    })?;
     no_content()
 }
 
@@ -112,17 +130,7 @@ pub(crate) async fn resize(context: Context) -> Result {
 
 /// The mandatory `h` and `w`.
 pub(crate) fn size(context: &Context) -> std::result::Result<(u16, u16), ApiError> {
-    let number = |name: &str, what: &str| {
-        let text = context.query.text(name);
-        let invalid = |why: &str| ApiError::bad_request(format!("invalid resize {what} {text:?}: {why}"));
-        match text.parse::<i64>() {
-            // A terminal has no more.
-            Ok(number) if u32::try_from(number).is_ok() => Ok(u16::try_from(number).unwrap_or(u16::MAX)),
-            Ok(_) => Err(invalid("value out of range")),
-            Err(_) => Err(invalid("invalid syntax")),
-        }
-    };
-    Ok((number("h", "height")?, number("w", "width")?))
+    Ok((context.query.size("h", "height")?, context.query.size("w", "width")?))
 }
 
 pub(crate) async fn remove(context: Context) -> Result {

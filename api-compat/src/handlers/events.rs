@@ -1,9 +1,7 @@
 //! The stream of events.
 
 use bytes::Bytes;
-use dockerd_core::event_bus::FILTERS;
 use dockerd_core::ports::EventNote;
-use dockerd_types::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -12,12 +10,16 @@ use crate::error::ApiError;
 use crate::reply::{self, Reply};
 
 pub(crate) async fn events(context: Context) -> Result<Reply, ApiError> {
-    let moment = |name: &str| match context.query.text(name) {
-        "" => Ok(None),
-        text => Timestamp::parse_unix_or_rfc3339(text).map(Some).map_err(|e| ApiError::bad_request(e.to_string())),
-    };
-    let filters = context.query.filters(&FILTERS)?;
-    let mut reader = context.engine.events.subscribe(moment("since")?, moment("until")?, filters);
+    let query = &context.query;
+    let (since, until) = (query.moment("since")?, query.moment("until")?.filter(|until| until.unix_nanos() != 0));
+    if let (Some(since_time), Some(until_time)) = (since, until)
+        && since_time > until_time
+    {
+        let (since, until) = (query.text("since"), query.text("until"));
+        return Err(ApiError::bad_request(format!("`since` time ({since}) cannot be after `until` time ({until})")));
+    }
+    // Keys nobody knows are passed over.
+    let mut reader = context.engine.events.subscribe(since, until, query.any_filters()?);
     let (sender, body) = mpsc::channel(64);
     tokio::spawn(async move {
         loop {

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 use super::containers::size;
 use crate::context::Context;
 use crate::error::ApiError;
+use crate::extract::Target;
 use crate::reply::{self, Reply};
 use crate::stream::hijack::{self, Client, Wish};
 
 type Result = std::result::Result<Reply, ApiError>;
 
 pub(crate) async fn create(mut context: Context) -> Result {
-    let body = context.json().await?;
+    let body = context.json_into(Target { name: "container.ExecOptions", members_of: "ExecOptions" }).await?;
     let config = ExecConfig {
         cmd: body.texts("Cmd")?,
         user: body.text("User")?,
@@ -28,12 +29,16 @@ pub(crate) async fn create(mut context: Context) -> Result {
         working_dir: body.text("WorkingDir")?,
         console_size: Some(body.pair("ConsoleSize")?).filter(|size| *size != (0, 0)),
     };
+    if config.cmd.is_empty() {
+        return Err(ApiError::bad_request("No exec command specified"));
+    }
     let id = context.engine.execs.create(context.name(), config).await?;
     Ok(reply::json(StatusCode::CREATED, &json!({"Id": id.as_str()})))
 }
 
 pub(crate) async fn start(mut context: Context) -> Result {
-    let body = context.json().await?;
+    let target = Target { name: "container.ExecStartOptions", members_of: "ExecStartOptions" };
+    let body = context.json_into(target).await?;
     let (detach, tty) = (body.flag("Detach")?, body.flag("Tty")?);
     let size = Some(body.pair("ConsoleSize")?).filter(|size| tty && *size != (0, 0));
     if detach {

@@ -8,6 +8,7 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::compat;
 use crate::context::Context;
 use crate::convert::container::config;
 use crate::error::ApiError;
@@ -19,11 +20,11 @@ fn tags(image: &Image) -> Vec<String> {
     image.references.iter().filter(|r| r.tag().is_some()).map(Reference::familiar).collect()
 }
 
-fn summary(item: &ImageSummary) -> Value {
+pub(crate) fn summary(item: &ImageSummary) -> Value {
     let image = &item.image;
     let labels = image.config.container_config().labels;
     json!({
-        "Containers": -1,
+        "Containers": item.containers,
         "Created": image.created.unix_seconds(),
         "Id": image.id.as_str(),
         "Labels": if labels.is_empty() { Value::Null } else { json!(labels) },
@@ -38,13 +39,14 @@ fn summary(item: &ImageSummary) -> Value {
 pub(crate) async fn list(context: Context) -> Result {
     let filters = context.query.filters(&FILTERS)?;
     let images = context.engine.images.list(&filters)?;
-    Ok(reply::ok(&images.iter().map(summary).collect()))
+    let image = |item| compat::images::downgrade_summary(context.version, summary(item));
+    Ok(reply::ok(&images.iter().map(image).collect()))
 }
 
 pub(crate) async fn inspect(context: Context) -> Result {
     let image = context.engine.images.inspect(context.name())?;
     let layers: Vec<&str> = image.layers.iter().map(|layer| layer.diff_id.as_str()).collect();
-    Ok(reply::ok(&json!({
+    let described = json!({
         "Id": image.id.as_str(),
         "RepoTags": tags(&image),
         "RepoDigests": [],
@@ -60,7 +62,8 @@ pub(crate) async fn inspect(context: Context) -> Result {
         "GraphDriver": {"Data": null, "Name": context.engine.facts().storage_driver},
         "RootFS": {"Type": "layers", "Layers": layers},
         "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"},
-    })))
+    });
+    Ok(reply::ok(&compat::images::downgrade_inspect(context.version, described)))
 }
 
 pub(crate) async fn history(context: Context) -> Result {

@@ -7,7 +7,6 @@ use dockerd_core::container::attach::AttachOptions;
 use dockerd_core::container::stats::StatsMode;
 use dockerd_core::streams::{LogEntry, LogQuery};
 use dockerd_types::Timestamp;
-use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use crate::context::Context;
@@ -52,20 +51,7 @@ pub(crate) async fn attach(mut context: Context) -> Result {
 /// A moment of the query, `seconds[.fraction]`; `0` and nothing are none. What is no number the stock daemon takes for
 /// its own failure.
 fn moment(context: &Context, name: &str) -> std::result::Result<Option<Timestamp>, ApiError> {
-    let text = context.query.text(name);
-    if matches!(text, "" | "0") {
-        return Ok(None);
-    }
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let wrong = [seconds, fraction].into_iter().find(|part| part.parse::<i64>().is_err());
-    let failed = |part: &str| {
-        let text = format!("strconv.ParseInt: parsing {part:?}: invalid syntax");
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
-    };
-    match wrong {
-        Some(part) => Err(failed(part)),
-        None => Timestamp::parse_unix_or_rfc3339(text).map(Some).map_err(|_| failed(text)),
-    }
+    if context.query.text(name) == "0" { Ok(None) } else { context.query.moment(name) }
 }
 
 pub(crate) async fn logs(context: Context) -> Result {

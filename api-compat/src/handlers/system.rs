@@ -1,14 +1,19 @@
 //! The daemon itself.
 
 use dockerd_core::EngineFacts;
-use dockerd_types::Timestamp;
-use hyper::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
-use serde_json::{Value, json};
+use dockerd_core::system::df::DiskUsageOptions;
+use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, PRAGMA};
+use serde_json::json;
 
+use crate::compat;
 use crate::context::Context;
+use crate::convert;
 use crate::error::ApiError;
 use crate::reply::{self, Reply};
 use crate::version::{NEWEST, OLDEST};
+
+/// What `df` can be asked for.
+const DF_TYPES: [&str; 4] = ["container", "image", "volume", "build-cache"];
 
 type Result = std::result::Result<Reply, ApiError>;
 
@@ -16,16 +21,15 @@ pub(crate) async fn ping(context: Context) -> Result {
     let head = context.request.method() == hyper::Method::HEAD;
     let mut response = reply::text(if head { "" } else { "OK" });
     let headers = response.headers_mut();
+    if head {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
     // The classic builder until BuildKit is there: clients choose by this.
     headers.insert("Builder-Version", HeaderValue::from_static("1"));
     headers.insert("Swarm", HeaderValue::from_static("inactive"));
     Ok(response)
-}
-
-fn read(path: &str) -> String {
-    std::fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
 fn architecture() -> &'static str {
@@ -38,7 +42,7 @@ fn architecture() -> &'static str {
 
 pub(crate) async fn version(context: Context) -> Result {
     let EngineFacts { config, .. } = context.engine.facts();
-    let kernel = read("/proc/sys/kernel/osrelease");
+    let kernel = context.engine.host().await?.kernel;
     let details = json!({
         "ApiVersion": NEWEST.to_string(),
         "Arch": architecture(),
@@ -66,80 +70,20 @@ pub(crate) async fn version(context: Context) -> Result {
 }
 
 pub(crate) async fn info(context: Context) -> Result {
-    let facts = context.engine.facts();
-    Ok(reply::ok(&describe(&facts)))
+    let host = context.engine.host().await?;
+    let info = convert::info::info(&context.engine.facts(), &host);
+    Ok(reply::ok(&compat::system::downgrade_info(context.version, info)))
 }
 
-fn describe(facts: &EngineFacts) -> Value {
-    let config = &facts.config;
-    let memory = read("/proc/meminfo").lines().find_map(|line| {
-        let kib: u64 = line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kib * 1024)
-    });
-    let release = read("/etc/os-release");
-    let release_of = |key: &str| {
-        let value = release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        value.unwrap_or_default().trim_matches('"').to_owned()
-    };
-    let runtimes: Value = facts.runtimes.iter().map(|name| (name.clone(), json!({"path": name}))).collect();
-    json!({
-        "ID": facts.id,
-        "Containers": facts.containers,
-        "ContainersRunning": facts.running,
-        "ContainersPaused": facts.paused,
-        "ContainersStopped": facts.containers - facts.running - facts.paused,
-        "Images": facts.images,
-        "Driver": facts.storage_driver,
-        "DriverStatus": [],
-        "Plugins": {"Volume": ["local"], "Network": ["host", "null"], "Authorization": null, "Log": ["json-file", "none"]},
-        "MemoryLimit": true,
-        "SwapLimit": true,
-        "CpuCfsPeriod": true,
-        "CpuCfsQuota": true,
-        "CPUShares": true,
-        "CPUSet": true,
-        "PidsLimit": true,
-        "IPv4Forwarding": read("/proc/sys/net/ipv4/ip_forward") == "1",
-        "Debug": config.debug,
-        "NFd": std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
-        "OomKillDisable": facts.cgroup_version == 1,
-        "NGoroutines": 0,
-        "SystemTime": Timestamp::now().rfc3339_nano(),
-        "LoggingDriver": config.log.driver,
-        "CgroupDriver": "cgroupfs",
-        "CgroupVersion": facts.cgroup_version.to_string(),
-        "NEventsListener": 0,
-        "KernelVersion": read("/proc/sys/kernel/osrelease"),
-        "OperatingSystem": release_of("PRETTY_NAME"),
-        "OSVersion": release_of("VERSION_ID"),
-        "OSType": "linux",
-        "Architecture": std::env::consts::ARCH,
-        "IndexServerAddress": "",
-        "RegistryConfig": {"InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": config.registry_mirrors},
-        "NCPU": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        "MemTotal": memory,
-        "GenericResources": null,
-        "DockerRootDir": config.data_root,
-        "HttpProxy": "",
-        "HttpsProxy": "",
-        "NoProxy": "",
-        "Name": read("/proc/sys/kernel/hostname"),
-        "Labels": config.labels,
-        "ExperimentalBuild": config.experimental,
-        "ServerVersion": config.version,
-        "Runtimes": runtimes,
-        "DefaultRuntime": config.default_runtime,
-        "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "",
-            "RemoteManagers": null},
-        "LiveRestoreEnabled": config.live_restore,
-        "Isolation": "",
-        "InitBinary": "docker-init",
-        "ContainerdCommit": {"ID": ""},
-        "RuncCommit": {"ID": ""},
-        "InitCommit": {"ID": ""},
-        "SecurityOptions": ["name=seccomp,profile=builtin"],
-        "Warnings": [],
-    })
+pub(crate) async fn df(context: Context) -> Result {
+    let asked = context.query.all("type");
+    if let Some(unknown) = asked.iter().find(|kind| !DF_TYPES.contains(&kind.as_str())) {
+        return Err(ApiError::bad_request(format!("unknown object type: {unknown}")));
+    }
+    let wants = |kind: &str| asked.is_empty() || asked.iter().any(|asked| asked == kind);
+    let options = DiskUsageOptions { images: wants("image"), containers: wants("container"), volumes: wants("volume") };
+    let usage = context.engine.disk_usage(options).await?;
+    Ok(reply::ok(&convert::df::disk_usage(&usage, wants("build-cache"), context.version)))
 }
 
 /// There are no managed plugins.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::error::ApiError;
+use crate::extract::Target;
 use crate::reply::{self, Reply};
 use crate::version::ApiVersion;
 
@@ -14,7 +15,7 @@ type Result = std::result::Result<Reply, ApiError>;
 /// Before this version prune took named volumes too.
 const PRUNES_ANONYMOUS_SINCE: ApiVersion = ApiVersion(1, 42);
 
-fn describe(volume: &Volume) -> Value {
+pub(crate) fn describe(volume: &Volume) -> Value {
     let null_if_empty = |map: &std::collections::BTreeMap<String, String>| {
         if map.is_empty() { Value::Null } else { json!(map) }
     };
@@ -37,7 +38,7 @@ pub(crate) async fn list(context: Context) -> Result {
 }
 
 pub(crate) async fn create(mut context: Context) -> Result {
-    let body = context.json().await?;
+    let body = context.json_into(Target { name: "volume.CreateOptions", members_of: "CreateOptions" }).await?;
     let (name, driver) = (body.text("Name")?, body.text("Driver")?);
     let (options, labels) = (body.map("DriverOpts")?, body.map("Labels")?);
     let volumes = context.engine.volumes.clone();

@@ -101,6 +101,7 @@ impl Client {
         let Taken { mut socket, read } = taken;
         let watched = socket.as_fd().try_clone_to_owned();
         socket.write_all(head.as_bytes()).await?;
+        socket.flush().await?;
         let (reader, writer) = tokio::io::split(socket);
         Ok(Self { writer, reader, read, watched, framed })
     }
@@ -158,7 +159,9 @@ impl Client {
 
 async fn write(writer: &mut WriteHalf<Box<dyn Socket>>, framed: bool, chunk: OutputChunk) -> io::Result<()> {
     let bytes = if framed { frame::encode(chunk.stream, &chunk.bytes) } else { chunk.bytes };
-    writer.write_all(&bytes).await
+    writer.write_all(&bytes).await?;
+    // TLS may keep the end of it back.
+    writer.flush().await
 }
 
 /// Why the session is over; waits for ever where its input never says so.

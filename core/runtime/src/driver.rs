@@ -53,6 +53,8 @@ pub struct ProcessIo {
     pub stdout: Option<OwnedFd>,
     /// Read by the daemon.
     pub stderr: Option<OwnedFd>,
+    /// What an earlier daemon had kept for this one ([`crate::Runtimes::keep`]); empty for a new process.
+    pub kept: Vec<OwnedFd>,
 }
 
 /// A process whose `execve` has succeeded.

@@ -9,6 +9,7 @@ pub mod driver;
 mod external;
 mod init;
 mod launch;
+mod lost;
 mod native;
 mod runtimes;
 pub mod seccomp;

@@ -121,7 +121,7 @@ impl NativeDriver {
             io = terminal_streams(master).map_err(io_error)?;
         }
         let copy = pidfd.try_clone().map_err(io_error)?;
-        self.shared.insert(key, Running { pidfd: Arc::new(copy), terminal });
+        self.shared.insert(key, Running { pid, pidfd: Arc::new(copy), terminal });
         let timings = PhaseTimings { prepare, round_trip: micros(sent), ..timings };
         Ok(Launched { pid, pidfd, started_at: Timestamp::now(), io, timings })
     }

@@ -2,20 +2,22 @@
 //! supervisor's reports into one stream of exits.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use dockerd_types::{ContainerId, Timestamp};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::cgroup::{CgroupDriver, CgroupError};
 use crate::driver::{Adopted, ExitCode, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver};
 use crate::external::ExternalDriver;
+use crate::launch::plan::FdIndex;
+use crate::lost;
 use crate::native::NativeDriver;
 use crate::shared::{Running, Shared};
 use crate::supervisor::client::{Client, SupervisorError};
@@ -28,6 +30,9 @@ pub const DEFAULT_RUNTIME: &str = "runc";
 /// How often a new supervisor is tried for when the old one is lost, and the pause between (2 s in all).
 const REPLACE_TRIES: u32 = 100;
 const REPLACE_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a description waits for the supervisor.
+const DESCRIBE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What [`Runtimes::open`] needs to know.
 #[derive(Debug, Clone)]
@@ -64,7 +69,7 @@ pub enum RuntimesError {
 #[derive(Debug, Clone)]
 pub struct Runtimes {
     shared: Arc<Shared>,
-    drivers: Arc<BTreeMap<String, Arc<dyn RuntimeDriver>>>,
+    drivers: Arc<RwLock<BTreeMap<String, Arc<dyn RuntimeDriver>>>>,
 }
 
 /// Exits of processes, in the order they were collected.
@@ -87,17 +92,30 @@ impl Runtimes {
         let (sender, exits) = mpsc::unbounded_channel();
         let pump = Pump { shared: Arc::clone(&shared), program: config.program, exits: sender };
         tokio::spawn(pump.run(raw));
-        Ok((Self { shared, drivers: Arc::new(drivers) }, exits, adopted))
+        Ok((Self { shared, drivers: Arc::new(RwLock::new(drivers)) }, exits, adopted))
     }
 
     /// The driver of that name.
     pub fn driver(&self, name: &str) -> Option<Arc<dyn RuntimeDriver>> {
-        self.drivers.get(name).cloned()
+        self.drivers().get(name).cloned()
+    }
+
+    fn drivers(&self) -> RwLockReadGuard<'_, BTreeMap<String, Arc<dyn RuntimeDriver>>> {
+        self.drivers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an external runtime, or takes another program for one. Containers that run keep what they were started
+    /// with only as far as the runtime's state on disk goes, as with the stock daemon. Blocking.
+    pub fn add(&self, name: &str, runtime: ExternalRuntime) -> Result<(), RuntimesError> {
+        let driver = ExternalDriver::new(name, runtime, Arc::clone(&self.shared)).map_err(SupervisorError::Io)?;
+        let mut drivers = self.drivers.write().unwrap_or_else(PoisonError::into_inner);
+        drivers.insert(name.to_owned(), Arc::new(driver));
+        Ok(())
     }
 
     /// All names, sorted.
     pub fn names(&self) -> Vec<String> {
-        self.drivers.keys().cloned().collect()
+        self.drivers().keys().cloned().collect()
     }
 
     /// The cgroups of this host.
@@ -112,10 +130,73 @@ impl Runtimes {
 
     /// The exit of `key` is durably on record; the supervisor may forget it.
     pub fn acknowledge(&self, key: &ProcessKey) {
-        if let Err(error) = self.shared.client().tell_now(Request::Acknowledge(key.clone())) {
+        if let Err(error) = self.shared.client().tell_now(Request::Acknowledge(key.clone()), &[]) {
             tracing::warn!(?key, %error, "exit could not be acknowledged");
         }
         table::forget_journal(&entry::journal_dir(&self.shared.exec_root), key);
+    }
+
+    /// Has the supervisor keep `descriptors` for the next daemon, which gets them with the process. Never waits.
+    pub fn keep(&self, key: &ProcessKey, descriptors: &[BorrowedFd<'_>]) -> Result<(), SupervisorError> {
+        self.shared.client().tell_now(Request::Keep(key.clone()), descriptors)
+    }
+
+    /// Has the supervisor keep duplicates of a process's streams. It does from the start; this is for one that has come
+    /// in the place of another. Never waits.
+    pub fn keep_streams(&self, key: &ProcessKey, streams: [Option<BorrowedFd<'_>>; 3]) -> Result<(), SupervisorError> {
+        let mut places = [None; 3];
+        let mut fds = Vec::new();
+        for (place, fd) in places.iter_mut().zip(streams) {
+            let Some(fd) = fd else { continue };
+            *place = FdIndex::try_from(fds.len()).ok();
+            fds.push(fd);
+        }
+        self.shared.client().tell_now(Request::Hold { key: key.clone(), streams: places }, &fds)
+    }
+
+    /// Counts the supervisors that have come in the place of a lost one: who has given the old one something to keep
+    /// gives it to the new one.
+    pub fn replacements(&self) -> watch::Receiver<u64> {
+        self.shared.replacements.subscribe()
+    }
+
+    /// Takes over a container's process that neither a supervisor nor its journal knows, by the container's cgroup: both
+    /// daemon and supervisor were killed. Its output is lost and its exit code will be. Blocking.
+    pub fn find_lost(&self, id: &ContainerId, cgroup_path: &str) -> Option<Adopted> {
+        let (pid, pidfd) = lost::first_process(&self.shared.cgroups, cgroup_path)?;
+        let key = ProcessKey::Container(id.clone());
+        let adopt = Request::Adopt { key: key.clone(), pid, tty: false };
+        if let Err(error) = self.shared.client().tell_now(adopt, &[pidfd.as_fd()]) {
+            tracing::warn!(container = %id, %error, "process cannot be watched");
+            return None;
+        }
+        let copy = pidfd.try_clone().ok()?;
+        self.shared.insert(key.clone(), Running { pid, pidfd: Arc::new(copy), terminal: None });
+        Some(Adopted { key, pid, pidfd: Some(pidfd), io: ProcessIo::default(), tty: false, exited: None })
+    }
+
+    /// The supervisor's side of things, for people.
+    pub async fn describe(&self) -> String {
+        use std::fmt::Write;
+        let client = self.shared.client();
+        let mut out = format!("supervisor: {} requests without an answer\n", client.unanswered());
+        let asked = tokio::time::timeout(DESCRIBE_LIMIT, async {
+            let hello = client.ask(Request::Hello, &[]).await?;
+            Ok::<_, SupervisorError>((hello.0, client.list().await?))
+        });
+        let (hello, processes) = match asked.await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return format!("{out}it does not answer: {error}\n"),
+            Err(_) => return format!("{out}it does not answer\n"),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{hello:?}, {} processes", processes.len());
+        for (reply, fds) in processes {
+            if let Reply::Process { key, pid, tty, exited, .. } = reply {
+                let _ = writeln!(out, "{key:?} pid {pid} tty {tty} descriptors {} ended {exited:?}", fds.len());
+            }
+        }
+        out
     }
 
     /// Ends the supervisor, which refuses while processes run.
@@ -140,10 +221,11 @@ async fn adopt(shared: &Shared) -> Result<Vec<Adopted>, RuntimesError> {
         let mut fds = fds.into_iter();
         let pidfd = if exited.is_none() { fds.next() } else { None };
         let mut next = |present: bool| if present { fds.next() } else { None };
-        let io = ProcessIo { stdin: next(streams[0]), stdout: next(streams[1]), stderr: next(streams[2]) };
+        let (stdin, stdout, stderr) = (next(streams[0]), next(streams[1]), next(streams[2]));
+        let io = ProcessIo { stdin, stdout, stderr, kept: fds.collect() };
         if let Some(copy) = pidfd.as_ref().and_then(|fd| fd.try_clone().ok()) {
             let terminal = io.stdout.as_ref().filter(|_| tty).and_then(|fd| fd.try_clone().ok());
-            shared.insert(key.clone(), Running { pidfd: Arc::new(copy), terminal });
+            shared.insert(key.clone(), Running { pid, pidfd: Arc::new(copy), terminal });
         }
         out.push(Adopted { key, pid, pidfd, io, tty, exited });
     }
@@ -187,16 +269,15 @@ impl Pump {
 
     async fn replace_supervisor(&self) -> Option<mpsc::UnboundedReceiver<Option<ProcessExit>>> {
         tracing::error!("the supervisor is gone; containers live on, their exit codes will be unknown");
-        for (key, pidfd) in self.shared.running() {
-            tokio::spawn(watch_orphan(Arc::clone(&self.shared), key, pidfd, self.exits.clone()));
-        }
         let mut lost = SupervisorError::Lost;
         // One that is dying still accepts connections for a moment; each try ends with its answer or its end.
         for _ in 0..REPLACE_TRIES {
             let (sender, raw) = mpsc::unbounded_channel();
             match Client::open(&self.shared.exec_root, &self.program, sender).await {
                 Ok(client) => {
+                    self.hand_over(&client);
                     self.shared.replace_client(client);
+                    self.shared.replacements.send_modify(|count| *count += 1);
                     return Some(raw);
                 }
                 Err(error) => lost = error,
@@ -204,7 +285,22 @@ impl Pump {
             tokio::time::sleep(REPLACE_PAUSE).await;
         }
         tracing::error!(error = %lost, "no new supervisor could be started");
+        for (key, _, pidfd) in self.shared.running() {
+            tokio::spawn(watch_orphan(Arc::clone(&self.shared), key, pidfd, self.exits.clone()));
+        }
         None
+    }
+
+    /// Lets a new supervisor watch what runs, so that the next daemon hears of it.
+    fn hand_over(&self, client: &Client) {
+        for (key, pid, pidfd) in self.shared.running() {
+            let tty = self.shared.has_terminal(&key);
+            let adopt = Request::Adopt { key: key.clone(), pid, tty };
+            if let Err(error) = client.tell_now(adopt, &[pidfd.as_fd()]) {
+                tracing::warn!(?key, %error, "process cannot be handed to the new supervisor");
+                tokio::spawn(watch_orphan(Arc::clone(&self.shared), key, pidfd, self.exits.clone()));
+            }
+        }
     }
 }
 

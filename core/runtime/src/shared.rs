@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use dockerd_sys::process;
 use dockerd_types::ContainerId;
 use dockerd_types::signal::Signal;
+use tokio::sync::watch;
 
 use crate::cgroup::{CgroupDriver, CgroupStats, JoinTarget};
 use crate::driver::{ControlError, ProcessIo, ProcessKey, StdioRequest};
@@ -21,6 +22,7 @@ use crate::supervisor::protocol::Request;
 /// A process that runs.
 #[derive(Debug)]
 pub(crate) struct Running {
+    pub(crate) pid: i32,
     pub(crate) pidfd: Arc<OwnedFd>,
     /// The terminal's master, for its size.
     pub(crate) terminal: Option<OwnedFd>,
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     /// The supervisor was asked to end, so its loss is no accident.
     pub(crate) ending: AtomicBool,
     cgroup_paths: Mutex<HashMap<ContainerId, String>>,
+    /// Counts supervisors that have come in the place of a lost one.
+    pub(crate) replacements: watch::Sender<u64>,
     /// Ways into cgroups that were made ahead of their container's start.
     reserved: Mutex<HashMap<ContainerId, JoinTarget>>,
 }
@@ -53,6 +57,7 @@ impl Shared {
             processes: Mutex::default(),
             ending: AtomicBool::new(false),
             cgroup_paths: Mutex::default(),
+            replacements: watch::Sender::default(),
             reserved: Mutex::default(),
         }
     }
@@ -82,8 +87,14 @@ impl Shared {
     }
 
     /// Everything that runs, for watching it without a supervisor.
-    pub(crate) fn running(&self) -> Vec<(ProcessKey, Arc<OwnedFd>)> {
-        lock(&self.processes).iter().map(|(key, running)| (key.clone(), Arc::clone(&running.pidfd))).collect()
+    pub(crate) fn running(&self) -> Vec<(ProcessKey, i32, Arc<OwnedFd>)> {
+        let entry = |(key, running): (&ProcessKey, &Running)| (key.clone(), running.pid, Arc::clone(&running.pidfd));
+        lock(&self.processes).iter().map(entry).collect()
+    }
+
+    /// Whether a process runs on a terminal.
+    pub(crate) fn has_terminal(&self, key: &ProcessKey) -> bool {
+        lock(&self.processes).get(key).is_some_and(|running| running.terminal.is_some())
     }
 
     pub(crate) fn set_cgroup(&self, id: &ContainerId, path: &str) {
@@ -153,7 +164,7 @@ impl Shared {
     }
 
     pub(crate) fn close_stdin(&self, key: &ProcessKey) -> Result<(), ControlError> {
-        let told = self.client().tell_now(Request::CloseStdin(key.clone()));
+        let told = self.client().tell_now(Request::CloseStdin(key.clone()), &[]);
         told.map_err(|error| ControlError::Io { action: "close stdin", source: io::Error::other(error) })
     }
 }
@@ -189,5 +200,5 @@ pub(crate) fn make_streams(request: StdioRequest, fds: &mut FdSet) -> io::Result
 /// The daemon's ends of a terminal: duplicates of its master.
 pub(crate) fn terminal_streams(master: &OwnedFd) -> io::Result<ProcessIo> {
     rustix::io::ioctl_fionbio(master.as_fd(), true)?;
-    Ok(ProcessIo { stdin: Some(master.try_clone()?), stdout: Some(master.try_clone()?), stderr: None })
+    Ok(ProcessIo { stdin: Some(master.try_clone()?), stdout: Some(master.try_clone()?), ..ProcessIo::default() })
 }

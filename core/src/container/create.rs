@@ -39,10 +39,10 @@ async fn create(core: &Arc<Core>, request: CreateContainer) -> Result<Created, E
     image_defaults::merge(&mut config, &image.config);
     let (path, args) = image_defaults::command(&config)?;
     validate::check_config(&config)?;
-    let warnings = validate::check_host(&config, &host_config, &core.limits)?;
+    let warnings = validate::check_host(&config, &host_config, &core.limits())?;
     validate::check_endpoints(&host_config.network_mode, &endpoints)?;
     resolve_other_containers(core, &mut host_config)?;
-    validate::fill_defaults(&mut host_config, &core.config, &core.limits);
+    validate::fill_defaults(&mut host_config, &core.live(), &core.limits);
     let mut wanted = mount_spec::wanted(&config, &host_config).map_err(CreateError::from)?;
     wanted.extend(volumes_from(core, &host_config, &wanted)?);
     attach_to_network(&host_config, &mut endpoints);

@@ -32,6 +32,9 @@ impl Actor {
         let ran = Self::ran(&before, exit.at);
         let delay = self.restart_delay(exit_code, ran);
         let auto_remove = delay.is_none() && before.spec.host.auto_remove && !self.hold_auto_remove && !self.quiesced;
+        if exit.oom_killed {
+            self.event("oom", &[]);
+        }
         self.give_back(!before.state.ports.is_empty()).await;
 
         let status =
@@ -100,6 +103,7 @@ impl Actor {
         for endpoint in &snapshot.state.endpoints {
             self.container.network_event(&*core.events, "disconnect", endpoint);
         }
+        self.container.volume_events(&*core.events, "unmount");
         self.core.execs.container_ended(&id);
         let ipc = snapshot.spec.host.ipc_mode.clone();
         let job = async move {

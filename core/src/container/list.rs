@@ -166,15 +166,16 @@ impl<'a> Query<'a> {
         let filters = &options.filters;
         let statuses = filters.values("status").map(status).collect::<Result<_, _>>()?;
         for code in filters.values("exited") {
-            code.parse::<i64>().map_err(|_| invalid("exited", code))?;
+            let why = || format!("strconv.Atoi: parsing {code:?}: invalid syntax");
+            code.parse::<i64>().map_err(|_| explained("exited", code, why()))?;
         }
-        for (key, allowed) in [
-            ("health", ["none", "starting", "healthy", "unhealthy"].as_slice()),
-            ("is-task", ["true", "false", "1", "0"].as_slice()),
-        ] {
-            if let Some(bad) = filters.values(key).find(|v| !allowed.contains(v)) {
-                return Err(invalid(key, bad).into());
-            }
+        let health = ["none", "starting", "healthy", "unhealthy"];
+        if let Some(bad) = filters.values("health").find(|value| !health.contains(value)) {
+            let why = format!("invalid value for health ({bad}): must be one of {}", health.join(", "));
+            return Err(explained("health", bad, why).into());
+        }
+        if let Some(bad) = filters.values("is-task").find(|value| !["true", "false", "1", "0"].contains(value)) {
+            return Err(InvalidFilter::Value { key: "is-task".to_owned(), value: format!("[{bad}]") }.into());
         }
         let created = |key: &str| -> Result<Option<Timestamp>, EngineError> {
             let mut times = Vec::new();
@@ -233,8 +234,8 @@ impl<'a> Query<'a> {
     }
 }
 
-fn invalid(key: &str, value: &str) -> InvalidFilter {
-    InvalidFilter::Value { key: key.to_owned(), value: value.to_owned() }
+fn explained(key: &str, value: &str, why: String) -> InvalidFilter {
+    InvalidFilter::Explained { key: key.to_owned(), value: value.to_owned(), why }
 }
 
 fn status(text: &str) -> Result<Status, InvalidFilter> {
@@ -247,7 +248,11 @@ fn status(text: &str) -> Result<Status, InvalidFilter> {
         Status::Exited,
         Status::Dead,
     ];
-    all.into_iter().find(|s| s.name() == text).ok_or_else(|| invalid("status", text))
+    all.into_iter().find(|s| s.name() == text).ok_or_else(|| {
+        let known: Vec<&str> = all.iter().map(|status| status.name()).collect();
+        let why = format!("invalid value for state ({text}): must be one of {}", known.join(", "));
+        explained("status", text, why)
+    })
 }
 
 /// The filter is a regular expression on the name with and without its slash; what people write is a part of the name,

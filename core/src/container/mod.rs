@@ -233,6 +233,16 @@ impl Container {
         }
     }
 
+    /// Requests that wait for its task.
+    pub(crate) fn queued(&self) -> usize {
+        self.mailbox.max_capacity() - self.mailbox.capacity()
+    }
+
+    /// Who follows its snapshots.
+    pub(crate) fn followers(&self) -> usize {
+        self.published.receiver_count()
+    }
+
     /// Publishes an event about it.
     pub(crate) fn publish_event(&self, events: &dyn Events, action: &str, extra: &[(&str, String)]) {
         let snapshot = self.snapshot();
@@ -247,6 +257,23 @@ impl Container {
             attributes,
             time: Timestamp::now(),
         });
+    }
+
+    /// Publishes that its volumes are in use, or are not any more.
+    pub(crate) fn volume_events(&self, events: &dyn Events, action: &str) {
+        let snapshot = self.snapshot();
+        for point in &snapshot.spec.mounts {
+            let spec::MountPointKind::Volume { name, driver, .. } = &point.kind else { continue };
+            let mut attributes =
+                BTreeMap::from([("container".to_owned(), self.id.to_string()), ("driver".to_owned(), driver.clone())]);
+            if action == "mount" {
+                attributes.insert("destination".to_owned(), point.destination.clone());
+                attributes.insert("propagation".to_owned(), point.propagation.clone());
+                attributes.insert("read/write".to_owned(), (!point.read_only).to_string());
+            }
+            let (action, actor) = (action.to_owned(), name.clone());
+            events.publish(EventNote { kind: "volume", action, actor, attributes, time: Timestamp::now() });
+        }
     }
 
     /// Publishes that it joined or left a network.

@@ -116,14 +116,16 @@ impl Actor {
         }
         self.core.containers.remove(&id, &snapshot.name);
         self.container.io().discard();
+        // Before anybody hears of the removal: a volume nobody uses any more may be removed at once.
+        self.core.volumes.release(&id, volumes).await;
         self.event("destroy", &[]);
         self.update(|s| s.removed = true);
-        self.clean_up(volumes, to);
+        self.clean_up(to);
         Ok(())
     }
 
     /// The slow rest, behind the reply.
-    fn clean_up(&mut self, volumes: bool, trash: std::path::PathBuf) {
+    fn clean_up(&mut self, trash: std::path::PathBuf) {
         let core = self.core.clone();
         let id = self.container.id().clone();
         let teardown = self.teardown.take();
@@ -132,7 +134,6 @@ impl Actor {
             if let Some(teardown) = teardown {
                 let _ = teardown.await;
             }
-            core.volumes.release(&id, volumes).await;
             let done = tokio::task::spawn_blocking(move || {
                 core.images.release(&image, &id);
                 if let Err(error) = core.images.remove(&id) {

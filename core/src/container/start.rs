@@ -200,6 +200,7 @@ impl Actor {
         self.core.network.started(self.container.id(), pid);
         self.container.oci.store(Some(oci));
         self.container.io().begin(io)?;
+        self.container.volume_events(&*self.core.events, "mount");
         for endpoint in &state.endpoints {
             self.container.network_event(&*self.core.events, "connect", endpoint);
         }

@@ -126,6 +126,10 @@ fn link_namespace(file: &Path, pid: u32) {
 }
 
 impl Networks for StackNetworks {
+    fn drivers(&self) -> Vec<&'static str> {
+        vec!["bridge", "host", "null"]
+    }
+
     fn create_sandbox(&self, order: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>> {
         Box::pin(self.create(order))
     }

@@ -5,9 +5,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dockerd_types::Timestamp;
 use dockerd_types::stream::StdStream;
+
+use super::spool::{self, Mark, Spool};
 
 /// Longest line that is kept whole, as Docker's copier.
 const MAX_LINE: usize = 16 * 1024;
@@ -69,11 +72,21 @@ pub(crate) struct JsonLog {
     size: u64,
     /// Lines that have not ended yet: standard output's, standard error's.
     partial: [Vec<u8>; 2],
+    spooled: Option<Spooled>,
+}
+
+/// Where a run's output comes from, and what of it is in the log.
+#[derive(Debug)]
+struct Spooled {
+    spool: Arc<Spool>,
+    mark: Mark,
+    /// The end of what was written here, by stream; the unfinished line lies between `mark.taken` and this.
+    end: [u64; 2],
 }
 
 impl JsonLog {
     pub(crate) fn new(settings: LogSettings) -> Self {
-        Self { settings, file: None, size: 0, partial: [Vec::new(), Vec::new()] }
+        Self { settings, file: None, size: 0, partial: [Vec::new(), Vec::new()], spooled: None }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -83,22 +96,67 @@ impl JsonLog {
     /// Opens the file for appending.
     pub(crate) fn open(&mut self) -> io::Result<()> {
         if self.file.is_none() {
-            let file = File::options().create(true).append(true).mode(0o640).open(&self.settings.path)?;
+            let file = File::options().create(true).append(true).read(true).mode(0o640).open(&self.settings.path)?;
             self.size = file.metadata()?.len();
             self.file = Some(file);
+            self.end_torn_record()?;
+        }
+        Ok(())
+    }
+
+    /// A machine that went down may have left half a record; what is appended must not become part of it.
+    fn end_torn_record(&mut self) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        let Some(file) = self.file.as_mut().filter(|_| self.size > 0) else { return Ok(()) };
+        let mut last = [b'\n'];
+        file.read_exact_at(&mut last, self.size - 1)?;
+        if last != [b'\n'] {
+            file.write_all(b"\n")?;
+            self.size += 1;
         }
         Ok(())
     }
 
     pub(crate) fn close(&mut self) {
         self.file = None;
+        self.spooled = None;
+        self.partial.iter_mut().for_each(Vec::clear);
+    }
+
+    /// The mark a run's spool begins with.
+    pub(super) fn first_mark(&self) -> Mark {
+        Mark::start(self.size)
+    }
+
+    /// From now on all output comes through `spool`.
+    pub(super) fn attach(&mut self, spool: Arc<Spool>, mark: Mark) {
+        self.spooled = Some(Spooled { spool, mark, end: mark.taken });
+    }
+
+    /// As [`JsonLog::attach`], with what an earlier daemon has left: records beyond the mark are taken back, because
+    /// what they were made of is still in the spool.
+    pub(super) fn resume(&mut self, spool: Arc<Spool>, mark: Mark) -> io::Result<()> {
+        if let Some(file) = self.file.as_ref().filter(|_| self.size > mark.log_size) {
+            file.set_len(mark.log_size)?;
+            self.size = mark.log_size;
+        }
+        self.attach(spool, mark);
+        Ok(())
+    }
+
+    /// The first place in the spool that is not in the log.
+    pub(super) fn taken(&self, stream: StdStream) -> Option<u64> {
+        self.spooled.as_ref().map(|spooled| spooled.mark.taken[spool::slot(stream)])
     }
 
     /// Takes a piece of output; whole lines go to the file.
     pub(crate) fn write(&mut self, stream: StdStream, bytes: &[u8]) {
         let now = Timestamp::now();
         let mut out = Vec::new();
-        let partial = &mut self.partial[usize::from(stream == StdStream::Stderr)];
+        if let Some(spooled) = &mut self.spooled {
+            spooled.end[spool::slot(stream)] += bytes.len() as u64;
+        }
+        let partial = &mut self.partial[spool::slot(stream)];
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             partial.extend_from_slice(piece);
             while partial.len() > MAX_LINE {
@@ -112,15 +170,28 @@ impl JsonLog {
             }
         }
         self.append(&out);
+        self.commit(stream, &out);
+    }
+
+    /// Marks what has just been appended as taken.
+    fn commit(&mut self, stream: StdStream, appended: &[u8]) {
+        let slot = spool::slot(stream);
+        let Some(Spooled { spool, mark, end }) = self.spooled.as_mut().filter(|_| !appended.is_empty()) else { return };
+        mark.log_size = self.size;
+        mark.taken[slot] = end[slot] - self.partial[slot].len() as u64;
+        if let Err(error) = spool.commit(*mark) {
+            tracing::error!(path = %self.settings.path.display(), %error, "place in the log could not be marked");
+        }
     }
 
     /// The stream has ended: what is left is a line.
     pub(crate) fn finish(&mut self, stream: StdStream) {
-        let partial = std::mem::take(&mut self.partial[usize::from(stream == StdStream::Stderr)]);
+        let partial = std::mem::take(&mut self.partial[spool::slot(stream)]);
         if !partial.is_empty() {
             let mut out = Vec::new();
             record(&mut out, stream, &partial, &self.settings.attributes, Timestamp::now());
             self.append(&out);
+            self.commit(stream, &out);
         }
     }
 
@@ -136,7 +207,12 @@ impl JsonLog {
         let written = self.file.as_mut().map_or(Ok(()), |file| file.write_all(records));
         match written {
             Ok(()) => self.size += records.len() as u64,
-            Err(error) => tracing::error!(path = %self.settings.path.display(), %error, "log could not be written"),
+            Err(error) => {
+                tracing::error!(path = %self.settings.path.display(), %error, "log could not be written");
+                // Part of it may have got there.
+                let length = self.file.as_ref().and_then(|file| Some(file.metadata().ok()?.len()));
+                self.size = length.unwrap_or(self.size);
+            }
         }
     }
 
@@ -153,7 +229,13 @@ impl JsonLog {
         if self.settings.max_files == 1 {
             fs::remove_file(&self.settings.path)?;
         }
-        self.open()
+        self.open()?;
+        // The mark speaks of the new file before anything is in it.
+        if let Some(Spooled { spool, mark, .. }) = &mut self.spooled {
+            mark.log_size = self.size;
+            spool.commit(*mark)?;
+        }
+        Ok(())
     }
 }
 

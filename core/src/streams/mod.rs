@@ -1,9 +1,12 @@
-//! A process's standard streams for its whole life: the pumps that take its output, the log, those who are attached.
-//! Output goes to the log first, then to every attached client in order; a pump holds no buffer while it waits.
+//! A process's standard streams for its whole life: the pumps that take its output (`pump.rs`), the way to the log that
+//! outlives the daemon (`spool.rs`), the log, those who are attached. Output goes to the log first, then to every attached
+//! client in order; a pump holds no buffer while it waits.
 
 mod attributes;
 mod log;
+mod pump;
 mod reader;
+mod spool;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,24 +16,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dockerd_runtime::{BoxFuture, ProcessIo};
+use dockerd_runtime::{BoxFuture, ProcessIo, ProcessKey};
 use dockerd_types::stream::StdStream;
 pub use log::LogOptionsError;
 pub(crate) use log::{JsonLog, LogSettings};
 pub(crate) use reader::LogReader;
 pub use reader::{LogEntry, LogQuery};
+use spool::Spool;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
 use crate::container::spec::ContainerSpec;
 use crate::error::EngineError;
-use crate::ports::{Streams, StreamsMaker};
+use crate::ports::{RuntimeSet, Streams, StreamsMaker};
 
 /// Pieces of output an attached client may be behind before the process waits for it.
 const BEHIND: usize = 64;
-/// Most bytes taken at once.
-const PIECE: usize = 32 * 1024;
 
 /// A piece of output.
 #[derive(Debug, Clone)]
@@ -49,8 +51,32 @@ pub struct ProcessStreams {
     sessions: Mutex<Vec<mpsc::Sender<OutputChunk>>>,
     stdin: watch::Sender<Option<Arc<AsyncFd<OwnedFd>>>>,
     pumps: AtomicUsize,
+    keeper: Option<Keeper>,
+    /// The daemon's ends while their pumps run, by stream.
+    outputs: Mutex<[Option<Arc<AsyncFd<OwnedFd>>>; 2]>,
+    /// The spool of this run, if it has one.
+    spool: Mutex<SpoolState>,
     /// Counts log writes and ends, for those who follow.
     changes: watch::Sender<Progress>,
+}
+
+/// A run's way to the log.
+#[derive(Debug, Clone, Default)]
+enum SpoolState {
+    /// No output came yet.
+    #[default]
+    Unused,
+    /// Pieces go through it.
+    Open(Arc<Spool>),
+    /// There is none: pieces are read straight, and one that is under way dies with the daemon.
+    Without,
+}
+
+/// Hands descriptors to a process that outlives the daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeper {
+    pub(crate) runtimes: Arc<dyn RuntimeSet>,
+    pub(crate) key: ProcessKey,
 }
 
 /// What those who wait for a process's output look at.
@@ -69,9 +95,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl ProcessStreams {
     /// Streams without a process yet; `log` where its output is kept.
-    pub(crate) fn new(tty: bool, log: Option<LogSettings>) -> Arc<Self> {
+    pub(crate) fn new(tty: bool, log: Option<LogSettings>, keeper: Option<Keeper>) -> Arc<Self> {
         Arc::new(Self {
             tty,
+            keeper,
+            outputs: Mutex::default(),
+            spool: Mutex::default(),
             log: log.map(|settings| Mutex::new(JsonLog::new(settings))),
             sessions: Mutex::default(),
             stdin: watch::Sender::new(None),
@@ -104,7 +133,8 @@ impl ProcessStreams {
 
     /// Connects a process; the pumps run until its output ends.
     pub(crate) fn connect(self: &Arc<Self>, io: ProcessIo) -> io::Result<()> {
-        let ProcessIo { stdin, stdout, stderr } = io;
+        let ProcessIo { stdin, stdout, stderr, kept } = io;
+        self.take_over(kept);
         self.stdin.send_replace(stdin.map(|fd| async_fd(fd, Interest::WRITABLE)).transpose()?.map(Arc::new));
         let outputs = [(stdout, StdStream::Stdout), (stderr, StdStream::Stderr)];
         let outputs: Vec<_> = outputs.into_iter().filter_map(|(fd, stream)| Some((fd?, stream))).collect();
@@ -114,50 +144,20 @@ impl ProcessStreams {
             progress.drained = outputs.is_empty();
         });
         for (fd, stream) in outputs {
-            let fd = async_fd(fd, Interest::READABLE)?;
-            tokio::spawn(Arc::clone(self).pump(fd, stream));
+            let fd = Arc::new(async_fd(fd, Interest::READABLE)?);
+            lock(&self.outputs)[spool::slot(stream)] = Some(fd.clone());
+            tokio::spawn(pump::run(Arc::clone(self), fd, stream));
         }
         Ok(())
     }
 
-    async fn pump(self: Arc<Self>, fd: AsyncFd<OwnedFd>, stream: StdStream) {
-        loop {
-            let Ok(mut ready) = fd.readable().await else { break };
-            let taken = ready.try_io(|fd| {
-                // Made only when there is something, so that an idle container costs no buffer.
-                let mut piece = vec![0; PIECE];
-                let length = rustix::io::read(fd.get_ref(), &mut piece[..])?;
-                piece.truncate(length);
-                Ok(piece)
-            });
-            match taken {
-                Err(_would_block) => {}
-                // A terminal whose other side is closed answers EIO.
-                Ok(Err(_)) => break,
-                Ok(Ok(piece)) if piece.is_empty() => break,
-                Ok(Ok(piece)) => self.deliver(stream, Bytes::from(piece)).await,
-            }
-        }
+    fn pump_ended(&self, stream: StdStream) {
         if let Some(log) = &self.log {
             lock(log).finish(stream);
         }
+        lock(&self.outputs)[spool::slot(stream)] = None;
         if self.pumps.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.changes.send_modify(|progress| progress.drained = true);
-        }
-    }
-
-    async fn deliver(&self, stream: StdStream, bytes: Bytes) {
-        if let Some(log) = &self.log {
-            lock(log).write(stream, &bytes);
-            self.changes.send_modify(|progress| progress.writes += 1);
-        }
-        let sessions = lock(&self.sessions).clone();
-        let mut gone = false;
-        for session in sessions {
-            gone |= session.send(OutputChunk { stream, bytes: bytes.clone() }).await.is_err();
-        }
-        if gone {
-            lock(&self.sessions).retain(|session| !session.is_closed());
         }
     }
 
@@ -193,6 +193,7 @@ impl ProcessStreams {
     /// The run is over: sessions end, standard input is closed.
     pub(crate) fn finish(&self) {
         self.close_stdin();
+        *lock(&self.spool) = SpoolState::Unused;
         lock(&self.sessions).clear();
         self.changes.send_modify(|progress| {
             progress.connected = false;
@@ -226,6 +227,24 @@ impl Streams for ContainerStreams {
         Box::pin(self.0.wait_drained(limit))
     }
 
+    fn describe(&self) -> String {
+        let (sessions, progress) = (lock(&self.0.sessions).len(), *self.0.changes.borrow());
+        let (pumps, spool) = (self.0.pumps.load(Ordering::Acquire), lock(&self.0.spool).clone());
+        let spool = match spool {
+            SpoolState::Unused => "unused",
+            SpoolState::Open(_) => "open",
+            SpoolState::Without => "none",
+        };
+        format!(
+            "pumps {pumps} spool {spool} sessions {sessions} writes {} drained {}",
+            progress.writes, progress.drained
+        )
+    }
+
+    fn keep_again(&self) -> Result<(), EngineError> {
+        self.0.keep_again().map_err(|error| EngineError::io("keep streams", error))
+    }
+
     fn end(&self) {
         self.0.finish();
         if let Some(log) = &self.0.log {
@@ -244,12 +263,16 @@ impl Streams for ContainerStreams {
 
 /// Makes the streams of containers, with the log driver each asks for.
 #[derive(Debug)]
-pub struct Maker;
+pub struct Maker {
+    /// Whose supervisor holds what must outlive the daemon.
+    pub runtimes: Arc<dyn RuntimeSet>,
+}
 
 impl StreamsMaker for Maker {
     fn make(&self, spec: &ContainerSpec, name: &str) -> Arc<dyn Streams> {
         let settings = |path| LogSettings::of(path, &spec.host.log_config.options, &attributes::of(spec, name));
         let log = spec.log_path.clone().map(settings);
-        Arc::new(ContainerStreams(ProcessStreams::new(spec.config.tty, log)))
+        let keeper = Keeper { runtimes: self.runtimes.clone(), key: ProcessKey::Container(spec.id.clone()) };
+        Arc::new(ContainerStreams(ProcessStreams::new(spec.config.tty, log, Some(keeper))))
     }
 }

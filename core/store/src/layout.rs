@@ -12,6 +12,7 @@
 //!   tmp/                           uploads under way; emptied at boot
 //!   trash/                         renamed here, deleted in the background; emptied at boot
 //! <exec-root>/                     0700, on tmpfs, gone after a reboot
+//!   engine-id, lock                whose containers these are; flock held by the daemon
 //!   supervisor.sock, supervisor/   the supervisor's socket and its journal of exits
 //!   containers/<id>/               spool of output, bundle of external runtimes, shared shm
 //!   netns/                         links to containers' network namespaces
@@ -68,6 +69,16 @@ impl Layout {
     /// The file whose flock says that a daemon owns this data root.
     pub fn lock_file(&self) -> PathBuf {
         self.data_root.join("lock")
+    }
+
+    /// Whose containers the exec root's are: the engine id of the daemon that used it last.
+    pub fn exec_owner(&self) -> PathBuf {
+        self.exec_root.join("engine-id")
+    }
+
+    /// The file whose flock says that a daemon uses this exec root.
+    pub fn exec_lock_file(&self) -> PathBuf {
+        self.exec_root.join("lock")
     }
 
     /// All containers' directories.

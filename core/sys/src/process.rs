@@ -276,6 +276,19 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether a socket that was handed over is a unix socket.
+pub fn is_unix_socket(socket: impl AsFd) -> io::Result<bool> {
+    let domain = rustix::net::sockopt::socket_domain(socket)?;
+    Ok(domain == rustix::net::AddressFamily::UNIX)
+}
+
+/// Microseconds of the monotonic clock, as service managers compare them.
+pub fn monotonic_micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Neither is ever negative.
+    u64::try_from(now.tv_sec).unwrap_or_default() * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default() / 1000
+}
+
 /// The soft limit of open files from before [`raise_open_files`], for programs that are started later.
 static OPEN_FILES_BEFORE: OnceLock<u64> = OnceLock::new();
 

@@ -13,6 +13,16 @@ pub enum InvalidFilter {
     /// A key this list does not know.
     #[error("invalid filter '{0}'")]
     UnknownKey(String),
+    /// A value the key does not take, and why.
+    #[error("invalid filter '{key}={value}': {why}")]
+    Explained {
+        /// The filter's name.
+        key: String,
+        /// What the client gave.
+        value: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A value the key does not take.
     #[error("invalid filter '{key}={value}'")]
     Value {
@@ -28,6 +38,15 @@ pub enum InvalidFilter {
 pub struct Filters(BTreeMap<String, BTreeSet<String>>);
 
 impl Filters {
+    /// As [`Filters::parse`], with keys nobody knows passed over: where the stock daemon does not look.
+    pub fn parse_any(text: &str) -> Result<Self, InvalidFilter> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let Ok(Value::Object(object)) = serde_json::from_str(text) else { return Err(InvalidFilter::Syntax) };
+        object.into_iter().map(|(key, values)| Ok((key, values_of(values)?))).collect::<Result<_, _>>().map(Self)
+    }
+
     /// Parses `{"key":["value"]}` or `{"key":{"value":true}}`; the empty text is no filter. Keys outside `known` are refused.
     pub fn parse(text: &str, known: &[&str]) -> Result<Self, InvalidFilter> {
         if text.is_empty() {

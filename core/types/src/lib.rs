@@ -6,6 +6,7 @@ pub mod container;
 pub mod digest;
 pub mod error;
 pub mod filters;
+pub mod go_json;
 pub mod ids;
 pub mod network;
 pub mod reference;

@@ -151,7 +151,7 @@ impl ExternalDriver {
             master = Some(received);
         }
         let copy = pidfd.try_clone().map_err(failed("pidfd"))?;
-        self.shared.insert(key, Running { pidfd: Arc::new(copy), terminal: master });
+        self.shared.insert(key, Running { pid, pidfd: Arc::new(copy), terminal: master });
         let timings = PhaseTimings { round_trip: micros(begun), ..PhaseTimings::default() };
         Ok(Launched { pid, pidfd, started_at: Timestamp::now(), io, timings })
     }

@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::entry;
-use super::protocol::{Envelope, MAX_MESSAGE, Message, Reply, Request, VERSION};
+use super::protocol::{Envelope, MAX_MESSAGE, Message, OLDEST_RESUMABLE, Reply, Request, VERSION};
 use crate::driver::ProcessExit;
 
 /// What stands in a message whose content is in the memory file that comes with it.
@@ -31,6 +31,16 @@ pub enum SupervisorError {
     /// It went away before it answered.
     #[error("the supervisor went away")]
     Lost,
+    /// It is of a version whose processes cannot be taken over.
+    #[error(
+        "the supervisor in use is of version {version} (protocol {protocol}), which this daemon cannot take over: stop its containers with the daemon of that version first"
+    )]
+    TooOld {
+        /// Its program's version.
+        version: String,
+        /// What it speaks.
+        protocol: u32,
+    },
     /// It said no.
     #[error("{0}")]
     Refused(String),
@@ -102,6 +112,9 @@ impl Client {
         if protocol == VERSION && version == env!("CARGO_PKG_VERSION") {
             return Ok(());
         }
+        if protocol < OLDEST_RESUMABLE {
+            return Err(SupervisorError::TooOld { version, protocol });
+        }
         // It executes our program in place and keeps the connection; success is told by the next Hello.
         let program = File::open(program)?;
         self.tell(Request::Upgrade, &[program.as_fd()]).await?;
@@ -112,12 +125,20 @@ impl Client {
         }
     }
 
+    /// Requests that wait for their answer.
+    pub(crate) fn unanswered(&self) -> usize {
+        lock(&self.waiters).len()
+    }
+
     /// Sends `request` with `fds` and waits for its answer.
     pub(crate) async fn ask(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<Answer, SupervisorError> {
         let (sender, answer) = oneshot::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.waiters).insert(id, Waiter::One(sender));
-        self.send(id, request, fds).await?;
+        if let Err(error) = self.send(id, request, fds).await {
+            lock(&self.waiters).remove(&id);
+            return Err(error);
+        }
         answer.await.map_err(|_| SupervisorError::Lost)
     }
 
@@ -127,9 +148,9 @@ impl Client {
     }
 
     /// As [`Client::tell`], from code that cannot wait; a full socket is an error.
-    pub(crate) fn tell_now(&self, request: Request) -> Result<(), SupervisorError> {
+    pub(crate) fn tell_now(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<(), SupervisorError> {
         let bytes = encode(0, request)?;
-        Ok(fdpass::send(self.socket.get_ref(), &bytes, &[])?)
+        Ok(fdpass::send(self.socket.get_ref(), &bytes, fds)?)
     }
 
     /// All processes the supervisor watches.

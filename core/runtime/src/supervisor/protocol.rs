@@ -8,7 +8,11 @@ use crate::driver::{PhaseTimings, ProcessExit, ProcessKey};
 use crate::launch::plan::{ExecPlan, FdIndex, LaunchPlan, SetupFailure};
 
 /// Raised with every change of these types.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
+
+/// The oldest protocol whose saved state this program can go on from. A supervisor of an older one is left alone and the
+/// daemon refuses to start: to execute in place would lose its children.
+pub(crate) const OLDEST_RESUMABLE: u32 = 3;
 
 /// Longest message. Plans are about 10 KB; one with a huge environment travels in a memory file instead.
 pub(crate) const MAX_MESSAGE: usize = 160 * 1024;
@@ -33,6 +37,18 @@ pub(crate) enum Request {
         key: ProcessKey,
         /// Daemon's ends of stdin, stdout, stderr.
         streams: [Option<FdIndex>; 3],
+    },
+    /// Keep these descriptors, whatever they are, for the daemon that comes next.
+    Keep(ProcessKey),
+    /// Watch a process that is not this supervisor's child (the one before was lost). Descriptor: its pidfd. Its exit code
+    /// cannot be known.
+    Adopt {
+        /// What it is known as.
+        key: ProcessKey,
+        /// Its process id.
+        pid: i32,
+        /// Whether it runs on a terminal.
+        tty: bool,
     },
     /// Close the supervisor's duplicate of a process's stdin.
     CloseStdin(ProcessKey),
@@ -109,7 +125,8 @@ pub(crate) enum Reply {
     Error(String),
     /// A command ended with this code (128 + signal).
     Ended(i32),
-    /// One watched process; more follow. Descriptors: pidfd (unless it has ended), then its streams as flagged.
+    /// One watched process; more follow. Descriptors: pidfd (unless it has ended), its streams as flagged, then those
+    /// of [`Request::Keep`].
     Process {
         /// What it is known as.
         key: ProcessKey,

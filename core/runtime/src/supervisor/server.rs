@@ -2,24 +2,29 @@
 //! tells the daemon. Parses nothing that comes from outside: its only peer is the daemon.
 //!
 //! ```text
-//! epoll: child signals | listener | daemon's connection | one sync socket per launch under way
+//! epoll: child signals | listener | daemon's connection | one sync socket per launch under way | pidfds of processes
+//!        taken over from a supervisor that was lost
 //! ```
+//!
+//! What is under way belongs to the connection it was asked on: a daemon that comes later is not answered questions of
+//! one that died, and is told what there is only once all of that has come to its end.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dockerd_sys::fdpass;
 use dockerd_sys::process::{self, ChildSignals, Cloned, Ended, SingleThreaded};
 use dockerd_types::Timestamp;
 use rustix::event::epoll;
-use serde::{Deserialize, Serialize};
 
 use super::command;
 use super::protocol::{AdoptPlan, CommandPlan, Envelope, MAX_MESSAGE, Message, Reply, Request, VERSION};
+use super::saved::{Saved, SavedProcess};
 use super::table::{Table, Watched};
 use crate::driver::{ExitCode, PhaseTimings, ProcessExit, ProcessKey};
 use crate::launch::child::{self, ChildMessage};
@@ -28,14 +33,24 @@ use crate::launch::plan::{CgroupJoin, ExecPlan, LaunchPlan, SetupFailure, StdioP
 const SIGNALS: u64 = 0;
 const LISTENER: u64 = 1;
 const DAEMON: u64 = 2;
-/// Tokens from here on are launches under way.
+/// Tokens from here on are launches under way and processes taken over.
 const FIRST_LAUNCH: u64 = 16;
+/// How long launches of a dead daemon may hold up the next one's list before they are killed.
+const LAUNCH_LIMIT: Duration = Duration::from_secs(10);
 /// How long a daemon that does not read is waited for before its connection is given up, in milliseconds.
 const SEND_LIMIT: i64 = 5000;
 
+/// Who wants an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Asker {
+    /// Which connection it was, counted.
+    connection: u64,
+    request: u64,
+}
+
 /// A child between `clone3` and `execve`.
 struct Pending {
-    request: u64,
+    asker: Asker,
     key: ProcessKey,
     pid: i32,
     pidfd: OwnedFd,
@@ -50,7 +65,7 @@ struct Pending {
 
 /// A command of an external runtime.
 struct RunningCommand {
-    request: u64,
+    asker: Asker,
     adopt: Option<Adoption>,
 }
 
@@ -69,7 +84,12 @@ pub(super) struct Server {
     signals: ChildSignals,
     listener: OwnedFd,
     daemon: Option<OwnedFd>,
+    connection: u64,
+    /// A list that waits for what an earlier daemon has begun, and until when it does.
+    listing: Option<(Asker, Instant)>,
     table: Table,
+    /// Processes taken over, by token.
+    foreign: HashMap<u64, ProcessKey>,
     pending: HashMap<u64, Pending>,
     commands: HashMap<i32, RunningCommand>,
     next_token: u64,
@@ -92,7 +112,10 @@ impl Server {
             signals,
             listener,
             daemon: None,
+            connection: 0,
+            listing: None,
             table: Table::new(journal),
+            foreign: HashMap::new(),
             pending: HashMap::new(),
             commands: HashMap::new(),
             next_token: FIRST_LAUNCH,
@@ -109,7 +132,8 @@ impl Server {
         self.collect();
         let mut events = Vec::with_capacity(32);
         while !self.done {
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            let limit = self.listing.map(|(_, until)| timespec(until.saturating_duration_since(Instant::now())));
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), limit.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -121,9 +145,11 @@ impl Server {
                     }
                     LISTENER => self.accept(),
                     DAEMON => self.receive(),
+                    token if self.foreign.contains_key(&token) => self.foreign_ended(token),
                     token => self.progress(token),
                 }
             }
+            self.list_if_due();
         }
         Ok(())
     }
@@ -134,6 +160,8 @@ impl Server {
         if epoll::add(&self.epoll, &connection, data, epoll::EventFlags::IN).is_ok() {
             // The newest connection is the daemon's; an older one belongs to a daemon that is gone.
             self.daemon = Some(connection);
+            self.connection += 1;
+            self.listing = None;
         }
     }
 
@@ -151,6 +179,7 @@ impl Server {
     }
 
     fn serve(&mut self, id: u64, request: Request, fds: Vec<OwnedFd>) {
+        let id = Asker { connection: self.connection, request: id };
         match request {
             Request::Hello => {
                 self.reply(id, Reply::Hello(VERSION, env!("CARGO_PKG_VERSION").to_owned()), &[]);
@@ -167,13 +196,19 @@ impl Server {
                     watched.streams = pick(streams, fds);
                 }
             }
+            Request::Keep(key) => {
+                if let Some(watched) = self.table.get_mut(&key) {
+                    watched.kept = fds;
+                }
+            }
+            Request::Adopt { key, pid, tty } => self.take_over(key, pid, tty, fds),
             Request::CloseStdin(key) => {
                 if let Some(watched) = self.table.get_mut(&key) {
                     watched.streams[0] = None;
                 }
             }
             Request::Acknowledge(key) => self.table.acknowledge(&key),
-            Request::List => self.list(id),
+            Request::List => self.listing = Some((id, Instant::now() + LAUNCH_LIMIT)),
             Request::Shutdown => {
                 self.done = !self.table.is_busy() && self.pending.is_empty();
                 let answer = if self.done { Reply::Done } else { Reply::Error("processes are running".to_owned()) };
@@ -182,7 +217,7 @@ impl Server {
         }
     }
 
-    fn launch(&mut self, id: u64, plan: &LaunchPlan, fds: Vec<OwnedFd>) {
+    fn launch(&mut self, id: Asker, plan: &LaunchPlan, fds: Vec<OwnedFd>) {
         // The cgroup namespace is made by the child once it is in its cgroups.
         let flags = plan.clone_flags & !process::NEW_CGROUP;
         let start = |sync: OwnedFd| child::launch(self.proof, plan, &fds, sync);
@@ -190,9 +225,11 @@ impl Server {
         self.started(id, plan.key.clone(), plan.stdio, cloned, fds);
     }
 
-    fn exec(&mut self, id: u64, plan: &ExecPlan, fds: Vec<OwnedFd>) {
+    fn exec(&mut self, id: Asker, plan: &ExecPlan, fds: Vec<OwnedFd>) {
+        let target = fds.get(usize::from(plan.target)).ok_or_else(|| io::ErrorKind::InvalidInput.into());
         // Children are born in the PID namespace that was entered last; this process itself stays where it is.
-        let cloned = dockerd_sys::ns::enter(&fds[usize::from(plan.target)], process::NEW_PID).and_then(|()| {
+        let entered = target.and_then(|target| dockerd_sys::ns::enter(target, process::NEW_PID));
+        let cloned = entered.and_then(|()| {
             let cloned = self.clone_child(0, &plan.cgroup, &fds, |sync| child::exec(plan, &fds, sync));
             dockerd_sys::ns::enter(&self.own_pid_ns, process::NEW_PID)?;
             cloned
@@ -209,11 +246,13 @@ impl Server {
     ) -> io::Result<(i32, OwnedFd, OwnedFd, u32)> {
         let before = Instant::now();
         let (ours, theirs) = fdpass::pair()?;
-        let cgroup = cgroup.clone_into.map(|index| fds[usize::from(index)].as_fd());
-        match process::clone(self.proof, flags, cgroup)? {
+        let index = cgroup.clone_into.map(usize::from);
+        let cgroup = index.map(|index| fds.get(index).ok_or(io::ErrorKind::InvalidInput)).transpose()?;
+        match process::clone(self.proof, flags, cgroup.map(AsFd::as_fd))? {
             Cloned::Child => {
                 drop(ours);
-                run(theirs);
+                // A child must never come back into this loop, whatever a plan makes it do.
+                let _ = catch_unwind(AssertUnwindSafe(|| run(theirs)));
                 process::exit_now(1)
             }
             Cloned::Parent { pid, pidfd } => Ok((pid, pidfd, ours, micros(before))),
@@ -222,7 +261,7 @@ impl Server {
 
     fn started(
         &mut self,
-        id: u64,
+        id: Asker,
         key: ProcessKey,
         stdio: StdioPlan,
         cloned: io::Result<(i32, OwnedFd, OwnedFd, u32)>,
@@ -241,7 +280,7 @@ impl Server {
         }
         let timings = PhaseTimings { clone, ..PhaseTimings::default() };
         let tty = stdio.request.tty;
-        let pending = Pending { request: id, key, pid, pidfd, sync, tty, streams, master: None, timings, ended: None };
+        let pending = Pending { asker: id, key, pid, pidfd, sync, tty, streams, master: None, timings, ended: None };
         self.pending.insert(token, pending);
     }
 
@@ -263,7 +302,7 @@ impl Server {
 
     fn settle(&mut self, token: u64, failure: Option<Result<SetupFailure, String>>) {
         let Some(pending) = self.pending.remove(&token) else { return };
-        let Pending { request, key, pid, pidfd, sync, tty, mut streams, master, timings, ended } = pending;
+        let Pending { asker, key, pid, pidfd, sync, tty, mut streams, master, timings, ended } = pending;
         // Children cloned meanwhile hold copies of this end until their execve, so closing ours would not end the watch.
         let _ = epoll::delete(&self.epoll, &sync);
         drop(sync);
@@ -277,21 +316,21 @@ impl Server {
                 Some(Err(text)) => Reply::Error(text),
                 None => Reply::Error(format!("the container's first process ended during set-up: {how:?}")),
             };
-            return self.reply(request, answer, &[]);
+            return self.reply(asker, answer, &[]);
         }
         if let Some(master) = &master {
             streams = [master.try_clone().ok(), master.try_clone().ok(), None];
         }
         let mut fds = vec![pidfd.as_fd()];
         fds.extend(master.as_ref().map(AsFd::as_fd));
-        self.reply(request, Reply::Started { pid, timings }, &fds);
-        self.table.insert(key, Watched { pid, pidfd: Some(pidfd), tty, streams, exited: None });
+        self.reply(asker, Reply::Started { pid, timings }, &fds);
+        self.table.insert(key, watched(pid, pidfd, tty, streams));
         if let Some(ended) = ended {
             self.exited(pid, ended);
         }
     }
 
-    fn command(&mut self, id: u64, plan: CommandPlan, fds: Vec<OwnedFd>) {
+    fn command(&mut self, id: Asker, plan: CommandPlan, fds: Vec<OwnedFd>) {
         match command::start(self.proof, &plan, &fds) {
             Ok(pid) => {
                 let adopt = plan.adopt.map(|AdoptPlan { key, pid_file, tty, streams }| Adoption {
@@ -300,38 +339,72 @@ impl Server {
                     tty,
                     streams: pick(streams, fds),
                 });
-                self.commands.insert(pid, RunningCommand { request: id, adopt });
+                self.commands.insert(pid, RunningCommand { asker: id, adopt });
             }
             Err(error) => self.reply(id, Reply::Error(error.to_string()), &[]),
         }
     }
 
     fn command_ended(&mut self, command: RunningCommand, ended: Ended) {
-        let RunningCommand { request, adopt } = command;
+        let RunningCommand { asker, adopt } = command;
         match adopt.filter(|_| ended == Ended::Exited(0)) {
-            Some(adoption) => self.adopt(request, adoption),
-            None => self.reply(request, Reply::Ended(docker_code(ended)), &[]),
+            Some(adoption) => self.adopt(asker, adoption),
+            None => self.reply(asker, Reply::Ended(docker_code(ended)), &[]),
         }
     }
 
-    fn adopt(&mut self, request: u64, adoption: Adoption) {
+    fn adopt(&mut self, asker: Asker, adoption: Adoption) {
         let Adoption { key, pid_file, tty, streams } = adoption;
         let text = std::fs::read_to_string(&pid_file);
         let pid = text.and_then(|text| text.trim().parse::<i32>().map_err(io::Error::other));
         match pid.and_then(|pid| Ok((pid, process::pidfd_open(pid)?))) {
             Ok((pid, pidfd)) => {
-                self.reply(request, Reply::Started { pid, timings: PhaseTimings::default() }, &[pidfd.as_fd()]);
-                self.table.insert(key, Watched { pid, pidfd: Some(pidfd), tty, streams, exited: None });
+                self.reply(asker, Reply::Started { pid, timings: PhaseTimings::default() }, &[pidfd.as_fd()]);
+                self.table.insert(key, watched(pid, pidfd, tty, streams));
             }
-            Err(error) => self.reply(request, Reply::Error(format!("process of {pid_file}: {error}")), &[]),
+            Err(error) => self.reply(asker, Reply::Error(format!("process of {pid_file}: {error}")), &[]),
         }
     }
 
-    fn list(&mut self, id: u64) {
+    /// Watches a process that is another's child: its end can be seen, its exit code cannot.
+    fn take_over(&mut self, key: ProcessKey, pid: i32, tty: bool, fds: Vec<OwnedFd>) {
+        let Some(pidfd) = fds.into_iter().next() else { return };
+        let token = self.next_token;
+        self.next_token += 1;
+        if epoll::add(&self.epoll, &pidfd, epoll::EventData::new_u64(token), epoll::EventFlags::IN).is_ok() {
+            self.foreign.insert(token, key.clone());
+            self.table.insert_foreign(key, watched(pid, pidfd, tty, [None, None, None]));
+        }
+    }
+
+    fn foreign_ended(&mut self, token: u64) {
+        if let Some(key) = self.foreign.remove(&token) {
+            self.report(ProcessExit { key, code: ExitCode::Unknown, at: Timestamp::now(), oom_killed: false });
+        }
+    }
+
+    /// Answers a list once nothing is under way that an earlier daemon has asked for.
+    fn list_if_due(&mut self) {
+        let Some((asker, until)) = self.listing else { return };
+        let is_older = |other: &Asker| other.connection != asker.connection;
+        let launches = self.pending.values().filter(|pending| is_older(&pending.asker));
+        let commands = self.commands.values().filter(|command| command.adopt.is_some() && is_older(&command.asker));
+        if launches.clone().count() + commands.count() == 0 {
+            self.listing = None;
+            self.list(asker);
+        } else if Instant::now() >= until {
+            launches.for_each(|pending| drop(process::pidfd_signal(&pending.pidfd, 9)));
+            self.listing = None;
+            self.list(asker);
+        }
+    }
+
+    fn list(&mut self, id: Asker) {
         let Some(daemon) = &self.daemon else { return };
         for (key, watched) in self.table.iter() {
+            let streams = watched.streams.iter().flatten();
             let fds: Vec<BorrowedFd<'_>> =
-                watched.pidfd.iter().chain(watched.streams.iter().flatten()).map(AsFd::as_fd).collect();
+                watched.pidfd.iter().chain(streams).chain(&watched.kept).map(AsFd::as_fd).collect();
             let reply = Reply::Process {
                 key: key.clone(),
                 pid: watched.pid,
@@ -339,7 +412,7 @@ impl Server {
                 streams: [0, 1, 2].map(|i| watched.streams[i].is_some()),
                 exited: watched.exited.clone(),
             };
-            if send(daemon, &Message::Reply(id, reply), &fds).is_err() {
+            if send(daemon, &Message::Reply(id.request, reply), &fds).is_err() {
                 break;
             }
         }
@@ -381,18 +454,23 @@ impl Server {
             Ended::Exited(code) => ExitCode::Exited(code),
             Ended::Signaled(signal) => ExitCode::Signaled(signal),
         };
-        let exit = ProcessExit { key, code, at: Timestamp::now(), oom_killed: false };
+        self.report(ProcessExit { key, code, at: Timestamp::now(), oom_killed: false });
+    }
+
+    /// Tells the daemon of an exit, and puts it on record for the next one.
+    fn report(&mut self, exit: ProcessExit) {
         if let Some(daemon) = &self.daemon
             && send(daemon, &Message::Exited(exit.clone()), &[]).is_err()
         {
             self.daemon = None;
         }
-        self.table.record(pid, &exit);
+        self.table.record(&exit);
     }
 
-    fn reply(&mut self, id: u64, reply: Reply, fds: &[BorrowedFd<'_>]) {
-        let Some(daemon) = &self.daemon else { return };
-        if send(daemon, &Message::Reply(id, reply), fds).is_err() {
+    fn reply(&mut self, to: Asker, reply: Reply, fds: &[BorrowedFd<'_>]) {
+        // Who asked on an earlier connection is gone; the number may be somebody else's by now.
+        let Some(daemon) = self.daemon.as_ref().filter(|_| to.connection == self.connection) else { return };
+        if send(daemon, &Message::Reply(to.request, reply), fds).is_err() {
             self.daemon = None;
         }
     }
@@ -427,20 +505,17 @@ impl Server {
                 pidfd: watched.pidfd.as_ref().map(keep).transpose()?,
                 tty: watched.tty,
                 streams,
+                kept: watched.kept.iter().map(keep).collect::<io::Result<_>>()?,
+                is_foreign: self.foreign.values().any(|foreign| foreign == key),
                 exited: watched.exited.clone(),
             });
         }
-        let mut file = File::from(rustix::fs::memfd_create("supervisor", rustix::fs::MemfdFlags::CLOEXEC)?);
-        file.write_all(&postcard::to_stdvec(&saved).map_err(io::Error::other)?)?;
-        file.rewind()?;
-        Ok(file.into())
+        saved.into_file()
     }
 
     /// The state an earlier program of this process has saved.
     pub(super) fn resume(saved: OwnedFd, journal: PathBuf) -> io::Result<Self> {
-        let mut bytes = Vec::new();
-        File::from(saved).read_to_end(&mut bytes)?;
-        let saved: Saved = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+        let saved = Saved::from_file(saved)?;
         let mut server = Self::new(process::take_inherited(saved.listener)?, journal)?;
         if let Some(daemon) = saved.daemon {
             let daemon = process::take_inherited(daemon)?;
@@ -449,30 +524,30 @@ impl Server {
         }
         for old in saved.processes {
             let take = |fd: Option<i32>| fd.map(process::take_inherited).transpose();
-            let [stdin, stdout, stderr] = old.streams;
+            let SavedProcess { key, pid, pidfd, tty, streams: [stdin, stdout, stderr], kept, is_foreign, exited } = old;
             let streams = [take(stdin)?, take(stdout)?, take(stderr)?];
-            let pidfd = take(old.pidfd)?;
-            server.table.insert(old.key, Watched { pid: old.pid, pidfd, tty: old.tty, streams, exited: old.exited });
+            let kept = kept.into_iter().map(process::take_inherited).collect::<io::Result<_>>()?;
+            let pidfd = take(pidfd)?;
+            if is_foreign && exited.is_none() {
+                server.take_over(key.clone(), pid, tty, pidfd.into_iter().collect());
+                if let Some(watched) = server.table.get_mut(&key) {
+                    (watched.streams, watched.kept) = (streams, kept);
+                }
+            } else {
+                server.table.insert(key, Watched { pid, pidfd, tty, streams, kept, exited });
+            }
         }
         Ok(server)
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    listener: i32,
-    daemon: Option<i32>,
-    processes: Vec<SavedProcess>,
+fn watched(pid: i32, pidfd: OwnedFd, tty: bool, streams: [Option<OwnedFd>; 3]) -> Watched {
+    Watched { pid, pidfd: Some(pidfd), tty, streams, kept: Vec::new(), exited: None }
 }
 
-#[derive(Serialize, Deserialize)]
-struct SavedProcess {
-    key: ProcessKey,
-    pid: i32,
-    pidfd: Option<i32>,
-    tty: bool,
-    streams: [Option<i32>; 3],
-    exited: Option<ProcessExit>,
+fn timespec(duration: Duration) -> rustix::event::Timespec {
+    let tv_sec = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    rustix::event::Timespec { tv_sec, tv_nsec: duration.subsec_nanos().into() }
 }
 
 /// Takes the descriptors at these positions out of a message.

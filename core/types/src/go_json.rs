@@ -3,7 +3,7 @@
 //! serde_json is the parser; this scanner only runs when it refuses, to give the message people search for.
 
 /// The first syntax error of `text`, or `None` when the document is well formed.
-pub(crate) fn syntax_error(text: &[u8]) -> Option<String> {
+pub fn syntax_error(text: &[u8]) -> Option<String> {
     let mut scanner = Scanner { text, at: 0 };
     scanner.document().err()
 }

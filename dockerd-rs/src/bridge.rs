@@ -1,0 +1,62 @@
+//! Settings of the default bridge and of the addresses networks are made of, from flags and file.
+
+use std::net::Ipv4Addr;
+
+use dockerd_core::config::{AddressPool, BridgeChoice, NetworkConfig, Subnet};
+use serde_json::Value;
+
+use crate::config::{ConfigError, Settings};
+
+/// Settings of the default bridge.
+pub(crate) fn network(settings: &Settings) -> Result<NetworkConfig, ConfigError> {
+    let text = |key: &str| settings.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let flag = |key: &str, default: bool| settings.get(key).and_then(Value::as_bool).unwrap_or(default);
+    let invalid = |error: &dyn std::fmt::Display| ConfigError::Value(error.to_string());
+    let defaults = NetworkConfig::default();
+    let bridge = match text("bridge") {
+        None => BridgeChoice::Default,
+        Some("none") => BridgeChoice::None,
+        Some(name) => BridgeChoice::Existing(name.to_owned()),
+    };
+    let bip = text("bip").map(Subnet::parse_with_address).transpose().map_err(|e| invalid(&e))?;
+    if text("bridge").is_some() && bip.is_some() {
+        let why = "You specified -b & --bip, mutually exclusive options. Please specify only one";
+        return Err(ConfigError::Value(why.to_owned()));
+    }
+    let address = |key: &str| -> Result<Option<Ipv4Addr>, ConfigError> {
+        let wrong = |_| ConfigError::Value(format!("{key}: only IPv4 addresses are supported"));
+        text(key).map(|text| text.parse().map_err(wrong)).transpose()
+    };
+    let mtu = settings.get("mtu").and_then(Value::as_i64).filter(|mtu| *mtu != 0);
+    let mtu = mtu.map(|mtu| u32::try_from(mtu).map_err(|_| ConfigError::Value(format!("invalid default MTU: {mtu}"))));
+    Ok(NetworkConfig {
+        bridge,
+        bip,
+        fixed_cidr: text("fixed-cidr").map(str::parse).transpose().map_err(|e| invalid(&e))?,
+        default_gateway: address("default-gateway")?,
+        mtu: mtu.transpose()?.unwrap_or(defaults.mtu),
+        icc: flag("icc", true),
+        publish_address: address("ip")?.unwrap_or(defaults.publish_address),
+        ip_forward: flag("ip-forward", true),
+        ip_forward_no_drop: flag("ip-forward-no-drop", false),
+        masquerade: flag("ip-masq", true),
+        firewall: flag("iptables", true),
+        userland_proxy: flag("userland-proxy", true),
+        direct_routing: flag("allow-direct-routing", false),
+        pools: pools(settings)?.unwrap_or(defaults.pools),
+    })
+}
+
+/// `default-address-pools`; `None` when there are none.
+fn pools(settings: &Settings) -> Result<Option<Vec<AddressPool>>, ConfigError> {
+    let Some(list) = settings.get("default-address-pools").and_then(Value::as_array).filter(|l| !l.is_empty()) else {
+        return Ok(None);
+    };
+    let pool = |entry: &Value| {
+        let base: Subnet = entry.get("base")?.as_str()?.parse().ok()?;
+        let size = u8::try_from(entry.get("size")?.as_u64()?).ok()?;
+        (size >= base.prefix() && size <= 32).then_some(AddressPool { base, size })
+    };
+    let wrong = |entry: &Value| ConfigError::Value(format!("invalid default address pool: {entry}"));
+    list.iter().map(|entry| pool(entry).ok_or_else(|| wrong(entry))).collect::<Result<_, _>>().map(Some)
+}
