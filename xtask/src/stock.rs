@@ -27,6 +27,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Makes the mounts a daemon needs inside its root and becomes that daemon. Arguments: root, socket folder, command.
+///
+/// The root is pivoted to, not merely changed to: `docker exec` enters a container's mount namespace by `setns`, which
+/// puts it at that namespace's root, and after `chroot` that would be this machine's.
 const ENTER: &str = r#"
 r=$1; s=$2; shift 2; set -e
 ip link set lo up
@@ -34,7 +37,9 @@ mount --bind "$r" "$r"; mount -t proc proc "$r/proc"; mount -t sysfs sysfs "$r/s
 mount --rbind /sys/fs/cgroup "$r/sys/fs/cgroup"; mount --rbind /dev "$r/dev"; mount -t tmpfs tmpfs "$r/run"
 mkdir -p "$r$s"; mount --bind "$s" "$r$s"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-exec chroot "$r" "$@"
+mkdir -p "$r/.old"; cd "$r"; pivot_root . .old; cd /
+umount -l /.old
+exec "$@"
 "#;
 
 /// A running stock engine.
@@ -56,9 +61,16 @@ impl Stock {
     #[allow(dead_code, reason = "for the bench")]
     pub(crate) fn processes(&self) -> Vec<u32> {
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        // A process in the chroot shows the root's path; one in a container has a root of its own.
-        pids.filter(|pid| fs::read_link(format!("/proc/{pid}/root")).is_ok_and(|root| root == self.root)).collect()
+        let pids: Vec<u32> = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        // They share the mount namespace of the one that was told the address; containers have their own.
+        let namespace = |pid: &u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let is_daemon = |pid: &&u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.starts_with("dockerd\0") && line.contains(&self.host)
+        };
+        let Some(engine) = pids.iter().find(is_daemon).and_then(namespace) else { return Vec::new() };
+        pids.into_iter().filter(|pid| namespace(pid).as_ref() == Some(&engine)).collect()
     }
 }
 
