@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -142,6 +142,12 @@ impl<'a> Case<'a> {
     pub fn inspect(&self, container: &str, template: &str) -> String {
         let ran = self.docker(&["inspect", "-f", template, container]);
         if ran.code == 0 { ran.out } else { ran.err }
+    }
+
+    /// This instant, as `events --until` takes it: what a duration of nothing means there is a whole second.
+    pub fn now(&self) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
     }
 
     /// One request without body.

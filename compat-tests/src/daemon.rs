@@ -1,6 +1,7 @@
 //! A daemon of our own: started on private roots and in a network namespace of its own, killed and started again.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -20,6 +21,8 @@ pub struct Daemon {
     flags: Vec<String>,
     process: Child,
     host: Host,
+    /// Its network namespace, kept for the next start.
+    network: File,
 }
 
 impl Daemon {
@@ -27,8 +30,9 @@ impl Daemon {
     pub fn start(flags: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("compat-").tempdir()?;
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (process, host) = spawn(dir.path(), &flags)?;
-        Ok(Self { dir, flags, process, host })
+        let (process, host) = spawn(dir.path(), &flags, None)?;
+        let network = File::open(format!("/proc/{}/ns/net", process.id()))?;
+        Ok(Self { dir, flags, process, host, network })
     }
 
     /// Its address and process.
@@ -53,9 +57,9 @@ impl Daemon {
         Ok(())
     }
 
-    /// Starts it again on the same roots.
+    /// Starts it again on the same roots, in the same network namespace.
     pub fn restart(&mut self) -> Result<()> {
-        (self.process, self.host) = spawn(self.dir.path(), &self.flags)?;
+        (self.process, self.host) = spawn(self.dir.path(), &self.flags, Some(&self.network))?;
         Ok(())
     }
 
@@ -82,13 +86,24 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(dir: &Path, flags: &[String]) -> Result<(Child, Host)> {
+fn spawn(dir: &Path, flags: &[String], network: Option<&File>) -> Result<(Child, Host)> {
     let log = File::options().create(true).append(true).open(dir.join("log"))?;
     let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
     let socket = dir.join("docker.sock");
     let inside = "ip link set lo up; exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--net", "sh", "-c", inside, "sh"]).arg(binary()?);
+    let mut command = match network {
+        None => {
+            let mut command = Command::new("unshare");
+            command.arg("--net");
+            command
+        }
+        Some(network) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), network.as_raw_fd()));
+            command
+        }
+    };
+    command.args(["sh", "-c", inside, "sh"]).arg(binary()?);
     command.args(["-H", &format!("unix://{}", path("docker.sock")), "--data-root", &path("data")]);
     command.args(["--exec-root", &path("exec"), "--pidfile", &path("pid")]).args(flags).env(MARK, dir);
     let mut process =

@@ -158,7 +158,7 @@ fn without_ids(text: &str) -> String {
 }
 
 /// Every path at which `ours` is not as `golden`.
-fn compare(path: &str, golden: &Value, ours: &Value, out: &mut Vec<(String, String)>) {
+pub fn compare(path: &str, golden: &Value, ours: &Value, out: &mut Vec<(String, String)>) {
     match (golden, ours) {
         (Value::Object(golden), Value::Object(ours)) => {
             for (key, value) in golden {
