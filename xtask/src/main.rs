@@ -1,9 +1,10 @@
-//! Tasks of this repository: `cargo xtask demo | test | ci | tidy | vm`. Each installs what it is missing on Debian and
+//! Tasks of this repository: `cargo xtask demo | test | compat | ci | tidy | vm`. Each installs what it is missing on Debian and
 //! Ubuntu and leaves nothing running.
 
 mod demo;
 mod image;
 mod packages;
+mod stock;
 mod tidy;
 mod vm;
 
@@ -26,6 +27,14 @@ enum Task {
     Demo,
     /// Install what is missing and run all tests. Needs root.
     Test,
+    /// Run the black-box tests against a daemon. Needs root.
+    Compat {
+        /// Which daemon: `stock` (installed and started if need be), `ours`, or the address of a running one.
+        #[arg(long, default_value = "ours")]
+        against: String,
+        /// Only tests whose names contain one of these.
+        tests: Vec<String>,
+    },
     /// What CI runs: formatting, lints, tidy, tests.
     Ci,
     /// Check the rules that no compiler checks.
@@ -38,6 +47,7 @@ fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Demo => demo::run(),
         Task::Test => test(),
+        Task::Compat { against, tests } => compat(&against, &tests),
         Task::Ci => {
             cargo(&["fmt", "--all", "--", "--check"])?;
             cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
@@ -67,6 +77,27 @@ fn test() -> Result<()> {
     // The black-box tests start this binary.
     cargo(&["build", "--package", "dockerd-rs"])?;
     cargo(&["test", "--workspace"])
+}
+
+fn compat(against: &str, tests: &[String]) -> Result<()> {
+    packages::install(&["busybox", "ip", "docker"])?;
+    let stock = if against == "stock" { Some(stock::start()?) } else { None };
+    let host = match &stock {
+        Some(stock) => Some(stock.host()),
+        None if against == "ours" => None,
+        None => Some(against),
+    };
+    ensure!(host.is_none_or(|host| host.starts_with("unix://")), "--against takes stock, ours or unix://...");
+    cargo(&["build", "--package", "dockerd-rs"])?;
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["test", "--package", "compat-tests", "--no-fail-fast", "--"]).args(tests).current_dir(workspace());
+    match host {
+        Some(host) => command.env("COMPAT_HOST", host),
+        None => command.env_remove("COMPAT_HOST"),
+    };
+    let status = command.status()?;
+    ensure!(status.success(), "the black-box tests failed against {against}");
+    Ok(())
 }
 
 fn vm_smoke() -> Result<()> {
