@@ -1,6 +1,7 @@
-//! Tasks of this repository: `cargo xtask demo | test | compat | ci | tidy | vm`. Each installs what it is missing on Debian and
-//! Ubuntu and leaves nothing running.
+//! Tasks of this repository: `cargo xtask demo | test | compat | bench | ci | tidy | vm`. Each installs what it is missing on
+//! Debian and Ubuntu and leaves nothing running.
 
+mod bench;
 mod demo;
 mod image;
 mod packages;
@@ -35,6 +36,12 @@ enum Task {
         /// Only tests whose names contain one of these.
         tests: Vec<String>,
     },
+    /// Measure our release build and the stock engine in turn; what follows goes to the runner (`-- --help`). Needs root.
+    Bench {
+        /// Arguments of the runner.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// What CI runs: formatting, lints, tidy, tests.
     Ci,
     /// Check the rules that no compiler checks.
@@ -48,6 +55,7 @@ fn main() -> Result<()> {
         Task::Demo => demo::run(),
         Task::Test => test(),
         Task::Compat { against, tests } => compat(&against, &tests),
+        Task::Bench { arguments } => bench::run(&arguments),
         Task::Ci => {
             cargo(&["fmt", "--all", "--", "--check"])?;
             cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
