@@ -8,6 +8,8 @@ mod context;
 mod convert;
 mod error;
 mod extract;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handlers;
 mod reply;
 mod router;

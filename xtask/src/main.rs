@@ -1,10 +1,13 @@
-//! Tasks of this repository: `cargo xtask demo | test | compat | bench | ci | tidy | vm`. Each installs what it is missing on
+//! Tasks of this repository: `cargo xtask demo | test | compat | bench | fuzz | ci | tidy | vm`. Each installs what it is missing on
 //! Debian and Ubuntu and leaves nothing running.
 
 mod bench;
 mod demo;
+mod elf;
+mod fuzz;
 mod image;
 mod packages;
+mod static_build;
 mod stock;
 mod tidy;
 mod vm;
@@ -12,7 +15,7 @@ mod vm;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 /// Tasks of dockerd-rs.
@@ -42,6 +45,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the fuzz targets one after the other.
+    Fuzz {
+        /// For how long each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Only targets whose names contain one of these.
+        targets: Vec<String>,
+    },
     /// What CI runs: formatting, lints, tidy, tests.
     Ci,
     /// Check the rules that no compiler checks.
@@ -56,6 +67,7 @@ fn main() -> Result<()> {
         Task::Test => test(),
         Task::Compat { against, tests } => compat(&against, &tests),
         Task::Bench { arguments } => bench::run(&arguments),
+        Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::Ci => {
             cargo(&["fmt", "--all", "--", "--check"])?;
             cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
@@ -110,21 +122,18 @@ fn compat(against: &str, tests: &[String]) -> Result<()> {
 
 fn vm_smoke() -> Result<()> {
     packages::install(&["busybox", "docker", "qemu-system-x86_64", "cpio", "modprobe"])?;
-    let target = "x86_64-unknown-linux-gnu";
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--package", "dockerd-rs", "--target", target])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .current_dir(workspace())
-        .status()?;
-    ensure!(status.success(), "the static build failed");
-    let daemon = workspace().join("target").join(target).join("release/dockerd-rs");
-    let cli = packages::find("docker").context("no docker CLI")?;
+    let daemon = static_build::daemon()?;
     let work = workspace().join("target/vm");
     std::fs::create_dir_all(&work)?;
-    let smoke = workspace().join("xtask/smoke.sh");
-    if !smoke.exists() {
-        bail!("xtask/smoke.sh is missing");
+    let mut programs = vec![
+        (daemon, "dockerd-rs".to_owned()),
+        (packages::find("docker").context("no docker CLI")?, "docker".to_owned()),
+        (packages::find("busybox").context("no busybox")?, "busybox".to_owned()),
+        (workspace().join("xtask/smoke.sh"), "smoke.sh".to_owned()),
+    ];
+    // Their privileged tests make cgroups, filters and mounts, each by what the kernel has.
+    for package in ["dockerd-sys", "dockerd-runtime"] {
+        programs.push((static_build::unit_tests(package)?, format!("tests-{package}")));
     }
-    image::build_tar(&work.join("busybox.tar"))?;
-    vm::run(&work, &daemon, &cli, &smoke)
+    vm::run(&work, &programs)
 }
