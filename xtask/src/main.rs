@@ -1,5 +1,6 @@
-//! Tasks of this repository: `cargo xtask demo | test | compat | bench | fuzz | ci | tidy | vm`. Each installs what it is missing on
-//! Debian and Ubuntu and leaves nothing running.
+//! Tasks of this repository: `cargo xtask demo | test | compat | bench | fuzz | ci | tidy | vm`. Each installs what it is
+//! missing on Debian and Ubuntu and leaves nothing running.
+#![forbid(unsafe_code)]
 
 mod bench;
 mod demo;
@@ -58,7 +59,11 @@ enum Task {
     /// Check the rules that no compiler checks.
     Tidy,
     /// Smoke test on a cgroup v2 machine with an older kernel, in a virtual machine.
-    Vm,
+    Vm {
+        /// A static daemon that is built already.
+        #[arg(long, value_name = "PATH")]
+        daemon: Option<PathBuf>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -72,10 +77,11 @@ fn main() -> Result<()> {
             cargo(&["fmt", "--all", "--", "--check"])?;
             cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
             tidy::run()?;
+            deny()?;
             test()
         }
         Task::Tidy => tidy::run(),
-        Task::Vm => vm_smoke(),
+        Task::Vm { daemon } => vm_smoke(daemon),
     }
 }
 
@@ -90,6 +96,16 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
     let status = Command::new(env!("CARGO")).args(arguments).current_dir(workspace()).status()?;
     ensure!(status.success(), "cargo {} failed", arguments.join(" "));
     Ok(())
+}
+
+/// Licences, sources and banned crates of all dependencies; what needs the network is left out.
+fn deny() -> Result<()> {
+    let installed = Command::new(env!("CARGO")).args(["deny", "--version"]).output()?;
+    if !installed.status.success() {
+        eprintln!("cargo-deny is not installed (cargo install cargo-deny --locked); its checks are left out");
+        return Ok(());
+    }
+    cargo(&["deny", "--offline", "check", "licenses", "bans", "sources"])
 }
 
 fn test() -> Result<()> {
@@ -120,9 +136,9 @@ fn compat(against: &str, tests: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn vm_smoke() -> Result<()> {
+fn vm_smoke(daemon: Option<PathBuf>) -> Result<()> {
     packages::install(&["busybox", "docker", "qemu-system-x86_64", "cpio", "modprobe"])?;
-    let daemon = static_build::daemon()?;
+    let daemon = daemon.map_or_else(static_build::daemon, Ok)?;
     let work = workspace().join("target/vm");
     std::fs::create_dir_all(&work)?;
     let mut programs = vec![
