@@ -4,6 +4,8 @@
 #![recursion_limit = "256"]
 #![deny(missing_docs)]
 
+#[doc(hidden)]
+pub mod bench;
 mod context;
 mod convert;
 mod error;

@@ -6,7 +6,6 @@ mod cli;
 mod daemon;
 mod http;
 mod idle;
-mod image;
 mod life;
 mod process;
 mod report;
@@ -18,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use dockerd_bench::image;
 
 use self::daemon::Daemon;
 use self::report::Report;

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use dockerd_bench::image;
 
 use super::sample::Unit;
-use super::{Bench, image, since};
+use super::{Bench, since};
 
 /// Name of the image, the same in both daemons.
 const NAME: &str = "dockerd-bench/files:latest";

@@ -74,7 +74,7 @@ fn package(package: &Value) -> Result<Package> {
     let dependencies = package["dependencies"].as_array().into_iter().flatten();
     Ok(Package {
         name: text(&package["name"])?,
-        dir: manifest.parent().unwrap_or(Path::new("")).to_owned(),
+        dir: manifest.parent().map(Path::to_owned).unwrap_or_default(),
         dependencies: dependencies.map(|d| Ok((text(&d["name"])?, d["kind"] == "dev"))).collect::<Result<_>>()?,
     })
 }

@@ -18,7 +18,7 @@ const APPLETS: [&str; 3] = ["sh", "sleep", "true"];
 const PER_DIRECTORY: usize = 100;
 
 /// The root of the small image, as a tar.
-pub(crate) fn busybox_root() -> Result<Vec<u8>> {
+pub fn busybox_root() -> Result<Vec<u8>> {
     let found = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
     let program = fs::read(found.context("busybox-static is not installed")?)?;
     let mut tar = Builder::new(Vec::new());
@@ -35,7 +35,7 @@ pub(crate) fn busybox_root() -> Result<Vec<u8>> {
 }
 
 /// An image archive as `docker save` writes it, whose one layer, compressed, has `files` files of one to eight kilobytes.
-pub(crate) fn many_files(name: &str, files: usize) -> Result<Vec<u8>> {
+pub fn many_files(name: &str, files: usize) -> Result<Vec<u8>> {
     let layer = many_files_layer(files)?;
     let mut compressed = GzEncoder::new(Vec::new(), Compression::new(6));
     compressed.write_all(&layer)?;
@@ -60,7 +60,8 @@ pub(crate) fn many_files(name: &str, files: usize) -> Result<Vec<u8>> {
     Ok(tar.into_inner()?)
 }
 
-fn many_files_layer(files: usize) -> Result<Vec<u8>> {
+/// The layer of [`many_files`], as a tar.
+pub fn many_files_layer(files: usize) -> Result<Vec<u8>> {
     let mut tar = Builder::new(Vec::new());
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     for file in 0..files {
