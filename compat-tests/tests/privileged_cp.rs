@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use compat_tests::{Daemon, LIMIT, Ran};
+use compat_tests::{LIMIT, PrivateDaemon as Daemon, Ran};
 
 #[test]
 fn privileged_cp_and_export() {

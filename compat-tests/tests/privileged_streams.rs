@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use compat_tests::{Daemon, LIMIT, Ran};
+use compat_tests::{LIMIT, PrivateDaemon as Daemon, Ran};
 
 #[test]
 fn privileged_streams() {
