@@ -1,15 +1,232 @@
 #!/bin/sh
-# Run as root in the virtual machine: the main verbs, on cgroup v2 and an older kernel.
-set -e
-dockerd-rs -H unix:///run/s.sock --data-root /var/lib/drs --exec-root /run/drs --pidfile /run/pid >/run/log 2>&1 &
-export DOCKER_HOST=unix:///run/s.sock
-for _ in 1 2 3 4 5 6 7 8 9 10; do docker version >/dev/null 2>&1 && break; sleep 1; done
-mkdir -p /run/root/bin /run/root/etc && cp /bin/busybox /run/root/bin/ && for a in sh echo true sleep cat; do ln -s busybox /run/root/bin/$a; done
-tar -C /run/root -cf - . | docker import - busybox:latest
-test "$(docker run --rm --network none busybox echo hello)" = hello
-docker run --rm --network none -m 64m --cpus 0.5 --pids-limit 20 busybox true
-docker run -d --name box --network none busybox sleep 1000
-test "$(docker exec box echo inside)" = inside
-docker pause box && docker unpause box
-docker rm -f box
-cat /run/log
+# Run as root in the virtual machine of `cargo xtask vm`: the main verbs, on cgroup v2 and an older kernel. Every check runs,
+# whatever the ones before it said; the last line says how many failed.
+set -u
+state=/var/lib/smoke
+# Network of the containers whose checks are not about networks.
+net=${SMOKE_NETWORK:-none}
+export DOCKER_HOST=unix:///run/smoke.sock
+failed=0
+passed=0
+
+# check NAME COMMAND...: the command must succeed.
+check() {
+  name=$1
+  shift
+  if "$@" >/run/check.out 2>&1; then
+    passed=$((passed + 1))
+    echo "ok - $name"
+  else
+    echo "NOT OK - $name (code $?)"
+    sed 's/^/    /' /run/check.out | tail -n 6
+    failed=$((failed + 1))
+  fi
+}
+
+# same NAME WANTED COMMAND...: the command must print exactly that on its standard output.
+same() {
+  name=$1
+  wanted=$2
+  shift 2
+  got=$("$@" 2>/run/check.err)
+  if [ "$got" = "$wanted" ]; then
+    passed=$((passed + 1))
+    echo "ok - $name"
+  else
+    echo "NOT OK - $name: printed '$got', not '$wanted'"
+    tail -n 3 /run/check.err | sed 's/^/    /'
+    failed=$((failed + 1))
+  fi
+}
+
+# code NAME WANTED COMMAND...: the command must end with that code.
+code() {
+  name=$1
+  wanted=$2
+  shift 2
+  "$@" >/run/check.out 2>&1
+  got=$?
+  if [ $got = "$wanted" ]; then
+    passed=$((passed + 1))
+    echo "ok - $name"
+  else
+    echo "NOT OK - $name: ended with $got, not $wanted"
+    tail -n 3 /run/check.out | sed 's/^/    /'
+    failed=$((failed + 1))
+  fi
+}
+
+# eventually NAME WANTED COMMAND...: the command must print that within a bounded time.
+eventually() {
+  name=$1
+  wanted=$2
+  shift 2
+  for _ in $(seq 300); do
+    got=$("$@" 2>/dev/null)
+    if [ "$got" = "$wanted" ]; then
+      passed=$((passed + 1))
+      echo "ok - $name"
+      return
+    fi
+    usleep 100000
+  done
+  echo "NOT OK - $name: still '$got', not '$wanted'"
+  failed=$((failed + 1))
+}
+
+run() { docker run --rm --network "$net" "$@"; }
+field() { docker inspect -f "$2" "$1"; }
+# A number of /proc/self/status inside a container: status NAME ARGUMENTS...
+status() {
+  line=$1
+  shift
+  run "$@" busybox sh -c "grep ^$line: /proc/self/status" | tr -d '\t ' | cut -d: -f2
+}
+
+start_daemon() {
+  dockerd-rs -H "$DOCKER_HOST" --data-root "$state" --exec-root /run/smoke --pidfile /run/smoke.pid >>/run/smoke.log 2>&1 &
+  daemon=$!
+  for _ in $(seq 200); do
+    docker version >/dev/null 2>&1 && return
+    usleep 50000
+  done
+  echo "the daemon does not answer"
+  cat /run/smoke.log
+  exit 1
+}
+
+import_image() {
+  mkdir -p /run/root/bin /run/root/etc /run/root/tmp /run/root/data
+  cp /bin/busybox /run/root/bin/
+  for applet in $(busybox --list); do [ "$applet" = busybox ] || ln -sf busybox "/run/root/bin/$applet"; done
+  echo 'root:x:0:0:root:/root:/bin/sh' >/run/root/etc/passwd
+  echo from-image >/run/root/data/file
+  tar -C /run/root -cf - . | docker import --change 'CMD ["sh"]' - busybox:latest >/dev/null
+}
+
+start_daemon
+import_image
+
+# --- what a run is
+same "run" hello run busybox echo hello
+code "exit code" 3 run busybox sh -c 'exit 3'
+code "no such program" 127 run busybox nosuch
+code "not a program" 126 run busybox /etc
+code "killed by a signal" 143 run --init busybox sh -c 'kill -TERM $$'
+code "bad option is 125" 125 run --memory nonsense busybox true
+same "environment, directory, user" "v /tmp 1" run -e E=v -w /tmp -u 1 busybox sh -c 'echo $E $PWD $(id -u)'
+same "standard input" typed sh -c "echo typed | docker run -i --rm --network $net busybox cat"
+same "init" 1 run --init busybox sh -c 'grep -c init /proc/1/comm'
+same "host name" boxes run --hostname boxes busybox hostname
+same "read-only root" 1 run --read-only busybox sh -c 'touch /x 2>/dev/null; echo $?'
+same "tmpfs" 1 run --tmpfs /scratch busybox grep -c ' /scratch tmpfs' /proc/mounts
+same "size of /dev/shm" 1 run --shm-size 8m busybox sh -c 'grep -c "/dev/shm.*size=8192k" /proc/mounts'
+same "ulimit" 77 run --ulimit nofile=77 busybox sh -c 'ulimit -n'
+same "sysctl" 12345 run --sysctl kernel.shmmni=12345 busybox cat /proc/sys/kernel/shmmni
+check "the host's processes" run --pid host busybox sh -c '[ "$(cat /proc/1/comm)" != sh ]'
+
+# --- cgroup version 2
+same "memory.max" 67108864 run -m 64m busybox cat /sys/fs/cgroup/memory.max
+same "memory.swap.max is as much again" 67108864 run -m 64m busybox cat /sys/fs/cgroup/memory.swap.max
+same "memory.low" 33554432 run --memory-reservation 32m busybox cat /sys/fs/cgroup/memory.low
+same "cpu.max" "50000 100000" run --cpus 0.5 busybox cat /sys/fs/cgroup/cpu.max
+same "cpu.max by period and quota" "20000 40000" run --cpu-period 40000 --cpu-quota 20000 busybox cat /sys/fs/cgroup/cpu.max
+check "cpu.weight" run --cpu-shares 512 busybox sh -c '[ "$(cat /sys/fs/cgroup/cpu.weight)" -lt 100 ]'
+same "cpuset.cpus" 1 run --cpuset-cpus 1 busybox cat /sys/fs/cgroup/cpuset.cpus
+same "pids.max" 20 run --pids-limit 20 busybox cat /sys/fs/cgroup/pids.max
+check "pids.max holds" run --pids-limit 6 busybox sh -c 'for i in 1 2 3 4 5 6 7 8; do sleep 2 & done 2>&1 | grep -qi "fork"'
+same "a cgroup namespace of its own" "0::/" run busybox cat /proc/self/cgroup
+same "the cgroup tree is read-only" 1 run busybox sh -c 'mkdir /sys/fs/cgroup/x 2>/dev/null; echo $?'
+code "out of memory is 137" 137 docker run --name oom --network "$net" -m 32m --memory-swap 32m busybox tail /dev/zero
+same "out of memory is known" "true 137" field oom '{{.State.OOMKilled}} {{.State.ExitCode}}'
+docker rm oom >/dev/null
+
+# --- a container that stays
+docker run -d --name box --network "$net" -m 64m busybox sleep 1000 >/dev/null
+same "exec" inside docker exec box echo inside
+code "exit code of exec" 7 docker exec box sh -c 'exit 7'
+code "exec of what is not there" 127 docker exec box nosuch
+same "exec with user, directory, environment" "1 /tmp v" docker exec -u 1 -w /tmp -e E=v box sh -c 'echo $(id -u) $PWD $E'
+same "exec is in the container's cgroup" 67108864 docker exec box cat /sys/fs/cgroup/memory.max
+check "pause" docker pause box
+same "paused" "paused true" field box '{{.State.Status}} {{.State.Paused}}'
+code "no exec while paused" 1 docker exec box true
+check "unpause" docker unpause box
+same "runs on" running field box '{{.State.Status}}'
+check "top" sh -c 'docker top box | grep -q "sleep 1000"'
+check "stop" docker stop -t 1 box
+same "stopped by force" "exited 137" field box '{{.State.Status}} {{.State.ExitCode}}'
+check "start again" docker start box
+check "kill" docker kill -s KILL box
+eventually "killed" exited field box '{{.State.Status}}'
+check "remove" docker rm box
+
+# --- restart policies
+docker run -d --name again --network "$net" --restart on-failure:2 busybox false >/dev/null
+eventually "restarted twice, then left" "exited 2 1" field again '{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}'
+docker rm -f again >/dev/null
+
+# --- volumes
+same "a new volume has the image's files" from-image run -v vol:/data busybox cat /data/file
+run -v vol:/data busybox sh -c 'echo kept >/data/file'
+same "a volume keeps what was written" kept run -v vol:/data busybox cat /data/file
+mkdir -p /run/bound && echo host >/run/bound/file
+same "bind mount" host run -v /run/bound:/m:ro busybox cat /m/file
+same "bind mount is read-only" 1 run -v /run/bound:/m:ro busybox sh -c 'echo x 2>/dev/null >/m/file; echo $?'
+check "volume rm" docker volume rm vol
+
+# --- what a container may
+same "default seccomp filter" 2 status Seccomp
+same "unconfined" 0 status Seccomp --security-opt seccomp=unconfined
+same "default capabilities" 00000000a80425fb status CapEff
+same "no capabilities" 0000000000000000 status CapEff --cap-drop ALL
+same "one capability" 0000000000001000 status CapEff --cap-drop ALL --cap-add NET_ADMIN
+same "no new privileges" 1 status NoNewPrivs --security-opt no-new-privileges
+code "mount is refused" 1 run busybox mount -t tmpfs t /tmp
+code "unshare is refused" 1 run busybox unshare -m true
+check "privileged" run --privileged busybox mount -t tmpfs t /tmp
+same "privileged without seccomp" 0 status Seccomp --privileged
+check "privileged may change cgroups" run --privileged busybox mkdir /sys/fs/cgroup/below
+check "privileged has the devices" run --privileged busybox test -c /dev/kmsg
+code "other devices are denied" 1 run busybox sh -c 'mknod /tmp/kmsg c 1 11 && true </tmp/kmsg'
+check "usual devices are there" run busybox sh -c 'echo x >/dev/null && head -c 4 /dev/urandom | wc -c | grep -q 4'
+check "a device that was given" run --cap-add SYSLOG --device /dev/kmsg busybox sh -c 'true </dev/kmsg'
+code "a device that was given for writing" 1 run --cap-add SYSLOG --device /dev/kmsg:/dev/kmsg:w busybox sh -c 'true </dev/kmsg'
+
+# --- a daemon that dies
+docker run -d --name kept --network "$net" busybox sh -c 'echo before; while [ ! -e /end ]; do usleep 50000; done; echo after; exit 9' >/dev/null
+docker run -d --name short --network "$net" busybox sh -c 'sleep 2; exit 5' >/dev/null
+eventually "it has printed" before docker logs kept
+kill -9 $daemon
+wait $daemon 2>/dev/null
+# The short one ends while nobody watches.
+usleep 2500000
+start_daemon
+same "it runs on" running field kept '{{.State.Status}}'
+same "an exit in between is known" "exited 5" field short '{{.State.Status}} {{.State.ExitCode}}'
+check "exec after that" docker exec kept touch /end
+same "its exit code" 9 docker wait kept
+same "its log" "before
+after" docker logs kept
+docker rm kept short >/dev/null
+
+# --- nothing stays
+docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1
+left_mounts() { grep -c -e ' /var/lib/smoke/' -e ' /run/smoke/' /proc/mounts; }
+left_cgroups() { find /sys/fs/cgroup -mindepth 2 -type d -path '*docker*' | wc -l; }
+eventually "no mounts are left" 0 left_mounts
+eventually "no cgroups are left" 0 left_cgroups
+kill $daemon
+wait $daemon
+same "the daemon ends well" 0 echo $?
+supervisors() { ps | grep -c '[s]upervisor'; }
+eventually "the supervisor ends with it" 0 supervisors
+
+# --- unit tests that want this kernel
+for tests in /bin/tests-*; do
+  [ -x "$tests" ] && check "${tests##*/}" "$tests" --test-threads 1 privileged_
+done
+
+[ $failed = 0 ] || tail -n 20 /run/smoke.log
+echo "smoke: $passed passed, $failed failed"
+[ $failed = 0 ]

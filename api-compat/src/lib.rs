@@ -4,12 +4,16 @@
 #![recursion_limit = "256"]
 #![deny(missing_docs)]
 
+#[doc(hidden)]
+pub mod bench;
 mod compat;
 mod connection;
 mod context;
 mod convert;
 mod error;
 mod extract;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handlers;
 mod reply;
 mod router;

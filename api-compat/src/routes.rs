@@ -63,7 +63,7 @@ static ROUTES: &[Route] = &[
     ("GET", "/containers/{}/logs", to!(streams::logs)),
     ("GET", "/containers/{}/changes", to!(containers::changes)),
     ("GET", "/containers/{}/export", to!(archive::export)),
-    ("GET", "/containers/{}/stats", not_built("container stats")),
+    ("GET", "/containers/{}/stats", to!(streams::stats)),
     ("POST", "/containers/{}/resize", to!(containers::resize)),
     ("POST", "/containers/{}/start", to!(containers::start)),
     ("POST", "/containers/{}/stop", to!(containers::stop)),

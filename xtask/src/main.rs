@@ -1,16 +1,22 @@
-//! Tasks of this repository: `cargo xtask demo | test | ci | tidy | vm`. Each installs what it is missing on Debian and
-//! Ubuntu and leaves nothing running.
+//! Tasks of this repository: `cargo xtask demo | test | compat | bench | fuzz | ci | tidy | vm`. Each installs what it is
+//! missing on Debian and Ubuntu and leaves nothing running.
+#![forbid(unsafe_code)]
 
+mod bench;
 mod demo;
+mod elf;
+mod fuzz;
 mod image;
 mod packages;
+mod static_build;
+mod stock;
 mod tidy;
 mod vm;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 /// Tasks of dockerd-rs.
@@ -26,26 +32,56 @@ enum Task {
     Demo,
     /// Install what is missing and run all tests. Needs root.
     Test,
+    /// Run the black-box tests against a daemon. Needs root.
+    Compat {
+        /// Which daemon: `stock` (installed and started if need be), `ours`, or the address of a running one.
+        #[arg(long, default_value = "ours")]
+        against: String,
+        /// Only tests whose names contain one of these.
+        tests: Vec<String>,
+    },
+    /// Measure our release build and the stock engine in turn; what follows goes to the runner (`-- --help`). Needs root.
+    Bench {
+        /// Arguments of the runner.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the fuzz targets one after the other.
+    Fuzz {
+        /// For how long each.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Only targets whose names contain one of these.
+        targets: Vec<String>,
+    },
     /// What CI runs: formatting, lints, tidy, tests.
     Ci,
     /// Check the rules that no compiler checks.
     Tidy,
     /// Smoke test on a cgroup v2 machine with an older kernel, in a virtual machine.
-    Vm,
+    Vm {
+        /// A static daemon that is built already.
+        #[arg(long, value_name = "PATH")]
+        daemon: Option<PathBuf>,
+    },
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Demo => demo::run(),
         Task::Test => test(),
+        Task::Compat { against, tests } => compat(&against, &tests),
+        Task::Bench { arguments } => bench::run(&arguments),
+        Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::Ci => {
             cargo(&["fmt", "--all", "--", "--check"])?;
             cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
             tidy::run()?;
+            deny()?;
             test()
         }
         Task::Tidy => tidy::run(),
-        Task::Vm => vm_smoke(),
+        Task::Vm { daemon } => vm_smoke(daemon),
     }
 }
 
@@ -62,6 +98,16 @@ pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Licences, sources and banned crates of all dependencies; what needs the network is left out.
+fn deny() -> Result<()> {
+    let installed = Command::new(env!("CARGO")).args(["deny", "--version"]).output()?;
+    if !installed.status.success() {
+        eprintln!("cargo-deny is not installed (cargo install cargo-deny --locked); its checks are left out");
+        return Ok(());
+    }
+    cargo(&["deny", "--offline", "check", "licenses", "bans", "sources"])
+}
+
 fn test() -> Result<()> {
     packages::install(&["busybox", "ip", "docker"])?;
     // The black-box tests start this binary.
@@ -69,23 +115,41 @@ fn test() -> Result<()> {
     cargo(&["test", "--workspace"])
 }
 
-fn vm_smoke() -> Result<()> {
+fn compat(against: &str, tests: &[String]) -> Result<()> {
+    packages::install(&["busybox", "ip", "docker"])?;
+    let stock = if against == "stock" { Some(stock::start()?) } else { None };
+    let host = match &stock {
+        Some(stock) => Some(stock.host()),
+        None if against == "ours" => None,
+        None => Some(against),
+    };
+    ensure!(host.is_none_or(|host| host.starts_with("unix://")), "--against takes stock, ours or unix://...");
+    cargo(&["build", "--package", "dockerd-rs"])?;
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["test", "--package", "compat-tests", "--no-fail-fast", "--"]).args(tests).current_dir(workspace());
+    match host {
+        Some(host) => command.env("COMPAT_HOST", host),
+        None => command.env_remove("COMPAT_HOST"),
+    };
+    let status = command.status()?;
+    ensure!(status.success(), "the black-box tests failed against {against}");
+    Ok(())
+}
+
+fn vm_smoke(daemon: Option<PathBuf>) -> Result<()> {
     packages::install(&["busybox", "docker", "qemu-system-x86_64", "cpio", "modprobe"])?;
-    let target = "x86_64-unknown-linux-gnu";
-    let status = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--package", "dockerd-rs", "--target", target])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .current_dir(workspace())
-        .status()?;
-    ensure!(status.success(), "the static build failed");
-    let daemon = workspace().join("target").join(target).join("release/dockerd-rs");
-    let cli = packages::find("docker").context("no docker CLI")?;
+    let daemon = daemon.map_or_else(static_build::daemon, Ok)?;
     let work = workspace().join("target/vm");
     std::fs::create_dir_all(&work)?;
-    let smoke = workspace().join("xtask/smoke.sh");
-    if !smoke.exists() {
-        bail!("xtask/smoke.sh is missing");
+    let mut programs = vec![
+        (daemon, "dockerd-rs".to_owned()),
+        (packages::find("docker").context("no docker CLI")?, "docker".to_owned()),
+        (packages::find("busybox").context("no busybox")?, "busybox".to_owned()),
+        (workspace().join("xtask/smoke.sh"), "smoke.sh".to_owned()),
+    ];
+    // Their privileged tests make cgroups, filters and mounts, each by what the kernel has.
+    for package in ["dockerd-sys", "dockerd-runtime"] {
+        programs.push((static_build::unit_tests(package)?, format!("tests-{package}")));
     }
-    image::build_tar(&work.join("busybox.tar"))?;
-    vm::run(&work, &daemon, &cli, &smoke)
+    vm::run(&work, &programs)
 }

@@ -6,13 +6,14 @@ use std::process::Command;
 use anyhow::{Result, bail, ensure};
 
 /// Programs and the Debian packages they come in.
-const PACKAGES: [(&str, &str); 6] = [
+const PACKAGES: [(&str, &str); 7] = [
     ("busybox", "busybox-static"),
     ("ip", "iproute2"),
     ("docker", "docker.io"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("cpio", "cpio"),
     ("modprobe", "kmod"),
+    ("mmdebstrap", "mmdebstrap"),
 ];
 
 /// Where `program` is, looking in the usual places too.

@@ -1,8 +1,8 @@
 //! `cargo xtask vm`: a smoke test on a pure cgroup v2 machine with an older kernel.
 //!
-//! Boots Debian's cloud kernel under software emulation with an initramfs that holds the static daemon, the docker CLI
-//! and busybox, runs `smoke.sh` in it, and reads its verdict off the serial console. Needs no root file system, no
-//! network and no virtualisation; takes well under two minutes.
+//! Boots Debian's cloud kernel under software emulation with an initramfs that holds the static daemon, the docker CLI,
+//! busybox and static unit tests, runs `smoke.sh` in it, and reads its verdict off the serial console. Needs no root file
+//! system, no network and no virtualisation; takes a few minutes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -28,8 +28,16 @@ const MODULES: [&str; 12] = [
     "nft_redir",
 ];
 
-/// What the guest runs as PID 1: mounts, modules, then the smoke script.
+/// What the guest runs first: the initial root cannot be pivoted away from, so everything moves to a tmpfs.
 const INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox mkdir /new
+/bin/busybox mount -t tmpfs -o mode=755 root /new
+/bin/busybox cp -a /bin /sbin /usr /dev /proc /sys /tmp /run /etc /var /lib /lib64 /guest /new/
+exec /bin/busybox switch_root /new /guest
+"#;
+
+/// What the guest runs then as PID 1: mounts, modules, then the smoke script.
+const GUEST: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /run; mount -t tmpfs tmp /var/lib; mkdir -p /dev/pts /dev/shm; mount -t devpts devpts /dev/pts
@@ -42,13 +50,13 @@ poweroff -f
 "#;
 
 /// How long the guest may take before it is taken for stuck.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(900);
 
-/// Boots the guest with `daemon` (a static binary), `cli` (the docker client) and `smoke`, the script to run.
-pub(crate) fn run(work: &Path, daemon: &Path, cli: &Path, smoke: &Path) -> Result<()> {
+/// Boots the guest with `programs`, each under its name in `/bin`; `smoke.sh` is the one that is run.
+pub(crate) fn run(work: &Path, programs: &[(PathBuf, String)]) -> Result<()> {
     let kernel = Kernel::fetch(&work.join("kernel"))?;
-    let initramfs = build_initramfs(work, &kernel, daemon, cli, smoke)?;
-    let console = boot(&kernel, &initramfs)?;
+    let initramfs = build_initramfs(work, &kernel, programs)?;
+    let console = boot(&kernel, &initramfs, &work.join("console"))?;
     print_tail(&console);
     ensure!(console.contains("VM-VERDICT passed"), "the smoke test in the virtual machine failed");
     Ok(())
@@ -118,28 +126,33 @@ impl Kernel {
     }
 }
 
-fn build_initramfs(work: &Path, kernel: &Kernel, daemon: &Path, cli: &Path, smoke: &Path) -> Result<PathBuf> {
+fn build_initramfs(work: &Path, kernel: &Kernel, programs: &[(PathBuf, String)]) -> Result<PathBuf> {
     let root = work.join("initramfs");
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
-    for dir in ["bin", "sbin", "usr/bin", "dev", "proc", "sys", "tmp", "run", "etc", "var/lib", "lib/modules"] {
+    for dir in ["bin", "sbin", "usr/bin", "dev", "proc", "sys", "tmp", "run", "etc", "var/lib", "lib/modules", "lib64"]
+    {
         fs::create_dir_all(root.join(dir))?;
     }
     for (index, module) in kernel.modules()?.iter().enumerate() {
         let name = module.file_name().unwrap_or_default().to_string_lossy().into_owned();
         fs::copy(module, root.join(format!("lib/modules/{index:03}-{name}")))?;
     }
-    let busybox = Path::new("/usr/bin/busybox");
-    for (from, name) in [(busybox, "busybox"), (daemon, "dockerd-rs"), (cli, "docker"), (smoke, "smoke.sh")] {
-        let to = root.join("bin").join(name);
-        fs::copy(from, &to).with_context(|| format!("copy {}", from.display()))?;
-        fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
+    for (from, name) in programs {
+        install(from, &root.join("bin").join(name))?;
+        for library in libraries(from) {
+            let to = root.join(library.strip_prefix("/").unwrap_or(&library));
+            fs::create_dir_all(to.parent().context("a library is in a directory")?)?;
+            install(&library, &to)?;
+        }
     }
     fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
     fs::write(root.join("etc/group"), "root:x:0:\n")?;
-    fs::write(root.join("init"), INIT)?;
-    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
+    for (name, script) in [("init", INIT), ("guest", GUEST)] {
+        fs::write(root.join(name), script)?;
+        fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755))?;
+    }
     let archive = work.join("initramfs.gz");
     let script =
         format!("cd '{}' && find . | cpio -o -H newc --quiet | gzip -1 > '{}'", root.display(), archive.display());
@@ -147,18 +160,42 @@ fn build_initramfs(work: &Path, kernel: &Kernel, daemon: &Path, cli: &Path, smok
     Ok(archive)
 }
 
-fn boot(kernel: &Kernel, initramfs: &Path) -> Result<String> {
+fn install(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).with_context(|| format!("copy {}", from.display()))?;
+    Ok(fs::set_permissions(to, fs::Permissions::from_mode(0o755))?)
+}
+
+/// Shared libraries `program` is loaded with; none for a static one or a script. Distributions have a dynamic docker CLI.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let Ok(listing) = Command::new("ldd").arg(program).output() else { return Vec::new() };
+    let text = String::from_utf8_lossy(&listing.stdout).into_owned();
+    text.split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .map(PathBuf::from)
+        .filter(|path| path.exists())
+        .collect()
+}
+
+/// Runs the guest to its end; what it says goes to the file `console` as it says it.
+fn boot(kernel: &Kernel, initramfs: &Path, console: &Path) -> Result<String> {
     let mut qemu = Command::new("timeout");
     qemu.arg(LIMIT.as_secs().to_string());
     qemu.args(["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072"]);
     qemu.args(["-nographic", "-no-reboot", "-nic", "none", "-append", "console=ttyS0 quiet panic=-1"]);
     qemu.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(initramfs).stdin(Stdio::null());
-    output(&mut qemu)
+    let status = qemu.stdout(fs::File::create(console)?).status()?;
+    let said = String::from_utf8_lossy(&fs::read(console)?).into_owned();
+    if !status.success() {
+        print_tail(&said);
+        bail!("the virtual machine ended with {status}; 124 means that it took longer than {} s", LIMIT.as_secs());
+    }
+    Ok(said)
 }
 
 fn print_tail(console: &str) {
     let lines: Vec<&str> = console.lines().collect();
-    for line in &lines[lines.len().saturating_sub(80)..] {
+    // All checks of the smoke test, and the daemon's last words.
+    for line in &lines[lines.len().saturating_sub(200)..] {
         eprintln!("vm| {line}");
     }
 }

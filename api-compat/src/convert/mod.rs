@@ -5,3 +5,4 @@ pub(crate) mod create;
 pub(crate) mod df;
 pub(crate) mod info;
 pub(crate) mod network;
+pub(crate) mod stats;

@@ -1,12 +1,16 @@
 //! Attach and logs.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use dockerd_core::container::attach::AttachOptions;
+use dockerd_core::container::stats::StatsMode;
 use dockerd_core::streams::{LogEntry, LogQuery};
 use dockerd_types::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::context::Context;
+use crate::convert::stats as convert_stats;
 use crate::error::ApiError;
 use crate::reply::{self, Reply};
 use crate::stream::frame;
@@ -59,7 +63,7 @@ pub(crate) async fn logs(context: Context) -> Result {
     // Anything that is no number means all, as in Docker.
     let tail = query.text("tail").parse::<usize>().ok();
     let (since, until) = (moment(&context, "since")?, moment(&context, "until")?);
-    let timestamps = query.flag("timestamps");
+    let shape = Shape { timestamps: query.flag("timestamps"), details: query.flag("details") };
     let asked = LogQuery { follow: query.flag("follow"), stdout, stderr, since, until, tail };
     let session = context.engine.containers.logs(context.name(), asked).await?;
     let (tty, mut entries) = (session.tty, session.entries);
@@ -71,7 +75,7 @@ pub(crate) async fn logs(context: Context) -> Result {
                 () = sender.closed() => return,
             };
             let Some(entry) = entry else { return };
-            if sender.send(entry.map(|entry| line(&entry, tty, timestamps))).await.is_err() {
+            if sender.send(entry.map(|entry| line(&entry, tty, shape))).await.is_err() {
                 return;
             }
         }
@@ -79,14 +83,63 @@ pub(crate) async fn logs(context: Context) -> Result {
     Ok(reply::stream(hijack::media_type(tty, context.version), body))
 }
 
-fn line(entry: &LogEntry, tty: bool, timestamps: bool) -> Bytes {
-    let bytes = if timestamps {
-        let mut text = entry.time.rfc3339_fixed().into_bytes();
-        text.push(b' ');
+pub(crate) async fn stats(context: Context) -> Result {
+    let query = &context.query;
+    // Streaming is what is done where nothing is said.
+    let stream = query.text("stream").is_empty() || query.flag("stream");
+    let mode = match (stream, query.flag("one-shot")) {
+        (true, true) => return Err(ApiError::bad_request("cannot have stream=true and one-shot=true")),
+        (true, false) => StatsMode::Stream,
+        (false, false) => StatsMode::Once,
+        (false, true) => StatsMode::OneShot,
+    };
+    let mut readings = context.engine.containers.stats(context.name(), mode)?;
+    let (sender, body) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let reading = tokio::select! {
+                reading = readings.recv() => reading,
+                () = sender.closed() => return,
+            };
+            let Some(reading) = reading else { return };
+            let text = format!("{}\n", convert_stats::stats(&reading, mode != StatsMode::OneShot));
+            if sender.send(Ok(Bytes::from(text))).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(reply::stream("application/json", body))
+}
+
+/// What comes before a line.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    timestamps: bool,
+    details: bool,
+}
+
+fn line(entry: &LogEntry, tty: bool, shape: Shape) -> Bytes {
+    let bytes = if shape.timestamps || shape.details {
+        let mut text = Vec::with_capacity(entry.line.len() + 64);
+        if shape.timestamps {
+            text.extend_from_slice(entry.time.rfc3339_fixed().as_bytes());
+            text.push(b' ');
+        }
+        if shape.details {
+            text.extend_from_slice(details(&entry.attributes).as_bytes());
+            text.push(b' ');
+        }
         text.extend_from_slice(&entry.line);
         Bytes::from(text)
     } else {
         entry.line.clone()
     };
     if tty { bytes } else { frame::encode(entry.stream, &bytes) }
+}
+
+/// Attributes as the query string of an URL would have them, but for the commas.
+fn details(attributes: &BTreeMap<String, String>) -> String {
+    let escaped = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+    let pairs: Vec<String> = attributes.iter().map(|(k, v)| format!("{}={}", escaped(k), escaped(v))).collect();
+    pairs.join(",")
 }

@@ -153,7 +153,7 @@ impl ImageConfig {
             working_dir: config.working_dir.clone(),
             labels: (!config.labels.is_empty()).then(|| config.labels.clone()),
             stop_signal: config.stop_signal.clone(),
-            healthcheck: None,
+            healthcheck: config.healthcheck.as_ref().map(raw_healthcheck),
             on_build: (!config.on_build.is_empty()).then(|| config.on_build.clone()),
             shell: config.shell.clone(),
         });
@@ -173,6 +173,18 @@ fn healthcheck(raw: RawHealthcheck) -> Healthcheck {
         start_period: Duration::from_nanos(raw.start_period),
         start_interval: Duration::from_nanos(raw.start_interval),
         retries: raw.retries,
+    }
+}
+
+fn raw_healthcheck(healthcheck: &Healthcheck) -> RawHealthcheck {
+    let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    RawHealthcheck {
+        test: (!healthcheck.test.is_empty()).then(|| healthcheck.test.clone()),
+        interval: nanos(healthcheck.interval),
+        timeout: nanos(healthcheck.timeout),
+        start_period: nanos(healthcheck.start_period),
+        start_interval: nanos(healthcheck.start_interval),
+        retries: healthcheck.retries,
     }
 }
 

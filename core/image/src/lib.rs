@@ -9,6 +9,8 @@ pub mod content;
 mod decompress;
 mod document;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod layer;
 mod load;
 pub mod pack;

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::cgroup::CgroupStats;
 use dockerd_types::signal::Signal;
 use dockerd_types::{ContainerId, ErrorKind, ExecId, Kinded, Timestamp};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
@@ -308,6 +309,8 @@ pub trait RuntimeDriver: Send + Sync + fmt::Debug {
     fn resume(&self, id: &ContainerId) -> Result<(), ControlError>;
     /// Host process ids of everything in the container.
     fn pids(&self, id: &ContainerId) -> Result<Vec<i32>, ControlError>;
+    /// What the container has used so far.
+    fn stats(&self, id: &ContainerId) -> Result<CgroupStats, ControlError>;
     /// Gives back what a container that has ended still holds. Idempotent.
     fn delete(&self, id: &ContainerId) -> BoxFuture<'_, Result<(), ControlError>>;
 }

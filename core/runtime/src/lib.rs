@@ -7,6 +7,8 @@ pub mod capabilities;
 pub mod cgroup;
 pub mod driver;
 mod external;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod init;
 mod launch;
 mod lost;

@@ -9,7 +9,7 @@ use dockerd_types::signal::Signal;
 use dockerd_types::{ContainerId, Timestamp};
 use oci_spec::runtime::LinuxResources;
 
-use crate::cgroup::JoinTarget;
+use crate::cgroup::{CgroupStats, JoinTarget};
 use crate::driver::{
     BoxFuture, CREATE_CONTEXT, ControlError, EXEC_CONTEXT, ExecRequest, LaunchError, LaunchRequest, Launched,
     PhaseTimings, ProcessIo, ProcessKey, RuntimeDriver,
@@ -218,6 +218,10 @@ impl RuntimeDriver for NativeDriver {
 
     fn pids(&self, id: &ContainerId) -> Result<Vec<i32>, ControlError> {
         self.shared.pids(id)
+    }
+
+    fn stats(&self, id: &ContainerId) -> Result<CgroupStats, ControlError> {
+        self.shared.stats(id)
     }
 
     fn delete(&self, id: &ContainerId) -> BoxFuture<'_, Result<(), ControlError>> {

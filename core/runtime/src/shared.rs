@@ -12,7 +12,7 @@ use dockerd_types::ContainerId;
 use dockerd_types::signal::Signal;
 use tokio::sync::watch;
 
-use crate::cgroup::{CgroupDriver, JoinTarget};
+use crate::cgroup::{CgroupDriver, CgroupStats, JoinTarget};
 use crate::driver::{ControlError, ProcessIo, ProcessKey, StdioRequest};
 use crate::launch::build::FdSet;
 use crate::launch::plan::StdioPlan;
@@ -147,6 +147,11 @@ impl Shared {
     pub(crate) fn pids(&self, id: &ContainerId) -> Result<Vec<i32>, ControlError> {
         let path = self.cgroup(id).ok_or(ControlError::NotRunning)?;
         Ok(self.cgroups.pids(&path)?)
+    }
+
+    pub(crate) fn stats(&self, id: &ContainerId) -> Result<CgroupStats, ControlError> {
+        let path = self.cgroup(id).ok_or(ControlError::NotRunning)?;
+        Ok(self.cgroups.stats(&path))
     }
 
     pub(crate) fn resize(&self, key: &ProcessKey, height: u16, width: u16) -> Result<(), ControlError> {

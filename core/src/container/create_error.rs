@@ -109,6 +109,9 @@ pub enum CreateError {
         /// The option.
         option: String,
     },
+    /// A buffer where nothing is buffered.
+    #[error("logger: max-buffer-size option is only supported with 'mode=non-blocking'")]
+    LogBuffer,
     /// Log mode.
     #[error("logger: logging mode not supported: {0}")]
     LogMode(String),

@@ -2,7 +2,7 @@
 //! groups without memory. Small, linear in the text for the patterns people write, and without a dependency.
 
 /// Whether `pattern` is found anywhere in `text`. A pattern that cannot be read matches only itself.
-pub(super) fn is_match(pattern: &str, text: &str) -> bool {
+pub(crate) fn is_match(pattern: &str, text: &str) -> bool {
     let Some(expression) = Parser::parse(pattern) else { return text.contains(pattern) };
     let chars: Vec<char> = text.chars().collect();
     (0..=chars.len()).any(|start| !ends(&expression, &chars, vec![start]).is_empty())

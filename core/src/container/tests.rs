@@ -100,6 +100,9 @@ impl RuntimeDriver for Fake {
     fn pids(&self, _: &ContainerId) -> Result<Vec<i32>, ControlError> {
         Ok(Vec::new())
     }
+    fn stats(&self, _: &ContainerId) -> Result<dockerd_runtime::cgroup::CgroupStats, ControlError> {
+        Ok(dockerd_runtime::cgroup::CgroupStats::default())
+    }
     fn delete(&self, _: &ContainerId) -> BoxFuture<'_, Result<(), ControlError>> {
         Box::pin(async { Ok(()) })
     }

@@ -203,7 +203,9 @@ fn check_log(log: &LogConfig) -> Result<(), CreateError> {
         other => return Err(CreateError::LogDriver(other.to_owned())),
     }
     match log.options.get("mode").map(String::as_str) {
-        None | Some("" | "blocking" | "non-blocking") => Ok(()),
+        Some("non-blocking") => Ok(()),
+        None | Some("" | "blocking") if log.options.contains_key("max-buffer-size") => Err(CreateError::LogBuffer),
+        None | Some("" | "blocking") => Ok(()),
         Some(mode) => Err(CreateError::LogMode(mode.to_owned())),
     }
 }

@@ -34,14 +34,20 @@ pub(crate) struct LogSettings {
     max_size: Option<u64>,
     /// Files kept, the current one included.
     max_files: u32,
+    /// What every record says of its container, as it stands in the record.
+    attributes: String,
 }
 
 impl LogSettings {
     /// From `--log-opt`; values were checked at creation, so what cannot be read counts as not given.
-    pub(crate) fn of(path: PathBuf, options: &BTreeMap<String, String>) -> Self {
+    pub(crate) fn of(path: PathBuf, options: &BTreeMap<String, String>, attributes: &BTreeMap<String, String>) -> Self {
         let max_size = options.get("max-size").and_then(|text| parse_size(text)).filter(|size| *size > 0);
         let max_files = options.get("max-file").and_then(|text| text.parse().ok()).unwrap_or(1).max(1);
-        Self { path, max_size, max_files }
+        let attributes = match attributes.is_empty() {
+            true => String::new(),
+            false => format!(",\"attrs\":{}", serde_json::json!(attributes)),
+        };
+        Self { path, max_size, max_files, attributes }
     }
 }
 
@@ -155,11 +161,11 @@ impl JsonLog {
             partial.extend_from_slice(piece);
             while partial.len() > MAX_LINE {
                 let rest = partial.split_off(MAX_LINE);
-                record(&mut out, stream, partial, now);
+                record(&mut out, stream, partial, &self.settings.attributes, now);
                 *partial = rest;
             }
             if partial.ends_with(b"\n") || partial.len() == MAX_LINE {
-                record(&mut out, stream, partial, now);
+                record(&mut out, stream, partial, &self.settings.attributes, now);
                 partial.clear();
             }
         }
@@ -183,7 +189,7 @@ impl JsonLog {
         let partial = std::mem::take(&mut self.partial[spool::slot(stream)]);
         if !partial.is_empty() {
             let mut out = Vec::new();
-            record(&mut out, stream, &partial, Timestamp::now());
+            record(&mut out, stream, &partial, &self.settings.attributes, Timestamp::now());
             self.append(&out);
             self.commit(stream, &out);
         }
@@ -241,13 +247,13 @@ pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
 }
 
 /// One line of the file. Bytes that are no UTF-8 become replacement characters, as in Docker.
-fn record(out: &mut Vec<u8>, stream: StdStream, line: &[u8], time: Timestamp) {
+fn record(out: &mut Vec<u8>, stream: StdStream, line: &[u8], attributes: &str, time: Timestamp) {
     let text = String::from_utf8_lossy(line);
     out.extend_from_slice(b"{\"log\":");
     // A string always serialises.
     let _ = serde_json::to_writer(&mut *out, &*text);
     out.extend_from_slice(
-        format!(",\"stream\":\"{}\",\"time\":\"{}\"}}\n", stream.name(), time.rfc3339_nano()).as_bytes(),
+        format!(",\"stream\":\"{}\"{attributes},\"time\":\"{}\"}}\n", stream.name(), time.rfc3339_nano()).as_bytes(),
     );
 }
 
@@ -268,7 +274,7 @@ mod tests {
     fn lines_are_whole_and_long_ones_split() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("log");
-        let mut log = JsonLog::new(LogSettings::of(path.clone(), &BTreeMap::new()));
+        let mut log = JsonLog::new(LogSettings::of(path.clone(), &BTreeMap::new(), &BTreeMap::new()));
         log.open().expect("opened");
         log.write(StdStream::Stdout, b"one\ntw");
         log.write(StdStream::Stderr, b"err\n");
@@ -286,7 +292,7 @@ mod tests {
         let path = dir.path().join("log");
         let options =
             BTreeMap::from([("max-size".to_owned(), "100".to_owned()), ("max-file".to_owned(), "2".to_owned())]);
-        let mut log = JsonLog::new(LogSettings::of(path.clone(), &options));
+        let mut log = JsonLog::new(LogSettings::of(path.clone(), &options, &BTreeMap::new()));
         log.open().expect("opened");
         (0..10).for_each(|n| log.write(StdStream::Stdout, format!("line {n}\n").as_bytes()));
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 2);

@@ -2,6 +2,7 @@
 //! outlives the daemon (`spool.rs`), the log, those who are attached. Output goes to the log first, then to every attached
 //! client in order; a pump holds no buffer while it waits.
 
+mod attributes;
 mod log;
 mod pump;
 mod reader;
@@ -268,8 +269,9 @@ pub struct Maker {
 }
 
 impl StreamsMaker for Maker {
-    fn make(&self, spec: &ContainerSpec, _name: &str) -> Arc<dyn Streams> {
-        let log = spec.log_path.clone().map(|path| LogSettings::of(path, &spec.host.log_config.options));
+    fn make(&self, spec: &ContainerSpec, name: &str) -> Arc<dyn Streams> {
+        let settings = |path| LogSettings::of(path, &spec.host.log_config.options, &attributes::of(spec, name));
+        let log = spec.log_path.clone().map(settings);
         let keeper = Keeper { runtimes: self.runtimes.clone(), key: ProcessKey::Container(spec.id.clone()) };
         Arc::new(ContainerStreams(ProcessStreams::new(spec.config.tty, log, Some(keeper))))
     }

@@ -1,5 +1,6 @@
 //! Reading the json-file log back: `docker logs` with its selections, and following it across rotations.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -38,6 +39,8 @@ pub struct LogEntry {
     pub time: Timestamp,
     /// With its newline, if it had one.
     pub line: Bytes,
+    /// What it says of its container.
+    pub attributes: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +48,8 @@ struct Record {
     log: String,
     stream: StdStream,
     time: String,
+    #[serde(default)]
+    attrs: BTreeMap<String, String>,
 }
 
 /// Reads one log, from its oldest file on.
@@ -125,7 +130,7 @@ fn read_lines(
 
 fn entry(record: Record) -> Option<LogEntry> {
     let time = Timestamp::parse_rfc3339(&record.time).ok()?;
-    Some(LogEntry { stream: record.stream, time, line: Bytes::from(record.log) })
+    Some(LogEntry { stream: record.stream, time, line: Bytes::from(record.log), attributes: record.attrs })
 }
 
 fn selected(entry: &LogEntry, query: &LogQuery) -> bool {

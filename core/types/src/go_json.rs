@@ -2,9 +2,12 @@
 //!
 //! serde_json is the parser; this scanner only runs when it refuses, to give the message people search for.
 
+/// How deep values may nest: as deep as serde_json reads them. The stock parser takes more, but nobody's file has it.
+const MAX_DEPTH: usize = 128;
+
 /// The first syntax error of `text`, or `None` when the document is well formed.
 pub fn syntax_error(text: &[u8]) -> Option<String> {
-    let mut scanner = Scanner { text, at: 0 };
+    let mut scanner = Scanner { text, at: 0, depth: 0 };
     scanner.document().err()
 }
 
@@ -13,6 +16,7 @@ type Step = Result<(), String>;
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
+    depth: usize,
 }
 
 impl Scanner<'_> {
@@ -25,8 +29,8 @@ impl Scanner<'_> {
     fn value(&mut self) -> Step {
         self.space();
         match self.peek()? {
-            b'{' => self.object(),
-            b'[' => self.array(),
+            b'{' => self.nested(Self::object),
+            b'[' => self.nested(Self::array),
             b'"' => self.string(),
             b't' => self.literal("true"),
             b'f' => self.literal("false"),
@@ -34,6 +38,16 @@ impl Scanner<'_> {
             b'-' | b'0'..=b'9' => self.number(),
             _ => Err(self.invalid("looking for beginning of value")),
         }
+    }
+
+    fn nested(&mut self, what: fn(&mut Self) -> Step) -> Step {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(self.invalid("exceeded max depth"));
+        }
+        what(self)?;
+        self.depth -= 1;
+        Ok(())
     }
 
     fn object(&mut self) -> Step {
@@ -191,9 +205,31 @@ impl Scanner<'_> {
     }
 }
 
+/// Fuzz target: what serde_json takes has no error, and anything is looked at without harm.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn agrees_with_the_parser(data: &[u8]) {
+    let found = syntax_error(data);
+    let parsed = serde_json::from_slice::<serde_json::Value>(data);
+    assert!(parsed.is_err() || found.is_none(), "{found:?}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::syntax_error;
+
+    #[test]
+    fn seeds_and_mutations() {
+        fuzz_mutate::run("daemon_json", 10_000, super::agrees_with_the_parser);
+    }
+
+    #[test]
+    fn deep_documents_do_not_exhaust_the_stack() {
+        for open in ["[", "{\"a\":"] {
+            let error = syntax_error(open.repeat(1 << 20).as_bytes()).unwrap();
+            assert!(error.ends_with("exceeded max depth"), "{error}");
+        }
+        assert_eq!(syntax_error(format!("{}{}", "[".repeat(128), "]".repeat(128)).as_bytes()), None);
+    }
 
     #[test]
     fn speaks_as_the_stock_parser() {

@@ -6,6 +6,8 @@ pub mod container;
 pub mod digest;
 pub mod error;
 pub mod filters;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod go_json;
 pub mod ids;
 pub mod network;

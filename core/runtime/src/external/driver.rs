@@ -15,6 +15,7 @@ use tokio::net::UnixListener;
 use super::bundle::{self, Bundle, ProcessFiles};
 use super::command::{self, words};
 use super::terminal;
+use crate::cgroup::CgroupStats;
 use crate::driver::{
     BoxFuture, ControlError, ExecRequest, LaunchError, LaunchRequest, Launched, PhaseTimings, ProcessIo, ProcessKey,
     RuntimeDriver, StdioRequest,
@@ -299,6 +300,10 @@ impl RuntimeDriver for ExternalDriver {
 
     fn pids(&self, id: &ContainerId) -> Result<Vec<i32>, ControlError> {
         self.shared.pids(id)
+    }
+
+    fn stats(&self, id: &ContainerId) -> Result<CgroupStats, ControlError> {
+        self.shared.stats(id)
     }
 
     fn delete(&self, id: &ContainerId) -> BoxFuture<'_, Result<(), ControlError>> {

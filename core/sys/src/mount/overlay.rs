@@ -24,8 +24,11 @@ pub struct OverlayLayers<'a> {
 /// Mounts an overlay; attribute bits `attributes` on top.
 pub fn overlay(layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<OwnedFd> {
     match by_descriptor(layers, attributes) {
-        // EINVAL: this kernel does not know `lowerdir+` as descriptor. Anything else is a real answer.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => by_path(layers, attributes),
+        // EINVAL: this kernel does not know `lowerdir+` as descriptor. EOPNOTSUPP: before 6.5 overlayfs takes strings only.
+        // Anything else is a real answer.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+            by_path(layers, attributes)
+        }
         result => result,
     }
 }

@@ -1,0 +1,22 @@
+//! From Docker's profile to a program: settling its conditions, compiling, and finding it compiled before.
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use dockerd_runtime::seccomp::{Abi, Machine, Profile, compile, compile_for};
+
+/// Docker's default capabilities.
+const BOUNDING: u64 = 0xa804_25fb;
+
+fn seccomp_compile(criterion: &mut Criterion) {
+    let profile = Profile::builtin();
+    let settled = profile.resolve(Machine::this(), BOUNDING).expect("the profile is right").expect("it has rules");
+    let program = compile_for(&settled, Abi::NATIVE).expect("it compiles");
+    assert!(!program.instructions.is_empty());
+    let mut group = criterion.benchmark_group("seccomp");
+    group.bench_function("resolve", |bencher| bencher.iter(|| profile.resolve(Machine::this(), BOUNDING)));
+    group.bench_function("compile", |bencher| bencher.iter(|| compile_for(&settled, Abi::NATIVE)));
+    group.bench_function("compile_again", |bencher| bencher.iter(|| compile(&settled)));
+    group.finish();
+}
+
+criterion_group!(benches, seccomp_compile);
+criterion_main!(benches);

@@ -1,0 +1,154 @@
+//! The verbs of the Docker API the measures use.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::http::{Body, Client, Reply};
+
+/// Every container made here carries this label, with the runner's process id as value.
+const LABEL: &str = "dockerd-bench";
+/// A version both daemons speak.
+const VERSION: &str = "/v1.47";
+
+/// How a container is to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct Order<'a> {
+    /// Image.
+    pub(crate) image: &'a str,
+    /// Network mode.
+    pub(crate) network: &'a str,
+    /// Command.
+    pub(crate) command: &'a [&'a str],
+    /// Publish port 80 on a free port of the loopback address.
+    pub(crate) publish: bool,
+}
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub(crate) struct Api {
+    client: Client,
+}
+
+impl Api {
+    /// The API behind `socket`.
+    pub(crate) fn new(socket: &Path) -> Self {
+        Self { client: Client::new(socket) }
+    }
+
+    fn call(&mut self, method: &str, path: &str, body: Body<'_>) -> Result<Reply> {
+        let reply = self.client.send(method, &format!("{VERSION}{path}"), body)?;
+        ensure!((200..300).contains(&reply.status), "{method} {path}: {} {}", reply.status, reply.text());
+        Ok(reply)
+    }
+
+    /// Asks whether the daemon is there.
+    pub(crate) fn ping(&mut self) -> Result<()> {
+        self.call("GET", "/_ping", Body::None).map(drop)
+    }
+
+    /// What the daemon says about its version.
+    pub(crate) fn version(&mut self) -> Result<Value> {
+        self.call("GET", "/version", Body::None)?.json()
+    }
+
+    /// Makes a container and returns its id.
+    pub(crate) fn create(&mut self, order: &Order<'_>) -> Result<String> {
+        let mut body = json!({
+            "Image": order.image,
+            "Cmd": order.command,
+            "Labels": { LABEL: std::process::id().to_string() },
+            "HostConfig": { "NetworkMode": order.network },
+        });
+        if order.publish {
+            body["ExposedPorts"] = json!({ "80/tcp": {} });
+            body["HostConfig"]["PortBindings"] = json!({ "80/tcp": [{ "HostIp": "127.0.0.1", "HostPort": "" }] });
+        }
+        let reply = self.call("POST", "/containers/create", Body::Json(&body))?.json()?;
+        Ok(text(&reply["Id"]))
+    }
+
+    /// Starts a container.
+    pub(crate) fn start(&mut self, id: &str) -> Result<()> {
+        self.call("POST", &format!("/containers/{id}/start"), Body::None).map(drop)
+    }
+
+    /// Waits until a container does not run and returns its exit code.
+    pub(crate) fn wait(&mut self, id: &str) -> Result<i64> {
+        let reply = self.call("POST", &format!("/containers/{id}/wait"), Body::None)?.json()?;
+        Ok(reply["StatusCode"].as_i64().unwrap_or(-1))
+    }
+
+    /// Kills a container.
+    pub(crate) fn kill(&mut self, id: &str) -> Result<()> {
+        self.call("POST", &format!("/containers/{id}/kill"), Body::None).map(drop)
+    }
+
+    /// Removes a container, running or not.
+    pub(crate) fn remove(&mut self, id: &str) -> Result<()> {
+        self.call("DELETE", &format!("/containers/{id}?force=true&v=true"), Body::None).map(drop)
+    }
+
+    /// Removes a container that has ended.
+    pub(crate) fn remove_ended(&mut self, id: &str) -> Result<()> {
+        self.call("DELETE", &format!("/containers/{id}"), Body::None).map(drop)
+    }
+
+    /// Runs `true` in a running container, attached, and sees that it ended well.
+    pub(crate) fn exec_true(&mut self, id: &str) -> Result<()> {
+        let body = json!({ "Cmd": ["true"], "AttachStdout": true, "AttachStderr": true });
+        let exec = self.call("POST", &format!("/containers/{id}/exec"), Body::Json(&body))?.json()?;
+        let exec = text(&exec["Id"]);
+        let body = json!({ "Detach": false });
+        self.call("POST", &format!("/exec/{exec}/start"), Body::Json(&body))?;
+        let state = self.call("GET", &format!("/exec/{exec}/json"), Body::None)?.json()?;
+        ensure!(state["ExitCode"] == 0, "exec ended with {}", state["ExitCode"]);
+        Ok(())
+    }
+
+    /// Asks for one container; the answer is not taken apart.
+    pub(crate) fn inspect(&mut self, id: &str) -> Result<()> {
+        self.call("GET", &format!("/containers/{id}/json"), Body::None).map(drop)
+    }
+
+    /// Asks for all containers, or the running ones; the answer is not taken apart.
+    pub(crate) fn list(&mut self, all: bool) -> Result<Reply> {
+        self.call("GET", if all { "/containers/json?all=1" } else { "/containers/json" }, Body::None)
+    }
+
+    /// Ids of this runner's containers, running or not.
+    pub(crate) fn own(&mut self, all: bool) -> Result<Vec<String>> {
+        let filters = format!("%7B%22label%22%3A%5B%22{LABEL}%3D{}%22%5D%7D", std::process::id());
+        let path = format!("/containers/json?all={}&filters={filters}", u8::from(all));
+        let list = self.call("GET", &path, Body::None)?.json()?;
+        Ok(list.as_array().into_iter().flatten().map(|container| text(&container["Id"])).collect())
+    }
+
+    /// Makes an image of one layer.
+    pub(crate) fn import(&mut self, root: &[u8], repository: &str, tag: &str) -> Result<()> {
+        let path = format!("/images/create?fromSrc=-&repo={repository}&tag={tag}");
+        ensure_no_error(&self.call("POST", &path, Body::Tar(root))?)
+    }
+
+    /// Loads an archive as `docker save` writes it.
+    pub(crate) fn load(&mut self, archive: &[u8]) -> Result<()> {
+        ensure_no_error(&self.call("POST", "/images/load?quiet=1", Body::Tar(archive))?)
+    }
+
+    /// Removes an image.
+    pub(crate) fn remove_image(&mut self, image: &str) -> Result<()> {
+        self.call("DELETE", &format!("/images/{image}?force=true"), Body::None).map(drop)
+    }
+}
+
+/// Progress streams answer 200 and carry what went wrong in a line.
+fn ensure_no_error(reply: &Reply) -> Result<()> {
+    let text = reply.text();
+    ensure!(!text.contains("\"error\""), "{text}");
+    Ok(())
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,138 @@
+//! The daemons that are measured: one that is given by its socket, or ours, started for this run on private roots and in
+//! a network namespace of its own, as the stock one is.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::api::{Api, Order};
+use super::process;
+
+/// How long a daemon may take to answer.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A daemon that is measured.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    /// What it is called in the results.
+    pub(crate) name: &'static str,
+    /// Its socket.
+    pub(crate) socket: PathBuf,
+    /// The kept connection.
+    pub(crate) api: Api,
+    /// What it says about itself.
+    pub(crate) version: String,
+    /// Its process.
+    pub(crate) pid: i32,
+    own: Option<OwnProcess>,
+}
+
+impl Daemon {
+    /// A daemon that runs already.
+    pub(crate) fn at(name: &'static str, socket: &str) -> Result<Self> {
+        Self::connect(name, PathBuf::from(socket.strip_prefix("unix://").unwrap_or(socket)), None)
+    }
+
+    /// Starts `program` with everything it writes below `dir`.
+    pub(crate) fn start(name: &'static str, program: &Path, dir: &Path) -> Result<Self> {
+        let mut process = OwnProcess::spawn(program, dir)?;
+        let socket = dir.join("docker.sock");
+        process.wait_ready(&socket)?;
+        Self::connect(name, socket, Some(process))
+    }
+
+    fn connect(name: &'static str, socket: PathBuf, own: Option<OwnProcess>) -> Result<Self> {
+        let mut api = Api::new(&socket);
+        let version = describe(&api.version()?);
+        let pid = process::listener(&socket)?;
+        Ok(Self { name, socket, api, version, pid, own })
+    }
+
+    /// Whether a container with a published port can live on `network` here.
+    pub(crate) fn can_publish(&mut self, image: &str, network: &str) -> Result<()> {
+        let id = self.api.create(&Order { image, network, command: &["sleep", "1000"], publish: true })?;
+        let started = self.api.start(&id);
+        self.api.remove(&id)?;
+        started
+    }
+
+    /// Removes all containers of this run and, if it was started here, ends the daemon.
+    pub(crate) fn clean_up(&mut self, images: &[&str]) -> Result<()> {
+        for id in self.api.own(true)? {
+            self.api.remove(&id)?;
+        }
+        for image in images {
+            self.api.remove_image(image)?;
+        }
+        self.own.take().map_or(Ok(()), OwnProcess::end)
+    }
+}
+
+fn describe(version: &Value) -> String {
+    let name = version["Components"][0]["Name"].as_str().unwrap_or("Engine");
+    let platform = version["Platform"]["Name"].as_str().filter(|name| !name.is_empty()).unwrap_or(name);
+    format!("{platform} {}", version["Version"].as_str().unwrap_or("?"))
+}
+
+/// A daemon started here; killed when dropped without [`OwnProcess::end`].
+#[derive(Debug)]
+struct OwnProcess {
+    child: Child,
+    dir: PathBuf,
+}
+
+impl OwnProcess {
+    fn spawn(program: &Path, dir: &Path) -> Result<Self> {
+        ensure!(program.exists(), "{} is not built", program.display());
+        fs::create_dir_all(dir)?;
+        let log = File::create(dir.join("log"))?;
+        // The daemon follows this process into death, so that an interrupted run leaves none behind.
+        let script = "ip link set lo up; exec setpriv --pdeathsig TERM \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", script, "sh"]).arg(program);
+        command.arg("-H").arg(format!("unix://{}", dir.join("docker.sock").display()));
+        command.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
+        command.arg("--pidfile").arg(dir.join("pid"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().context("start the daemon (are you root?)")?;
+        Ok(Self { child, dir: dir.to_owned() })
+    }
+
+    fn wait_ready(&mut self, socket: &Path) -> Result<()> {
+        let begun = Instant::now();
+        while Api::new(socket).ping().is_err() {
+            let log = || fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the daemon ended ({status}): {}", log());
+            }
+            ensure!(begun.elapsed() < LIMIT, "the daemon does not answer: {}", log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.terminate()?;
+        fs::remove_dir_all(&self.dir).with_context(|| format!("remove {}", self.dir.display()))
+    }
+
+    fn terminate(&mut self) -> Result<()> {
+        if self.child.try_wait()?.is_none() {
+            let pid = self.child.id().try_into().ok().and_then(rustix::process::Pid::from_raw);
+            rustix::process::kill_process(pid.context("no process id")?, rustix::process::Signal::TERM)?;
+            self.child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for OwnProcess {
+    fn drop(&mut self) {
+        // The directory stays, its log may say why the run failed.
+        let _ = self.terminate();
+    }
+}

@@ -1,0 +1,248 @@
+//! What a daemon of ours holds of the machine: mounts, network namespaces, links, firewall rules, control groups,
+//! processes, descriptors, files. After a suite that removed its containers it must hold what it held before.
+//!
+//! Control groups are told from other daemons' by the ids of containers, which [`Watch`] reads off the daemon's events.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::LIMIT;
+use crate::daemon::Daemon;
+use crate::host::Host;
+use crate::http;
+
+/// Where control groups are.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// Time between two looks at what is being torn down.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Remembers the ids of all containers a daemon makes.
+#[derive(Debug)]
+pub struct Watch {
+    ids: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Watch {
+    /// Follows the daemon's events on a thread that ends with the connection.
+    pub fn begin(host: &Host) -> Result<Self> {
+        let path =
+            "/events?since=0&filters=%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%22create%22%5D%7D";
+        let stream = http::open(&host.socket, "GET", path, &[], b"")?;
+        ensure!(stream.head.status == 200, "events answers {}", stream.head.status);
+        stream.reader.get_ref().set_read_timeout(None)?;
+        let ids = Arc::new(Mutex::new(BTreeSet::new()));
+        let seen = Arc::clone(&ids);
+        std::thread::spawn(move || follow(stream.reader, &seen));
+        Ok(Self { ids })
+    }
+
+    /// Directories of control groups named after one of the containers.
+    fn cgroups(&self) -> BTreeSet<String> {
+        let ids = self.ids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let mut out = BTreeSet::new();
+        walk(Path::new(CGROUPS), &mut |path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if ids.iter().any(|id| name.contains(id.as_str())) {
+                out.insert(path.to_string_lossy().into_owned());
+            }
+        });
+        out
+    }
+}
+
+fn follow(reader: BufReader<UnixStream>, seen: &Mutex<BTreeSet<String>>) {
+    // Chunk sizes are lines of their own and no JSON.
+    for line in reader.lines() {
+        let Ok(line) = line else { return };
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        if let Some(id) = event["Actor"]["ID"].as_str() {
+            seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id.to_owned());
+        }
+    }
+}
+
+/// What a daemon holds, by kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings(BTreeMap<&'static str, BTreeSet<String>>);
+
+impl Holdings {
+    /// What it holds once that no longer changes.
+    pub fn settled(daemon: &Daemon, watch: &Watch) -> Result<Self> {
+        let begun = Instant::now();
+        let mut last = Self::of(daemon, watch)?;
+        loop {
+            std::thread::sleep(PAUSE);
+            let now = Self::of(daemon, watch)?;
+            if now == last {
+                return Ok(now);
+            }
+            ensure!(begun.elapsed() < LIMIT, "what the daemon holds keeps changing: {now:?}");
+            last = now;
+        }
+    }
+
+    /// Waits for the daemon to hold what this says, as it tears down in the background.
+    pub fn assert_unchanged(&self, daemon: &Daemon, watch: &Watch) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let now = Self::of(daemon, watch)?;
+            let leaks = self.leaks(&now);
+            if leaks.is_empty() {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < LIMIT, "leaks:\n  {}", leaks.join("\n  "));
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// After the daemon ended: no process, mount or control group of its is left.
+    pub fn assert_nothing_is_left(dir: &Path, watch: &Watch) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let processes = processes(dir)?.into_values().collect();
+            let mounts = mounts(Path::new("/proc/self"), dir)?;
+            let left = Self(BTreeMap::from([("process", processes), ("mount", mounts), ("cgroup", watch.cgroups())]));
+            let leaks = Self::default().leaks(&left);
+            if leaks.is_empty() {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < LIMIT, "left after the daemon's end:\n  {}", leaks.join("\n  "));
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn of(daemon: &Daemon, watch: &Watch) -> Result<Self> {
+        let (dir, pid) = (daemon.dir(), daemon.host().pid);
+        let proc = Path::new("/proc").join(pid.to_string());
+        let processes = processes(dir)?;
+        let mut namespaces = BTreeSet::new();
+        let mut descriptors = BTreeSet::new();
+        for (process, name) in &processes {
+            let proc = Path::new("/proc").join(process.to_string());
+            if let Ok(namespace) = fs::read_link(proc.join("ns/net")) {
+                namespaces.insert(namespace.to_string_lossy().into_owned());
+            }
+            descriptors.extend(open_files(&proc).into_iter().map(|(what, count)| format!("{count} {what} in {name}")));
+        }
+        let mut files = BTreeSet::new();
+        for root in ["data", "exec"] {
+            walk_all(&dir.join(root), &mut |path| {
+                files.insert(path.strip_prefix(dir).unwrap_or(path).to_string_lossy().into_owned());
+            });
+        }
+        let inside = |arguments: &[&str]| -> Result<BTreeSet<String>> {
+            let mut command = Command::new("nsenter");
+            let output = command.args(["-t", &pid.to_string(), "-n"]).args(arguments).output()?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+            Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+        };
+        Ok(Self(BTreeMap::from([
+            ("process", processes.into_values().collect()),
+            ("network namespace", namespaces),
+            ("descriptor", descriptors),
+            ("mount", mounts(&proc, dir)?),
+            ("cgroup", watch.cgroups()),
+            ("file", files),
+            ("link", inside(&["ip", "-br", "link"])?),
+            ("firewall rule", inside(&["nft", "-s", "list", "ruleset"])?),
+        ])))
+    }
+
+    /// What is in `now` and not here. Less is no leak.
+    fn leaks(&self, now: &Self) -> Vec<String> {
+        let none = BTreeSet::new();
+        let mut out = Vec::new();
+        for (kind, items) in &now.0 {
+            let before = self.0.get(kind).unwrap_or(&none);
+            out.extend(items.difference(before).map(|item| format!("{kind}: {item}")));
+        }
+        out
+    }
+}
+
+/// The daemon, its supervisor and all below them: process ids and what they are.
+fn processes(dir: &Path) -> Result<BTreeMap<u32, String>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()) else { continue };
+        let (Ok(stat), Ok(line)) = (fs::read_to_string(path.join("stat")), fs::read(path.join("cmdline"))) else {
+            continue;
+        };
+        let Some(parent) = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse::<u32>().ok()) else {
+            continue;
+        };
+        let line = String::from_utf8_lossy(&line).replace('\0', " ").trim().to_owned();
+        let comm = stat.split_once('(').and_then(|(_, rest)| Some(rest.rsplit_once(')')?.0)).unwrap_or_default();
+        let name = if line.is_empty() { format!("[{comm}]") } else { line };
+        all.insert(pid, (parent, name));
+    }
+    let dir = dir.to_string_lossy();
+    let mut ours: BTreeMap<u32, String> = BTreeMap::new();
+    loop {
+        let before = ours.len();
+        for (pid, (parent, name)) in &all {
+            if name.contains(&*dir) || ours.contains_key(parent) {
+                ours.insert(*pid, name.clone());
+            }
+        }
+        if ours.len() == before {
+            return Ok(ours);
+        }
+    }
+}
+
+/// How many descriptors of each kind a process has. Sockets come and go with clients and are left out.
+fn open_files(proc: &Path) -> BTreeMap<String, usize> {
+    let mut out = BTreeMap::new();
+    let Ok(entries) = fs::read_dir(proc.join("fd")) else { return out };
+    for target in entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()) {
+        let target = target.to_string_lossy().into_owned();
+        let kind =
+            if target.starts_with("anon_inode") { &target } else { target.split(":[").next().unwrap_or(&target) };
+        let kind = kind.to_owned();
+        if kind != "socket" {
+            *out.entry(kind).or_default() += 1;
+        }
+    }
+    out
+}
+
+fn mounts(proc: &Path, dir: &Path) -> Result<BTreeSet<String>> {
+    let table = fs::read_to_string(proc.join("mountinfo")).context("the mount table")?;
+    let dir = dir.to_string_lossy();
+    let points = table.lines().filter(|line| line.contains(&*dir)).filter_map(|line| line.split(' ').nth(4));
+    Ok(points.map(str::to_owned).collect())
+}
+
+/// Every directory below `dir`.
+fn walk(dir: &Path, visit: &mut dyn FnMut(&Path)) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let dirs = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    for path in dirs.map(|entry| entry.path()).collect::<Vec<PathBuf>>() {
+        visit(&path);
+        walk(&path, visit);
+    }
+}
+
+/// Everything below `dir`.
+fn walk_all(dir: &Path, visit: &mut dyn FnMut(&Path)) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        visit(&path);
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            walk_all(&path, visit);
+        }
+    }
+}

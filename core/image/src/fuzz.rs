@@ -1,0 +1,75 @@
+//! Fuzz targets of this crate's parsers: what must hold for every archive and document a client can send. They write into
+//! temporary directories and want root, for owners and device nodes.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use dockerd_store::Layout;
+
+use crate::config::ImageConfig;
+use crate::decompress;
+use crate::layer::{self, UnpackOptions};
+use crate::store::ImageStore;
+
+/// Whatever a tar holds, what is beside the root it is unpacked into stays as it is.
+pub fn untar(data: &[u8]) {
+    let base = tempfile::tempdir().expect("a temporary directory");
+    let (root, beside) = (base.path().join("root"), base.path().join("beside"));
+    fs::create_dir(&root).expect("the root is made");
+    fs::write(&beside, "untouched").expect("a file is made");
+    let (whiteouts, data) = data.split_first().map_or((false, data), |(first, rest)| (first & 1 == 1, rest));
+    let directory = File::open(&root).expect("the root opens");
+    let options = UnpackOptions { whiteouts, ..UnpackOptions::default() };
+    if let Ok(reader) = decompress::plain(data) {
+        let _ = layer::unpack(reader, directory.as_fd(), options);
+    }
+    assert_eq!(fs::read(&beside).expect("the file is there"), b"untouched");
+    let names = |dir: &Path| fs::read_dir(dir).expect("the directory is listed").count();
+    assert_eq!(names(base.path()), 2, "something appeared beside the root");
+}
+
+/// An archive of images adds all of what it names or nothing, and leaves nothing half done behind.
+pub fn archive(data: &[u8]) {
+    let base = tempfile::tempdir().expect("a temporary directory");
+    let layout = Layout::new(base.path().join("data"), base.path().join("exec"));
+    layout.create().expect("the layout is made");
+    let store = ImageStore::open(&layout, None).expect("an empty store opens");
+    let temporary = layout.tmp_dir();
+    let loaded = store.load(data, &temporary, &mut |_| {});
+    let left: Vec<_> = fs::read_dir(&temporary).expect("the directory is listed").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    for image in loaded.into_iter().flatten() {
+        for reference in &image.references {
+            let found = store.resolve(&reference.to_string()).expect("a loaded image is found by its name");
+            assert_eq!(found.id, image.image.id);
+        }
+    }
+    let again = ImageStore::open(&layout, None).expect("what was loaded is read back");
+    assert_eq!(again.index().images.len(), store.index().images.len());
+}
+
+/// A configuration that can be read can be used and written again.
+pub fn image_config(data: &[u8]) {
+    let Ok(mut config) = serde_json::from_slice::<ImageConfig>(data) else { return };
+    let container = config.container_config();
+    let _ = config.created_at();
+    config.set_container_config(&container);
+    let written = serde_json::to_vec(&config).expect("a configuration is written");
+    let again: ImageConfig = serde_json::from_slice(&written).expect("what was written is read");
+    assert_eq!(again.container_config(), container);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn privileged_archives_and_mutations() {
+        fuzz_mutate::run("untar", 1500, super::untar);
+        fuzz_mutate::run("archive", 300, super::archive);
+    }
+
+    #[test]
+    fn configurations_and_mutations() {
+        fuzz_mutate::run("image_config", 10_000, super::image_config);
+    }
+}
