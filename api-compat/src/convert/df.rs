@@ -4,9 +4,9 @@ use dockerd_core::image::list::ImageSummary;
 use dockerd_core::system::df::{DiskUsage, VolumeUsage};
 use serde_json::{Value, json};
 
-use super::container;
 use crate::compat;
 use crate::handlers::{images, volumes};
+use crate::model::summary::Summary;
 use crate::version::ApiVersion;
 
 /// The whole answer; kinds not asked for are `null`.
@@ -25,7 +25,7 @@ pub(crate) fn disk_usage(usage: &DiskUsage, build_cache: bool, version: ApiVersi
     json!({
         "LayersSize": usage.layers,
         "Images": usage.images.as_ref().map(|list| list.iter().map(image).collect::<Vec<_>>()),
-        "Containers": usage.containers.as_ref().map(|list| list.iter().map(container::summary).collect::<Vec<_>>()),
+        "Containers": usage.containers.as_ref().map(|list| list.iter().map(Summary::new).collect::<Vec<_>>()),
         "Volumes": usage.volumes.as_ref().map(|list| list.iter().map(volume).collect::<Vec<_>>()),
         // No builder, no cache.
         "BuildCache": if build_cache { json!([]) } else { Value::Null },
