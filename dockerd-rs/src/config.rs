@@ -454,31 +454,4 @@ mod tests {
         assert_eq!((changes.labels, changes.debug), (Some(vec!["a=b".to_owned()]), None));
         assert_eq!((changes.features["x"], level.as_deref()), (true, Some("warn")));
     }
-
-    #[test]
-    fn settings_of_the_bridge() {
-        use std::net::Ipv4Addr;
-
-        use dockerd_core::config::BridgeChoice;
-        let network = |args: &[&str]| crate::bridge::network(&merged(args, "").expect("merged"));
-        let config =
-            network(&["--bip", "10.7.0.1/24", "--fixed-cidr", "10.7.0.128/25", "--icc=false", "--mtu", "1400"]);
-        let config = config.expect("valid");
-        assert_eq!(
-            config.bip.map(|(address, net)| format!("{address} {net}")).as_deref(),
-            Some("10.7.0.1 10.7.0.0/24")
-        );
-        assert_eq!((config.icc, config.mtu, config.masquerade, config.firewall), (false, 1400, true, true));
-        let config = network(&["--bridge", "none", "--iptables=false", "--userland-proxy=false", "--ip", "127.0.0.1"]);
-        let config = config.expect("valid");
-        assert_eq!((config.bridge, config.firewall, config.userland_proxy), (BridgeChoice::None, false, false));
-        assert_eq!(config.publish_address, Ipv4Addr::LOCALHOST);
-        let config = network(&["--default-address-pool", "base=10.0.0.0/8,size=24"]).expect("valid");
-        assert_eq!(config.pools.len(), 1);
-        for wrong in
-            [&["--bip", "10.0.0.1"][..], &["--bridge", "b", "--bip", "10.0.0.1/8"], &["--ip", "::1"], &["--mtu", "-5"]]
-        {
-            assert!(network(wrong).is_err(), "{wrong:?}");
-        }
-    }
 }
