@@ -5,14 +5,14 @@ use dockerd_core::system::df::{DiskUsage, VolumeUsage};
 use serde_json::{Value, json};
 
 use crate::compat;
-use crate::handlers::{images, volumes};
+use crate::handlers::volumes;
 use crate::model::summary::Summary;
 use crate::version::ApiVersion;
 
 /// The whole answer; kinds not asked for are `null`.
 pub(crate) fn disk_usage(usage: &DiskUsage, build_cache: bool, version: ApiVersion) -> Value {
     let image = |(summary, shared): &(ImageSummary, u64)| {
-        let mut out = images::summary(summary);
+        let mut out = super::image::summary(summary);
         out["SharedSize"] = json!(shared);
         out["Containers"] = json!(summary.containers);
         compat::images::downgrade_usage(version, out)
