@@ -25,6 +25,9 @@ use crate::streams::ProcessStreams;
 /// How long the end of an exec waits for its output.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a resize waits for the start, as in Docker.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
 /// What a client asks to run.
 #[derive(Debug, Clone, Default)]
 pub struct ExecConfig {
@@ -95,6 +98,9 @@ pub enum ExecError {
     /// Not an absolute path.
     #[error("OCI runtime exec failed: exec failed: Cwd must be an absolute path")]
     WorkingDir,
+    /// It was not started.
+    #[error("timeout waiting for exec session ready")]
+    NotReady,
     /// It could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -106,7 +112,7 @@ impl Kinded for ExecError {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Running(_) | Self::HasRun(_) => ErrorKind::Conflict,
             // The stock daemon does not take these for the client's fault.
-            Self::DetachKeys(_) | Self::WorkingDir => ErrorKind::System,
+            Self::DetachKeys(_) | Self::WorkingDir | Self::NotReady => ErrorKind::System,
             Self::NoCommand | Self::User(_) => ErrorKind::InvalidArgument,
             Self::Launch(error) => error.kind(),
         }
@@ -330,9 +336,16 @@ impl ExecService {
         exec.streams.connect(launched.io).map_err(|error| EngineError::io("connect exec streams", error))
     }
 
-    /// Sets the size of an exec's terminal.
-    pub fn resize(&self, id: &str, height: u16, width: u16) -> Result<(), EngineError> {
+    /// Sets the size of an exec's terminal. Clients ask for it as soon as they have asked for the start, so this waits for
+    /// the start to be over.
+    pub async fn resize(&self, id: &str, height: u16, width: u16) -> Result<(), EngineError> {
         let exec = self.find(id)?;
+        let mut progress = exec.progress.subscribe();
+        let begun = progress.wait_for(|progress| progress.pid != 0 || progress.exit_code.is_some());
+        let begun = tokio::time::timeout(START_LIMIT, begun).await;
+        if begun.is_err() {
+            return Err(EngineError::module(ExecError::NotReady));
+        }
         let key = ProcessKey::Exec(exec.container.id().clone(), exec.id.clone());
         Ok(exec.container.driver(&self.core)?.resize(&key, height, width)?)
     }
