@@ -51,6 +51,7 @@ const VOLATILE: &[&str] = &[
     "State.StartedAt",
     "State.FinishedAt",
     "AppArmorProfile",
+    "DockerVersion",
     "GraphDriver.Data",
     "NetworkSettings.SandboxKey",
     "HostConfig.CgroupnsMode",
