@@ -1,10 +1,11 @@
-//! `docker exec`: registered first, started later, kept until its container has ended.
+//! `docker exec`: registered first, started later, kept for a while after its end, so that its exit code can be asked for:
+//! also when it was the exec that ended the container.
 
 mod probe;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dockerd_runtime::{BoxFuture, ExecRequest, ExitCode, LaunchError, ProcessExit, ProcessKey, StdioRequest};
 use dockerd_types::container::Status;
@@ -27,6 +28,11 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a resize waits for the start, as in Docker.
 const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an exec that has ended is kept. Its client asks for the exit code at once.
+const KEPT: Duration = Duration::from_secs(300);
+/// How often those kept long enough are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// What a client asks to run.
 #[derive(Debug, Clone, Default)]
@@ -123,7 +129,10 @@ impl Kinded for ExecError {
 struct Progress {
     started: bool,
     pid: i32,
+    /// Its exit has come and waits for its output.
+    exiting: bool,
     exit_code: Option<i32>,
+    ended_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -146,6 +155,7 @@ impl Exec {
 #[derive(Debug, Default)]
 pub struct ExecTable {
     execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
+    swept: Mutex<Option<Instant>>,
     /// Set once, when the service is made: the core, and this table itself.
     core: OnceLock<(std::sync::Weak<Core>, std::sync::Weak<ExecTable>)>,
 }
@@ -153,6 +163,18 @@ pub struct ExecTable {
 impl ExecTable {
     fn map(&self) -> MutexGuard<'_, HashMap<ExecId, Arc<Exec>>> {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets those that ended long ago.
+    fn sweep(&self) {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if swept.is_some_and(|at| now.duration_since(at) < SWEEP) {
+            return;
+        }
+        *swept = Some(now);
+        let kept = |exec: &Exec| exec.progress.borrow().ended_at.is_none_or(|at| now.duration_since(at) < KEPT);
+        self.map().retain(|_, exec| kept(exec));
     }
 
     fn core(&self) -> Option<Arc<Core>> {
@@ -169,6 +191,7 @@ impl Execs for ExecTable {
     fn exited(&self, exit: ProcessExit) {
         let ProcessKey::Exec(_, id) = &exit.key else { return };
         let Some(exec) = self.map().get(id).cloned() else { return };
+        exec.progress.send_modify(|progress| progress.exiting = true);
         let core = self.core();
         tokio::spawn(async move {
             exec.streams.wait_drained(DRAIN_LIMIT).await;
@@ -177,15 +200,19 @@ impl Execs for ExecTable {
     }
 
     fn container_ended(&self, id: &ContainerId) {
-        let gone: Vec<Arc<Exec>> = {
-            let mut map = self.map();
-            let gone = map.values().filter(|exec| exec.container.id() == id).cloned().collect();
-            map.retain(|_, exec| exec.container.id() != id);
-            gone
-        };
-        for exec in gone.iter().filter(|exec| exec.progress.borrow().exit_code.is_none()) {
-            ended(exec, None, ExitCode::Signaled(9));
+        let of_container = |exec: &&Arc<Exec>| exec.container.id() == id;
+        let execs: Vec<Arc<Exec>> = self.map().values().filter(of_container).cloned().collect();
+        for exec in execs {
+            let Progress { started, exiting, exit_code, .. } = *exec.progress.borrow();
+            // One that ended before has its own code.
+            if started && !exiting && exit_code.is_none() {
+                ended(&exec, None, ExitCode::Signaled(9));
+            }
         }
+    }
+
+    fn container_removed(&self, id: &ContainerId) {
+        self.map().retain(|_, exec| exec.container.id() != id);
     }
 
     fn probe(&self, id: &ContainerId, command: Vec<String>, limit: Duration) -> BoxFuture<'_, ProbeResult> {
@@ -211,7 +238,10 @@ impl Execs for ExecTable {
 }
 
 fn ended(exec: &Exec, core: Option<&Core>, code: ExitCode) {
-    exec.progress.send_modify(|progress| progress.exit_code = Some(code.as_docker()));
+    exec.progress.send_modify(|progress| {
+        progress.exit_code = Some(code.as_docker());
+        progress.ended_at = Some(Instant::now());
+    });
     exec.streams.finish();
     if let Some(core) = core {
         let attributes = [("execID", exec.id.to_string()), ("exitCode", code.as_docker().to_string())];
@@ -266,6 +296,7 @@ impl ExecService {
         let extra = [("execID", id.to_string())];
         let action = command_action("exec_create", &config.cmd);
         container.publish_event(&*self.core.events, &action, &extra);
+        self.table.sweep();
         let streams = ProcessStreams::new(config.tty, None, None);
         let exec = Exec { id: id.clone(), container, config, keys, streams, progress: watch::Sender::default() };
         self.table.map().insert(id.clone(), Arc::new(exec));
@@ -385,7 +416,10 @@ fn failed(exec: &Exec, error: &EngineError) {
         t if t.contains("permission denied") || t.contains("is a directory") => 126,
         _ => 128,
     };
-    exec.progress.send_modify(|progress| progress.exit_code = Some(code));
+    exec.progress.send_modify(|progress| {
+        progress.exit_code = Some(code);
+        progress.ended_at = Some(Instant::now());
+    });
     exec.streams.finish();
 }
 
