@@ -33,6 +33,8 @@ const MOST_PREPARED: usize = 2 * 32 + 1;
 const PORT: &str = "veth";
 /// Time between two looks at what is being torn down.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Looks in a row that must find the same before it is taken for settled.
+const CALM: usize = 4;
 
 /// Remembers the ids of all containers a daemon makes.
 #[derive(Debug)]
@@ -88,10 +90,12 @@ impl Holdings {
     pub fn settled(daemon: &Daemon, watch: &Watch) -> Result<Self> {
         let begun = Instant::now();
         let mut last = Self::of(daemon, watch)?;
+        let mut calm = 0;
         loop {
             std::thread::sleep(PAUSE);
             let now = Self::of(daemon, watch)?;
-            if now == last {
+            calm = if now == last { calm + 1 } else { 0 };
+            if calm == CALM {
                 return Ok(now);
             }
             ensure!(begun.elapsed() < LIMIT, "what the daemon holds keeps changing: {now:?}");
@@ -143,7 +147,9 @@ impl Holdings {
             }
             let mut open = open_files(&proc);
             prepared += if *process == pid { open.remove(NAMESPACE).unwrap_or(0) } else { 0 };
-            descriptors.extend(open.into_iter().map(|(what, count)| format!("{count} {what} in {name}")));
+            for (what, count) in open {
+                descriptors.extend((1..=count).map(|number| format!("{what}, number {number} in {name}")));
+            }
         }
         let mut files = BTreeSet::new();
         for root in ["data", "exec"] {

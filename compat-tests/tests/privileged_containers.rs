@@ -43,6 +43,7 @@ fn main() -> ExitCode {
             restart_unless_stopped,
             exec,
             exec_options,
+            exec_that_ends_the_container,
             exec_streams,
             exec_errors,
             top,
@@ -506,6 +507,29 @@ fn exec(t: &Case<'_>) -> Result<()> {
         assert_eq!(exec(&["readlink", &link]).out, exec(&["readlink", &link.replace("self", "1")]).out, "{kind}");
     }
     assert_eq!(exec(&["cat", "/proc/self/cgroup"]).out, exec(&["cat", "/proc/1/cgroup"]).out);
+    Ok(())
+}
+
+/// An exec that ends its container has an exit code all the same.
+fn exec_that_ends_the_container(t: &Case<'_>) -> Result<()> {
+    let script = "until test -e /go; do :; done";
+    for round in 0..5 {
+        let name = t.start(&format!("c{round}"), &[], &["sh", "-c", script])?;
+        let ran = t.docker(&["exec", &name, "sh", "-c", "touch /go; exit 3"]);
+        // It may be killed with the container before it comes to its own end.
+        assert!(ran.code == 3 || ran.code == 137, "{} {}", ran.code, ran.err);
+    }
+    let name = t.start("kept", &[], &["sh", "-c", "until test -e /go; do sleep 0.01; done"])?;
+    let body = serde_json::json!({"Cmd": ["sh", "-c", "touch /go; sleep 1000"]});
+    let id = t.http_json("POST", &format!("/containers/{name}/exec"), &body)?.json()?["Id"].take();
+    let id = id.as_str().context("no id")?;
+    t.http_json("POST", &format!("/exec/{id}/start"), &serde_json::json!({"Detach": true}))?;
+    t.docker(&["wait", &name]).ok()?;
+    t.wait_for(&["inspect", "-f", "{{.ExecIDs}}", &name], "[]")?;
+    let exec = t.http("GET", &format!("/exec/{id}/json"))?.json()?;
+    assert_eq!((&exec["Running"], &exec["ExitCode"]), (&false.into(), &137.into()));
+    t.docker(&["rm", &name]).ok()?;
+    assert_eq!(t.http("GET", &format!("/exec/{id}/json"))?.status, 404);
     Ok(())
 }
 

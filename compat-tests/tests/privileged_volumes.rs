@@ -209,9 +209,9 @@ fn list_and_filters(t: &Case<'_>) -> Result<()> {
         Ok(out.lines().map(str::to_owned).collect())
     };
     assert_eq!(list("driver=local")?, [one.clone(), two.clone()]);
-    assert_eq!(list("label=a")?, [one.clone()]);
+    assert_eq!(list("label=a")?, std::slice::from_ref(&one));
     assert_eq!(list("label=a=2")?, Vec::<String>::new());
-    assert_eq!(list("dangling=true")?, [one.clone()]);
+    assert_eq!(list("dangling=true")?, std::slice::from_ref(&one));
     assert_eq!(list("dangling=false")?, [two]);
     Ok(())
 }
@@ -251,8 +251,11 @@ fn subpath(t: &Case<'_>) -> Result<()> {
 
 /// A container that has written ten numbered lines and ended.
 fn numbered(t: &Case<'_>, options: &[&str]) -> Result<String> {
-    let name =
-        t.start("c", options, &["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do echo line $i; done; echo bad >&2"])?;
+    let name = t.start(
+        "c",
+        options,
+        &["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do echo line $i; done; sleep 0.2; echo bad >&2"],
+    )?;
     t.docker(&["wait", &name]).ok()?;
     Ok(name)
 }

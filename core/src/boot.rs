@@ -310,7 +310,8 @@ async fn start_by_policy(core: &Arc<Core>, container: &Arc<Container>) {
     let state = &snapshot.state;
     let policy = snapshot.spec.host.restart_policy;
     let was_started = state.started_at.is_some();
-    if restart_policy::start_at_boot(policy, state.exit_code, state.manually_stopped, was_started) {
+    if restart_policy::start_at_boot(policy, state.exit_code, state.manually_stopped, was_started, state.restart_count)
+    {
         let (service, id) = (crate::container::ContainerService { core: core.clone() }, container.id().clone());
         tokio::spawn(async move {
             if let Err(error) = service.start(id.as_str()).await {

@@ -157,11 +157,17 @@ fn passes(event: &EventNote, filters: &Filters) -> bool {
     let of_kind = |key: &str| {
         !filters.has(key)
             || (event.kind == key
-                && filters.any(key, |value| {
-                    event.actor.starts_with(value) || attribute("name") == value || attribute("image") == value
-                }))
+                && filters.any(key, |value| event.actor.starts_with(value) || attribute("name") == value))
             || (key == "container"
                 && filters.any(key, |value| !value.is_empty() && attribute("container").starts_with(value)))
+    };
+    // Of images and of whatever runs one, with the tag or without.
+    let of_image = || {
+        let name = attribute(if event.kind == "image" { "name" } else { "image" });
+        let bare = |text: &str| text.rsplit_once(':').map_or(text, |(bare, _)| bare).to_owned();
+        filters.any("image", |value| {
+            value == event.actor || value == name || value == bare(&event.actor) || value == bare(name)
+        })
     };
     let action = |value: &str| {
         let prefix = ["exec_create", "exec_start", "health_status"].contains(&value);
@@ -171,7 +177,8 @@ fn passes(event: &EventNote, filters: &Filters) -> bool {
         && filters.any("event", action)
         && filters.any("scope", |value| value == "local")
         && filters.labels_match(&event.attributes)
-        && ["container", "image", "volume", "network", "daemon", "plugin", "node", "service", "secret", "config"]
+        && of_image()
+        && ["container", "volume", "network", "daemon", "plugin", "node", "service", "secret", "config"]
             .into_iter()
             .all(of_kind)
 }

@@ -1,10 +1,11 @@
-//! `docker exec`: registered first, started later, kept until its container has ended.
+//! `docker exec`: registered first, started later, kept for a while after its end, so that its exit code can be asked for:
+//! also when it was the exec that ended the container.
 
 mod probe;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dockerd_runtime::{BoxFuture, ExecRequest, ExitCode, LaunchError, ProcessExit, ProcessKey, StdioRequest};
 use dockerd_types::container::Status;
@@ -24,6 +25,14 @@ use crate::streams::ProcessStreams;
 
 /// How long the end of an exec waits for its output.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a resize waits for the start, as in Docker.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an exec that has ended is kept. Its client asks for the exit code at once.
+const KEPT: Duration = Duration::from_secs(300);
+/// How often those kept long enough are looked for.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// What a client asks to run.
 #[derive(Debug, Clone, Default)]
@@ -95,6 +104,9 @@ pub enum ExecError {
     /// Not an absolute path.
     #[error("OCI runtime exec failed: exec failed: Cwd must be an absolute path")]
     WorkingDir,
+    /// It was not started.
+    #[error("timeout waiting for exec session ready")]
+    NotReady,
     /// It could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -106,7 +118,7 @@ impl Kinded for ExecError {
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Running(_) | Self::HasRun(_) => ErrorKind::Conflict,
             // The stock daemon does not take these for the client's fault.
-            Self::DetachKeys(_) | Self::WorkingDir => ErrorKind::System,
+            Self::DetachKeys(_) | Self::WorkingDir | Self::NotReady => ErrorKind::System,
             Self::NoCommand | Self::User(_) => ErrorKind::InvalidArgument,
             Self::Launch(error) => error.kind(),
         }
@@ -117,7 +129,10 @@ impl Kinded for ExecError {
 struct Progress {
     started: bool,
     pid: i32,
+    /// Its exit has come and waits for its output.
+    exiting: bool,
     exit_code: Option<i32>,
+    ended_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -140,6 +155,7 @@ impl Exec {
 #[derive(Debug, Default)]
 pub struct ExecTable {
     execs: Mutex<HashMap<ExecId, Arc<Exec>>>,
+    swept: Mutex<Option<Instant>>,
     /// Set once, when the service is made: the core, and this table itself.
     core: OnceLock<(std::sync::Weak<Core>, std::sync::Weak<ExecTable>)>,
 }
@@ -147,6 +163,18 @@ pub struct ExecTable {
 impl ExecTable {
     fn map(&self) -> MutexGuard<'_, HashMap<ExecId, Arc<Exec>>> {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets those that ended long ago.
+    fn sweep(&self) {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if swept.is_some_and(|at| now.duration_since(at) < SWEEP) {
+            return;
+        }
+        *swept = Some(now);
+        let kept = |exec: &Exec| exec.progress.borrow().ended_at.is_none_or(|at| now.duration_since(at) < KEPT);
+        self.map().retain(|_, exec| kept(exec));
     }
 
     fn core(&self) -> Option<Arc<Core>> {
@@ -163,6 +191,7 @@ impl Execs for ExecTable {
     fn exited(&self, exit: ProcessExit) {
         let ProcessKey::Exec(_, id) = &exit.key else { return };
         let Some(exec) = self.map().get(id).cloned() else { return };
+        exec.progress.send_modify(|progress| progress.exiting = true);
         let core = self.core();
         tokio::spawn(async move {
             exec.streams.wait_drained(DRAIN_LIMIT).await;
@@ -171,15 +200,19 @@ impl Execs for ExecTable {
     }
 
     fn container_ended(&self, id: &ContainerId) {
-        let gone: Vec<Arc<Exec>> = {
-            let mut map = self.map();
-            let gone = map.values().filter(|exec| exec.container.id() == id).cloned().collect();
-            map.retain(|_, exec| exec.container.id() != id);
-            gone
-        };
-        for exec in gone.iter().filter(|exec| exec.progress.borrow().exit_code.is_none()) {
-            ended(exec, None, ExitCode::Signaled(9));
+        let of_container = |exec: &&Arc<Exec>| exec.container.id() == id;
+        let execs: Vec<Arc<Exec>> = self.map().values().filter(of_container).cloned().collect();
+        for exec in execs {
+            let Progress { started, exiting, exit_code, .. } = *exec.progress.borrow();
+            // One that ended before has its own code.
+            if started && !exiting && exit_code.is_none() {
+                ended(&exec, None, ExitCode::Signaled(9));
+            }
         }
+    }
+
+    fn container_removed(&self, id: &ContainerId) {
+        self.map().retain(|_, exec| exec.container.id() != id);
     }
 
     fn probe(&self, id: &ContainerId, command: Vec<String>, limit: Duration) -> BoxFuture<'_, ProbeResult> {
@@ -205,7 +238,10 @@ impl Execs for ExecTable {
 }
 
 fn ended(exec: &Exec, core: Option<&Core>, code: ExitCode) {
-    exec.progress.send_modify(|progress| progress.exit_code = Some(code.as_docker()));
+    exec.progress.send_modify(|progress| {
+        progress.exit_code = Some(code.as_docker());
+        progress.ended_at = Some(Instant::now());
+    });
     exec.streams.finish();
     if let Some(core) = core {
         let attributes = [("execID", exec.id.to_string()), ("exitCode", code.as_docker().to_string())];
@@ -260,6 +296,7 @@ impl ExecService {
         let extra = [("execID", id.to_string())];
         let action = command_action("exec_create", &config.cmd);
         container.publish_event(&*self.core.events, &action, &extra);
+        self.table.sweep();
         let streams = ProcessStreams::new(config.tty, None, None);
         let exec = Exec { id: id.clone(), container, config, keys, streams, progress: watch::Sender::default() };
         self.table.map().insert(id.clone(), Arc::new(exec));
@@ -330,9 +367,16 @@ impl ExecService {
         exec.streams.connect(launched.io).map_err(|error| EngineError::io("connect exec streams", error))
     }
 
-    /// Sets the size of an exec's terminal.
-    pub fn resize(&self, id: &str, height: u16, width: u16) -> Result<(), EngineError> {
+    /// Sets the size of an exec's terminal. Clients ask for it as soon as they have asked for the start, so this waits for
+    /// the start to be over.
+    pub async fn resize(&self, id: &str, height: u16, width: u16) -> Result<(), EngineError> {
         let exec = self.find(id)?;
+        let mut progress = exec.progress.subscribe();
+        let begun = progress.wait_for(|progress| progress.pid != 0 || progress.exit_code.is_some());
+        let begun = tokio::time::timeout(START_LIMIT, begun).await;
+        if begun.is_err() {
+            return Err(EngineError::module(ExecError::NotReady));
+        }
         let key = ProcessKey::Exec(exec.container.id().clone(), exec.id.clone());
         Ok(exec.container.driver(&self.core)?.resize(&key, height, width)?)
     }
@@ -372,7 +416,10 @@ fn failed(exec: &Exec, error: &EngineError) {
         t if t.contains("permission denied") || t.contains("is a directory") => 126,
         _ => 128,
     };
-    exec.progress.send_modify(|progress| progress.exit_code = Some(code));
+    exec.progress.send_modify(|progress| {
+        progress.exit_code = Some(code);
+        progress.ended_at = Some(Instant::now());
+    });
     exec.streams.finish();
 }
 

@@ -15,6 +15,7 @@ pub mod execs;
 pub mod image;
 pub mod network;
 pub mod open;
+pub mod peer;
 pub mod ports;
 mod reaper;
 pub mod reload;

@@ -269,6 +269,8 @@ pub trait Execs: Send + Sync + Debug {
     fn exited(&self, exit: ProcessExit);
     /// A container's process ended, and its execs with it.
     fn container_ended(&self, id: &ContainerId);
+    /// A container is gone, and so is what is known of its execs.
+    fn container_removed(&self, id: &ContainerId);
     /// Runs a health check in a container; the result says so if it cannot be run or takes longer than `limit`.
     fn probe(&self, id: &ContainerId, command: Vec<String>, limit: Duration) -> BoxFuture<'_, ProbeResult>;
     /// Execs of a container that inspect still shows.

@@ -132,6 +132,12 @@ impl VolumeService {
                     volume.mountpoint = entry.path().join("_data");
                     volumes.insert(volume.name.clone(), Arc::new(volume));
                 }
+                Err(_) if is_half_made(&entry.path()) => {
+                    // The daemon died while it made it; nobody was told of it and nothing is in it.
+                    if let Err(error) = fs::remove_dir_all(entry.path()) {
+                        tracing::warn!(path = %entry.path().display(), %error, "half-made volume stays");
+                    }
+                }
                 Err(error) => tracing::warn!(path = %entry.path().display(), %error, "volume cannot be loaded"),
             }
         }
@@ -393,6 +399,12 @@ fn valid_name(name: &str) -> Result<&str, EngineError> {
         return Err(EngineError::module(VolumeError::ShortName(name.to_owned())));
     }
     if ok { Ok(name) } else { Err(EngineError::module(VolumeError::Name(name.to_owned()))) }
+}
+
+/// Whether the document was never written and nothing is in the volume.
+fn is_half_made(dir: &Path) -> bool {
+    let is_empty = || fs::read_dir(dir.join("_data")).map_or(true, |mut entries| entries.next().is_none());
+    dir.is_dir() && !dir.join("volume.json").exists() && is_empty()
 }
 
 fn make_directory(path: &Path, mode: u32) -> std::io::Result<()> {

@@ -111,14 +111,14 @@ fn deny() -> Result<()> {
 }
 
 fn test() -> Result<()> {
-    packages::install(&["busybox", "ip", "docker"])?;
+    packages::install(&packages::TESTS)?;
     // The black-box tests start this binary.
     cargo(&["build", "--package", "dockerd-rs"])?;
     cargo(&["test", "--workspace"])
 }
 
 fn compat(against: &str, tests: &[String]) -> Result<()> {
-    packages::install(&["busybox", "ip", "docker"])?;
+    packages::install(&packages::TESTS)?;
     let stock = if against == "stock" { Some(stock::start()?) } else { None };
     let host = match &stock {
         Some(stock) => Some(stock.host()),

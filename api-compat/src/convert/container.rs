@@ -8,8 +8,8 @@ use dockerd_core::container::health::Health;
 use dockerd_core::container::inspect::ContainerInspect;
 use dockerd_core::container::spec::{ContainerSpec, Snapshot};
 use dockerd_types::container::{
-    CgroupnsMode, ContainerConfig, DeviceValue, Healthcheck, HostConfig, IpcMode, MountKind, MountSpec, PidMode,
-    Resources, RestartPolicy,
+    BindOptions, CgroupnsMode, ContainerConfig, DeviceValue, Healthcheck, HostConfig, IpcMode, MountKind, MountSpec,
+    PidMode, Resources, RestartPolicy, VolumeOptions,
 };
 use dockerd_types::network::PublishedPort;
 use dockerd_types::timestamp::or_zero_time;
@@ -22,7 +22,9 @@ use crate::model::mount::Mount;
 pub(crate) fn inspect(item: &ContainerInspect) -> Value {
     let snapshot = &item.snapshot;
     let (spec, state) = (&snapshot.spec, &snapshot.state);
-    let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    // The files are made by the first start, and are named from then on.
+    let was_started = state.started_at.is_some();
+    let path = |path: &std::path::Path| if was_started { path.to_string_lossy().into_owned() } else { String::new() };
     let host = &spec.host;
     let execs: Vec<&str> = item.exec_ids.iter().map(|id| id.as_str()).collect();
     let mut out = json!({
@@ -119,7 +121,7 @@ pub(crate) fn config(config: &ContainerConfig) -> Value {
         "Tty": config.tty,
         "OpenStdin": config.open_stdin,
         "StdinOnce": config.stdin_once,
-        "Env": config.env,
+        "Env": list_or_null(&config.env),
         "Cmd": config.cmd,
         "Image": config.image,
         "Volumes": if config.volumes.is_empty() { Value::Null } else { set(config.volumes.iter()) },
@@ -182,7 +184,7 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
         })
         .collect();
     let mut out = json!({
-        "Binds": if host.binds_null { Value::Null } else { json!(host.binds) },
+        "Binds": host.binds,
         "ContainerIDFile": host.container_id_file,
         "LogConfig": {"Type": host.log_config.driver, "Config": host.log_config.options},
         "NetworkMode": host.network_mode.text(),
@@ -190,25 +192,25 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
         "RestartPolicy": restart_policy(host.restart_policy),
         "AutoRemove": host.auto_remove,
         "VolumeDriver": host.volume_driver,
-        "VolumesFrom": list_or_null(&host.volumes_from),
+        "VolumesFrom": host.volumes_from,
         "ConsoleSize": [host.console_size.0, host.console_size.1],
-        "CapAdd": list_or_null(&host.cap_add),
-        "CapDrop": list_or_null(&host.cap_drop),
+        "CapAdd": host.cap_add,
+        "CapDrop": host.cap_drop,
         "CgroupnsMode": cgroupns(host.cgroupns_mode),
         "Dns": host.dns,
         "DnsOptions": host.dns_options,
         "DnsSearch": host.dns_search,
-        "ExtraHosts": list_or_null(&host.extra_hosts),
-        "GroupAdd": list_or_null(&host.group_add),
+        "ExtraHosts": host.extra_hosts,
+        "GroupAdd": host.group_add,
         "IpcMode": ipc_mode(&host.ipc_mode),
         "Cgroup": host.cgroup,
-        "Links": list_or_null(&host.links),
+        "Links": host.links,
         "OomScoreAdj": host.oom_score_adj,
         "PidMode": pid_mode(&host.pid_mode),
         "Privileged": host.privileged,
         "PublishAllPorts": host.publish_all_ports,
         "ReadonlyRootfs": host.readonly_rootfs,
-        "SecurityOpt": list_or_null(&host.security_opt),
+        "SecurityOpt": host.security_opt,
         "UTSMode": if host.uts_host { "host" } else { "" },
         "UsernsMode": host.userns_mode,
         "ShmSize": host.shm_size,
@@ -232,6 +234,16 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
     }
     if let (Value::Object(out), Value::Object(resources)) = (&mut out, resources(&host.resources)) {
         out.extend(resources);
+    }
+    for name in &host.null_lists {
+        let empty = match &out[name] {
+            Value::Array(list) => list.is_empty(),
+            Value::Object(map) => map.is_empty(),
+            _ => false,
+        };
+        if empty {
+            out[name] = Value::Null;
+        }
     }
     out
 }
@@ -279,9 +291,6 @@ fn pid_mode(mode: &PidMode) -> String {
 
 fn resources(resources: &Resources) -> Value {
     let values = |list: &[DeviceValue], name: &str| -> Value {
-        if list.is_empty() {
-            return Value::Null;
-        }
         list.iter().map(|d| json!({"Path": d.path, name: d.value})).collect()
     };
     let devices: Vec<Value> = resources
@@ -308,7 +317,7 @@ fn resources(resources: &Resources) -> Value {
         "NanoCpus": resources.nano_cpus,
         "CgroupParent": resources.cgroup_parent,
         "BlkioWeight": resources.blkio_weight,
-        "BlkioWeightDevice": values(&resources.blkio_weight_device, "Weight").as_array().map_or(json!([]), |l| json!(l)),
+        "BlkioWeightDevice": values(&resources.blkio_weight_device, "Weight"),
         "BlkioDeviceReadBps": values(&resources.blkio_device_read_bps, "Rate"),
         "BlkioDeviceWriteBps": values(&resources.blkio_device_write_bps, "Rate"),
         "BlkioDeviceReadIOps": values(&resources.blkio_device_read_iops, "Rate"),
@@ -320,8 +329,8 @@ fn resources(resources: &Resources) -> Value {
         "CpusetCpus": resources.cpuset_cpus,
         "CpusetMems": resources.cpuset_mems,
         "Devices": devices,
-        "DeviceCgroupRules": list_or_null(&resources.device_cgroup_rules),
-        "DeviceRequests": if requests.is_empty() { Value::Null } else { json!(requests) },
+        "DeviceCgroupRules": resources.device_cgroup_rules,
+        "DeviceRequests": requests,
         "MemoryReservation": resources.memory_reservation,
         "MemorySwap": resources.memory_swap,
         "MemorySwappiness": resources.memory_swappiness,
@@ -364,10 +373,14 @@ fn mount_spec(mount: &MountSpec) -> Value {
     if mount.read_only {
         out["ReadOnly"] = json!(true);
     }
-    if let MountKind::Bind { options, .. } = &mount.kind
-        && !options.propagation.is_empty()
-    {
-        out["BindOptions"] = json!({"Propagation": options.propagation});
+    if !mount.consistency.is_empty() {
+        out["Consistency"] = json!(mount.consistency);
+    }
+    match &mount.kind {
+        MountKind::Bind { options, .. } if options.present => out["BindOptions"] = bind_options(options),
+        MountKind::Volume { options, .. } if options.present => out["VolumeOptions"] = volume_options(options),
+        MountKind::Image { subpath, .. } if !subpath.is_empty() => out["ImageOptions"] = json!({"Subpath": subpath}),
+        _ => {}
     }
     out
 }
@@ -399,6 +412,48 @@ fn network_settings(snapshot: &Snapshot, sandbox_key: &std::path::Path) -> Value
         "MacAddress": bridge.map_or("", |e| &e.mac_address),
         "Networks": endpoint::networks(snapshot),
     })
+}
+
+fn bind_options(options: &BindOptions) -> Value {
+    let mut out = Map::new();
+    if !options.propagation.is_empty() {
+        out.insert("Propagation".to_owned(), json!(options.propagation));
+    }
+    for (name, set) in [
+        ("NonRecursive", options.non_recursive),
+        ("CreateMountpoint", options.create_mountpoint),
+        ("ReadOnlyNonRecursive", options.read_only_non_recursive),
+        ("ReadOnlyForceRecursive", options.read_only_force_recursive),
+    ] {
+        if set {
+            out.insert(name.to_owned(), json!(true));
+        }
+    }
+    Value::Object(out)
+}
+
+fn volume_options(options: &VolumeOptions) -> Value {
+    let mut out = Map::new();
+    if options.no_copy {
+        out.insert("NoCopy".to_owned(), json!(true));
+    }
+    if !options.labels.is_empty() {
+        out.insert("Labels".to_owned(), json!(options.labels));
+    }
+    if !options.subpath.is_empty() {
+        out.insert("Subpath".to_owned(), json!(options.subpath));
+    }
+    if options.driver_present {
+        let mut driver = Map::new();
+        if !options.driver.is_empty() {
+            driver.insert("Name".to_owned(), json!(options.driver));
+        }
+        if let Some(list) = map_if_any(&options.driver_options) {
+            driver.insert("Options".to_owned(), list);
+        }
+        out.insert("DriverConfig".to_owned(), Value::Object(driver));
+    }
+    Value::Object(out)
 }
 
 /// Exposed ports are there with null; published ones with where.

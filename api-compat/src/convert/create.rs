@@ -25,7 +25,7 @@ pub(crate) fn create(body: &Object, name: &str, platform: &str) -> Result<Create
     let networking = body.object("NetworkingConfig")?;
     let endpoints = networking.object("EndpointsConfig")?.entries()?;
     Ok(CreateContainer {
-        name: text(name.strip_prefix('/').unwrap_or(name)),
+        name: text(name),
         platform: text(platform),
         config: config(body)?,
         host_config: host_config(&body.object("HostConfig")?)?,
@@ -75,12 +75,37 @@ fn healthcheck(object: &Object) -> Result<Healthcheck> {
     })
 }
 
+/// Members of HostConfig that are lists or maps and may be null.
+const LISTS: [&str; 21] = [
+    "Binds",
+    "BlkioDeviceReadBps",
+    "BlkioDeviceReadIOps",
+    "BlkioDeviceWriteBps",
+    "BlkioDeviceWriteIOps",
+    "BlkioWeightDevice",
+    "CapAdd",
+    "CapDrop",
+    "DeviceCgroupRules",
+    "DeviceRequests",
+    "Devices",
+    "Dns",
+    "DnsOptions",
+    "DnsSearch",
+    "ExtraHosts",
+    "GroupAdd",
+    "Links",
+    "PortBindings",
+    "SecurityOpt",
+    "Ulimits",
+    "VolumesFrom",
+];
+
 fn host_config(host: &Object) -> Result<HostConfig> {
     let log = host.object("LogConfig")?;
     let mounts = host.objects("Mounts")?;
     Ok(HostConfig {
         binds: host.texts("Binds")?,
-        binds_null: !host.has("Binds"),
+        null_lists: LISTS.iter().filter(|name| !host.has(name)).map(|name| (*name).to_owned()).collect(),
         container_id_file: host.text("ContainerIDFile")?,
         log_config: LogConfig { driver: log.text("Type")?, options: log.map("Config")? },
         network_mode: NetworkMode::parse(&host.text("NetworkMode")?),
@@ -132,7 +157,7 @@ fn uts_host(mode: &str) -> Result<bool> {
     match mode {
         "" => Ok(false),
         "host" => Ok(true),
-        _ => Err(invalid("invalid UTS mode")),
+        other => Err(invalid(format!("invalid UTS mode: {other}"))),
     }
 }
 
@@ -235,7 +260,17 @@ fn endpoint(object: &Object) -> Result<EndpointConfig> {
 
 fn mount(object: &Object) -> Result<MountSpec> {
     let source = object.text("Source")?;
-    let kind = match object.text("Type")?.as_str() {
+    let typ = object.text("Type")?;
+    if object.text("Target")?.is_empty() {
+        return Err(invalid(format!("invalid mount config for type {typ:?}: field Target must not be empty")));
+    }
+    if typ == "tmpfs" {
+        let others = ["BindOptions", "VolumeOptions", "ImageOptions"];
+        if let Some(name) = others.into_iter().find(|name| object.has(name)) {
+            return Err(invalid(format!("{name} must not be specified on mount type \"tmpfs\"")));
+        }
+    }
+    let kind = match typ.as_str() {
         "bind" => MountKind::Bind { source, options: bind_options(object)? },
         "volume" => MountKind::Volume { source, options: volume_options(object)? },
         "tmpfs" => {
@@ -283,6 +318,7 @@ fn volume_options(object: &Object) -> Result<VolumeOptions> {
         driver: driver.text("Name")?,
         driver_options: driver.map("Options")?,
         present: object.has("VolumeOptions"),
+        driver_present: options.has("DriverConfig"),
     })
 }
 

@@ -100,11 +100,7 @@ pub(crate) async fn restart(context: Context) -> Result {
 
 pub(crate) async fn kill(context: Context) -> Result {
     let signal = context.query.text("signal");
-    let killed = context.engine.containers.kill(context.name(), (!signal.is_empty()).then_some(signal)).await;
-    killed.map_err(|error| {
-        let ApiError { status, message } = ApiError::from(error);
-        ApiError::new(status, format!("cannot kill container: {}: {message}", context.name()))
-    })?;
+    context.engine.containers.kill(context.name(), (!signal.is_empty()).then_some(signal)).await?;
     no_content()
 }
 

@@ -63,7 +63,7 @@ pub(crate) async fn start(mut context: Context) -> Result {
 
 pub(crate) async fn resize(context: Context) -> Result {
     let (height, width) = size(&context)?;
-    context.engine.execs.resize(context.name(), height, width)?;
+    context.engine.execs.resize(context.name(), height, width).await?;
     Ok(reply::empty(StatusCode::OK))
 }
 

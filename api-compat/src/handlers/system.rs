@@ -2,6 +2,7 @@
 
 use dockerd_core::EngineFacts;
 use dockerd_core::system::df::DiskUsageOptions;
+use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, PRAGMA};
 use serde_json::json;
 
@@ -87,6 +88,17 @@ pub(crate) async fn df(context: Context) -> Result {
 }
 
 /// There are no managed plugins.
+/// Checkpoints are there with experimental features only, which this daemon never has on.
+pub(crate) async fn experimental(_context: Context) -> Result {
+    let message = "This experimental feature is disabled by default. Start the Docker daemon in experimental mode in order to enable it.";
+    Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, message))
+}
+
+/// Managed plugins cannot be installed yet, so none is there under any name.
+pub(crate) async fn no_plugin(context: Context) -> Result {
+    Err(ApiError::new(StatusCode::NOT_FOUND, format!("plugin {:?} not found", context.name())))
+}
+
 pub(crate) async fn plugins(_context: Context) -> Result {
     Ok(reply::ok(&json!([])))
 }

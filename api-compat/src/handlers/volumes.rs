@@ -31,7 +31,11 @@ pub(crate) fn describe(volume: &Volume) -> Value {
 }
 
 pub(crate) async fn list(context: Context) -> Result {
-    let filters = context.query.filters(&FILTERS)?;
+    // Only what is no filter at all is told differently here than elsewhere.
+    let filters = context.query.filters(&FILTERS).map_err(|error| match error.message.as_str() {
+        "invalid filter" => ApiError::bad_request("error reading volume filters: invalid filter"),
+        _ => error,
+    })?;
     let volumes = context.engine.volumes.list(&filters)?;
     let volumes: Vec<Value> = volumes.iter().map(|volume| describe(volume)).collect();
     Ok(reply::ok(&json!({"Volumes": volumes, "Warnings": null})))

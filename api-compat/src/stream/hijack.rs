@@ -4,9 +4,11 @@
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dockerd_core::container::attach::{AttachSession, Input, SessionEnd};
+use dockerd_core::peer;
 use dockerd_core::streams::OutputChunk;
 use dockerd_types::stream::StdStream;
 use hyper::header::UPGRADE;
@@ -25,6 +27,9 @@ const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
 /// Bytes of input taken at once.
 const INPUT: usize = 16 * 1024;
+/// How long what follows the head waits for the client to have read it. docker-py takes head and stream by different readers,
+/// and loses of the stream what came along with the head.
+const HEAD_LIMIT: Duration = Duration::from_millis(50);
 /// What an exec's client is told when it pressed the keys to detach; the stock daemon's words.
 pub(crate) const EXEC_DETACHED: &str = "exec attach failed: error on attach stdin: read escape sequence\r\n";
 
@@ -108,7 +113,8 @@ impl Client {
 
     /// Tells an error where output goes, and closes.
     pub(crate) async fn fail(self, error: &ApiError) {
-        let Self { mut writer, framed, .. } = self;
+        let Self { mut writer, framed, watched, .. } = self;
+        head_read(&watched).await;
         let text = Bytes::from(format!("{}\r\n", error.message));
         // A client that has gone need not be told.
         let _ = write(&mut writer, framed, OutputChunk { stream: StdStream::Stdout, bytes: text }).await;
@@ -122,6 +128,8 @@ impl Client {
         let AttachSession { tty: _, mut output, input } = session;
         let (input, over) = input.map(|Input { bytes, over }| (bytes, over)).unzip();
         let reading = input.map(|input| tokio::spawn(read_input(reader, read, input)));
+        let copy = watched.as_ref().map_err(|error| io::Error::from(error.kind())).and_then(OwnedFd::try_clone);
+        let mut head = Some(copy);
         let (over, gone) = (session_end(over), gone(watched));
         tokio::pin!(over, gone);
         let end = loop {
@@ -131,6 +139,9 @@ impl Client {
                 () = &mut gone => break None,
                 chunk = output.recv() => {
                     let Some(chunk) = chunk else { break None };
+                    if let Some(head) = head.take() {
+                        head_read(&head).await;
+                    }
                     if write(&mut writer, framed, chunk).await.is_err() {
                         break None;
                     }
@@ -145,6 +156,9 @@ impl Client {
             Some(SessionEnd::InputEnded) => left.extend(std::iter::from_fn(|| output.try_recv().ok())),
             _ => {}
         }
+        if let Some(head) = head.filter(|_| !left.is_empty()) {
+            head_read(&head).await;
+        }
         for chunk in left {
             if write(&mut writer, framed, chunk).await.is_err() {
                 break;
@@ -154,6 +168,13 @@ impl Client {
         if let Some(reading) = reading {
             reading.abort();
         }
+    }
+}
+
+/// Gives the client the time to take the head of the answer for itself.
+async fn head_read(watched: &io::Result<OwnedFd>) {
+    if let Ok(socket) = watched {
+        peer::has_read(socket, HEAD_LIMIT).await;
     }
 }
 

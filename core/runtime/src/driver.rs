@@ -209,6 +209,9 @@ pub enum LaunchError {
     /// The description asks for something impossible.
     #[error("{CREATE_CONTEXT}: {0}")]
     InvalidSpec(String),
+    /// What is to be the working directory is something else.
+    #[error("Cannot mkdir: {0} is not a directory")]
+    WorkingDirectory(String),
     /// The container to exec in does not run.
     #[error("container {0} is not running")]
     NotRunning(ContainerId),

@@ -140,10 +140,13 @@ fn plan(shared: &Shared, request: LaunchRequest, path: &str, join: JoinTarget) -
     let streams = make_streams(request.stdio, &mut fds);
     let (stdio, io) = streams.map_err(|error| LaunchError::Supervisor(error.to_string()))?;
     let context =
-        PlanContext { cgroups: &shared.cgroups, cgroup_path: path, join, mount_point: &shared.exec_root, stdio };
+        PlanContext { cgroups: &shared.cgroups, cgroup_path: path, join, mount_point: &shared.mount_point, stdio };
     let plan = build::launch_plan(request, context, &mut fds)?;
     Ok((plan, fds.fds, io))
 }
+
+/// What runc's users are told then.
+const MOUNT_HINT: &str = "Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type";
 
 /// A child's words as Docker's users know them from runc.
 fn explain(failure: SetupFailure, context: &'static str) -> LaunchError {
@@ -152,9 +155,14 @@ fn explain(failure: SetupFailure, context: &'static str) -> LaunchError {
         Step::ProgramMissing => return LaunchError::ProgramNotFound { context, program: subject, reason },
         Step::ProgramRefused => return LaunchError::ProgramRefused { context, program: subject, reason },
         Step::Exec => format!("exec: {subject:?}: {reason}"),
+        // A file where a directory is meant, or the other way round: the commonest mistake with `-v`.
+        Step::Mount if subject.starts_with('"') => format!("error mounting {subject}: {reason}: {MOUNT_HINT}"),
         Step::Mount => format!("error mounting {subject:?}: {reason}"),
         Step::Device => format!("error creating device nodes: {subject}: {reason}"),
         Step::Sysctl => format!("open {subject}: {reason}"),
+        Step::WorkingDirectory if errno == rustix::io::Errno::NOTDIR.raw_os_error() => {
+            return LaunchError::WorkingDirectory(subject);
+        }
         Step::WorkingDirectory => format!("chdir to cwd ({subject:?}) set in config.json failed: {reason}"),
         Step::Root | Step::Pivot => format!("error preparing rootfs: {subject}: {reason}"),
         Step::Mask => format!("can't mask path {subject:?}: {reason}"),

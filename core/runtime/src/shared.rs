@@ -17,6 +17,7 @@ use crate::driver::{ControlError, ProcessIo, ProcessKey, StdioRequest};
 use crate::launch::build::FdSet;
 use crate::launch::plan::StdioPlan;
 use crate::supervisor::client::Client;
+use crate::supervisor::entry;
 use crate::supervisor::protocol::Request;
 
 /// A process that runs.
@@ -34,6 +35,9 @@ pub(crate) struct Shared {
     client: RwLock<Arc<Client>>,
     pub(crate) cgroups: CgroupDriver,
     pub(crate) exec_root: PathBuf,
+    /// Where new roots are attached, in the mount namespaces of their containers only. Nothing a container could be given
+    /// lies below it, for there it is hidden.
+    pub(crate) mount_point: PathBuf,
     processes: Mutex<HashMap<ProcessKey, Running>>,
     /// The supervisor was asked to end, so its loss is no accident.
     pub(crate) ending: AtomicBool,
@@ -53,6 +57,7 @@ impl Shared {
         Self {
             client: RwLock::new(Arc::new(client)),
             cgroups,
+            mount_point: entry::journal_dir(&exec_root),
             exec_root,
             processes: Mutex::default(),
             ending: AtomicBool::new(false),
@@ -72,8 +77,13 @@ impl Shared {
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(client);
     }
 
+    /// Remembers a process that runs. One that has ended already is left out: its exit may have been dealt with before
+    /// its start was, and then nobody would take it out again.
     pub(crate) fn insert(&self, key: ProcessKey, running: Running) {
-        lock(&self.processes).insert(key, running);
+        let mut processes = lock(&self.processes);
+        if !process::has_ended(&running.pidfd) {
+            processes.insert(key, running);
+        }
     }
 
     /// Forgets a process that has ended.

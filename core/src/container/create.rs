@@ -14,7 +14,7 @@ use dockerd_types::{ContainerId, Timestamp};
 use super::create_error::CreateError;
 use super::mount_spec::{self, WantedMount};
 use super::spec::{ContainerDocument, ContainerSpec, MountPoint, MountPointKind, State};
-use super::{Container, ContainerService, image_defaults, names, validate};
+use super::{Container, ContainerService, image_defaults, names, oci, validate};
 use crate::core::Core;
 use crate::error::EngineError;
 use crate::ports::{ContainerImage, VolumeOrder};
@@ -43,6 +43,10 @@ async fn create(core: &Arc<Core>, request: CreateContainer) -> Result<Created, E
     validate::check_endpoints(&host_config.network_mode, &endpoints)?;
     resolve_other_containers(core, &mut host_config)?;
     validate::fill_defaults(&mut host_config, &core.live(), &core.limits);
+    if !host_config.privileged {
+        host_config.masked_paths.get_or_insert_with(|| oci::default_masked(&core.facts));
+        host_config.readonly_paths.get_or_insert_with(|| oci::READONLY_PATHS.map(str::to_owned).to_vec());
+    }
     let mut wanted = mount_spec::wanted(&config, &host_config).map_err(CreateError::from)?;
     wanted.extend(volumes_from(core, &host_config, &wanted)?);
     attach_to_network(&host_config, &mut endpoints);

@@ -171,6 +171,9 @@ pub enum JoinError {
     /// Gone.
     #[error("No such container: {0}")]
     Missing(String),
+    /// Gone, for networks.
+    #[error("joining network namespace of container: No such container: {0}")]
+    NetworkMissing(String),
     /// Private IPC.
     #[error(
         "cannot join IPC of a container {0}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"

@@ -91,9 +91,13 @@ pub fn resolv_conf(own: &HostConfig, defaults: &ResolverDefaults, host: &HostRes
     if !options.is_empty() {
         let _ = writeln!(text, "options {}", options.join(" "));
     }
-    let legacy = if host_network || !overrides.is_empty() { "" } else { " (legacy)" };
+    let legacy = if host_network { "" } else { " (legacy)" };
     let _ =
         writeln!(text, "\n# Based on host file: '/etc/resolv.conf'{legacy}\n# Overrides: [{}]", overrides.join(" "));
+    if options.iter().any(|option| option.starts_with("ndots:")) {
+        let from = if overrides.contains(&"options") { "override" } else { "host" };
+        let _ = writeln!(text, "# Option ndots from: {from}");
+    }
     text
 }
 
@@ -175,7 +179,7 @@ mod tests {
     fn resolver_of_the_host_without_its_loopback() {
         let host = HostResolver::parse("nameserver 127.0.0.1\nnameserver 10.0.0.1\nsearch a b\noptions ndots:1\n");
         let text = resolv_conf(&HostConfig::default(), &ResolverDefaults::default(), &host, false);
-        let expected = "nameserver 10.0.0.1\nsearch a b\noptions ndots:1\n\n# Based on host file: '/etc/resolv.conf' (legacy)\n# Overrides: []\n";
+        let expected = "nameserver 10.0.0.1\nsearch a b\noptions ndots:1\n\n# Based on host file: '/etc/resolv.conf' (legacy)\n# Overrides: []\n# Option ndots from: host\n";
         assert!(text.ends_with(expected), "{text}");
         let none = resolv_conf(&HostConfig::default(), &ResolverDefaults::default(), &HostResolver::default(), false);
         assert!(none.contains("nameserver 8.8.8.8\nnameserver 8.8.4.4\n"));

@@ -116,6 +116,7 @@ impl Actor {
         }
         self.core.containers.remove(&id, &snapshot.name);
         self.container.io().discard();
+        self.core.execs.container_removed(&id);
         // Before anybody hears of the removal: a volume nobody uses any more may be removed at once.
         self.core.volumes.release(&id, volumes).await;
         self.event("destroy", &[]);

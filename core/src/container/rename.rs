@@ -18,7 +18,10 @@ impl ContainerService {
         let container = self.core.containers.find(name)?;
         let refused = |error| EngineError::from(ContainerError::NewName(Box::new(error)));
         let new_name = validate::check_name(new_name).map_err(|error| match error {
-            CreateError::InvalidName(name) => refused(CreateError::InvalidName(format!("/{name}"))),
+            CreateError::InvalidName(name) => {
+                let bare = name.strip_prefix('/').unwrap_or(&name);
+                refused(CreateError::InvalidName(format!("/{bare}")))
+            }
             error => error.into(),
         })?;
         if &*container.snapshot().name == new_name {

@@ -44,13 +44,22 @@ pub fn delay(policy: RestartPolicy, ended: Ended) -> Option<Duration> {
     })
 }
 
-/// Whether a container that does not run is started when the daemon boots.
-pub fn start_at_boot(policy: RestartPolicy, exit_code: i64, manually_stopped: bool, was_started: bool) -> bool {
+/// Whether a container that does not run and was restarted `restarts` times is started when the daemon boots.
+pub fn start_at_boot(
+    policy: RestartPolicy,
+    exit_code: i64,
+    manually_stopped: bool,
+    was_started: bool,
+    restarts: u32,
+) -> bool {
     match policy {
         RestartPolicy::No => false,
         RestartPolicy::Always => was_started,
         RestartPolicy::UnlessStopped => was_started && !manually_stopped,
-        RestartPolicy::OnFailure { .. } => was_started && !manually_stopped && exit_code != 0,
+        RestartPolicy::OnFailure { max_retries } => {
+            let tries_left = max_retries == 0 || restarts < max_retries;
+            was_started && !manually_stopped && exit_code != 0 && tries_left
+        }
     }
 }
 
@@ -85,9 +94,13 @@ mod tests {
         assert!(delay(on_failure(3), Ended { restarts: 2, ..ended() }).is_some());
         assert_eq!(delay(on_failure(3), Ended { restarts: 3, ..ended() }), None);
         assert_eq!(delay(RestartPolicy::Always, Ended { manually_stopped: true, ..ended() }), None);
-        assert!(start_at_boot(RestartPolicy::Always, 0, true, true));
-        assert!(!start_at_boot(RestartPolicy::UnlessStopped, 0, true, true));
-        assert!(!start_at_boot(RestartPolicy::Always, 0, false, false));
+        assert!(start_at_boot(RestartPolicy::Always, 0, true, true, 9));
+        assert!(!start_at_boot(RestartPolicy::UnlessStopped, 0, true, true, 9));
+        assert!(!start_at_boot(RestartPolicy::Always, 0, false, false, 0));
+        let twice = RestartPolicy::OnFailure { max_retries: 2 };
+        assert!(start_at_boot(twice, 1, false, true, 1));
+        assert!(!start_at_boot(twice, 1, false, true, 2), "as often as it may");
+        assert!(!start_at_boot(twice, 0, false, true, 0));
     }
 
     proptest! {

@@ -285,7 +285,8 @@ fn running_other(
     other: &str,
     kind: &'static str,
 ) -> Result<(Arc<ContainerSpec>, i32), EngineError> {
-    let found = core.containers.find(other).map_err(|_| JoinError::Missing(other.to_owned()));
+    let missing = if kind == "network" { JoinError::NetworkMissing } else { JoinError::Missing };
+    let found = core.containers.find(other).map_err(|_| missing(other.to_owned()));
     let found = found.map_err(ContainerError::from)?;
     if *found.id() == spec.id {
         return Err(ContainerError::from(JoinError::Own(kind)).into());
@@ -482,7 +483,7 @@ fn shm(core: &Core, spec: &ContainerSpec) -> Result<Shm, EngineError> {
             let dir = core.shm_dir(&spec.id);
             let io = |e| EngineError::io(format!("make {}", dir.display()), e);
             fs::create_dir_all(&dir).map_err(io)?;
-            let options = [format!("size={}", spec.host.shm_size), "mode=1777".to_owned()];
+            let options = ["source=shm".to_owned(), format!("size={}", spec.host.shm_size), "mode=1777".to_owned()];
             let tmpfs = dockerd_sys::mount::file_system("tmpfs", &options, SHM_ATTRIBUTES).map_err(io)?;
             dockerd_sys::mount::attach_at(&tmpfs, &dir).map_err(io)?;
             Shm::Bind(dir)

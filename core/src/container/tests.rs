@@ -210,6 +210,7 @@ impl Execs for Fake {
     }
     fn exited(&self, _: ProcessExit) {}
     fn container_ended(&self, _: &ContainerId) {}
+    fn container_removed(&self, _: &ContainerId) {}
     fn of_container(&self, _: &ContainerId) -> Vec<ExecId> {
         Vec::new()
     }

@@ -390,6 +390,11 @@ pub fn fill_defaults(host: &mut HostConfig, config: &EngineConfig, limits: &Host
     if host.runtime.is_empty() {
         host.runtime.clone_from(&config.default_runtime);
     }
+    // What shares the host's processes or memory segments cannot be labelled apart from the host.
+    let unlabelled = host.privileged || host.ipc_mode == IpcMode::Host || host.pid_mode == PidMode::Host;
+    if unlabelled && host.security_opt.is_empty() && host.null_lists.contains("SecurityOpt") {
+        host.security_opt.push("label=disable".to_owned());
+    }
     fill_log(&mut host.log_config, &config.log);
     fill_resources(&mut host.resources, limits);
 }
@@ -409,6 +414,8 @@ fn fill_resources(r: &mut Resources, limits: &HostLimits) {
     if r.memory > 0 && r.memory_swap == 0 && limits.swap_limit {
         r.memory_swap = r.memory.saturating_mul(2);
     }
+    // No limit is shown as none.
+    r.pids_limit = r.pids_limit.filter(|limit| *limit > 0);
     if r.memory_swappiness == Some(-1) || limits.cgroup_v2 {
         r.memory_swappiness = None;
     }

@@ -30,7 +30,7 @@ pub(crate) struct StackNetworks {
     records: Vec<NetworkRecord>,
     netns_dir: PathBuf,
     /// Ids of sandboxes whose file is below `netns_dir`.
-    sandboxes: Mutex<HashMap<ContainerId, String>>,
+    sandboxes: Arc<Mutex<HashMap<ContainerId, String>>>,
 }
 
 /// A network that is not there.
@@ -63,7 +63,7 @@ impl StackNetworks {
         let stack = NetworkStack::open(options).map_err(EngineError::module)?;
         let netns_dir = layout.netns_dir();
         link_namespace(&netns_dir.join("default"), std::process::id());
-        Ok(Self { stack: Arc::new(stack), records, netns_dir, sandboxes: Mutex::default() })
+        Ok(Self { stack: Arc::new(stack), records, netns_dir, sandboxes: Arc::default() })
     }
 
     /// The networks themselves.
@@ -137,7 +137,15 @@ impl Networks for StackNetworks {
     fn started(&self, id: &ContainerId, pid: i32) {
         let Some(sandbox) = self.lock().get(id).cloned() else { return };
         let file = namespace_file(&self.netns_dir, &sandbox);
-        tokio::task::spawn_blocking(move || link_namespace(&file, pid.unsigned_abs()));
+        let (sandboxes, id) = (Arc::clone(&self.sandboxes), id.clone());
+        tokio::task::spawn_blocking(move || {
+            link_namespace(&file, pid.unsigned_abs());
+            // A short run may be over already, and its link removed before it was made.
+            let known = sandboxes.lock().unwrap_or_else(PoisonError::into_inner).get(&id) == Some(&sandbox);
+            if !known {
+                let _ = std::fs::remove_file(&file);
+            }
+        });
     }
 
     fn remove_sandbox(&self, id: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>> {

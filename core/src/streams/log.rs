@@ -152,12 +152,13 @@ impl JsonLog {
     /// Takes a piece of output; whole lines go to the file.
     pub(crate) fn write(&mut self, stream: StdStream, bytes: &[u8]) {
         let now = Timestamp::now();
+        let slot = spool::slot(stream);
         let mut out = Vec::new();
-        if let Some(spooled) = &mut self.spooled {
-            spooled.end[spool::slot(stream)] += bytes.len() as u64;
-        }
-        let partial = &mut self.partial[spool::slot(stream)];
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if let Some(spooled) = &mut self.spooled {
+                spooled.end[slot] += piece.len() as u64;
+            }
+            let partial = &mut self.partial[slot];
             partial.extend_from_slice(piece);
             while partial.len() > MAX_LINE {
                 let rest = partial.split_off(MAX_LINE);
@@ -168,9 +169,20 @@ impl JsonLog {
                 record(&mut out, stream, partial, &self.settings.attributes, now);
                 partial.clear();
             }
+            // However much came at once, no file gets much longer than it may.
+            if self.is_full_with(out.len()) {
+                self.append(&out);
+                self.commit(stream, &out);
+                out.clear();
+            }
         }
         self.append(&out);
         self.commit(stream, &out);
+    }
+
+    /// Whether so many more bytes would be too many for the file.
+    fn is_full_with(&self, more: usize) -> bool {
+        more > 0 && self.settings.max_size.is_some_and(|limit| self.size + more as u64 > limit)
     }
 
     /// Marks what has just been appended as taken.
@@ -199,7 +211,8 @@ impl JsonLog {
         if records.is_empty() {
             return;
         }
-        if self.settings.max_size.is_some_and(|limit| self.size > 0 && self.size + records.len() as u64 > limit)
+        if self.size > 0
+            && self.is_full_with(records.len())
             && let Err(error) = self.rotate()
         {
             tracing::error!(path = %self.settings.path.display(), %error, "log could not be rotated");
@@ -297,6 +310,11 @@ mod tests {
         (0..10).for_each(|n| log.write(StdStream::Stdout, format!("line {n}\n").as_bytes()));
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 2);
         assert_eq!(lines(&path).last().map(String::as_str), Some("line 9\n"));
+        let many: String = (10..100).map(|n| format!("line {n}\n")).collect();
+        log.write(StdStream::Stdout, many.as_bytes());
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 2);
+        assert!(fs::metadata(&path).expect("there").len() <= 200, "also when much comes at once");
+        assert_eq!(lines(&path).last().map(String::as_str), Some("line 99\n"));
         assert_eq!(parse_size("10m"), Some(10 << 20));
     }
 }

@@ -14,4 +14,5 @@ pub mod port;
 pub mod process;
 pub mod pty;
 pub mod seccomp;
+pub mod socket;
 pub mod straggler;

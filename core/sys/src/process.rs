@@ -208,6 +208,13 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
 }
 
+/// Whether the process behind `pidfd` has ended, collected or not.
+pub fn has_ended(pidfd: impl AsFd) -> bool {
+    let mut fds = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
 /// Sends signal number `signal` through `pidfd`; `ESRCH` when the process has ended and been collected.
 #[allow(unsafe_code, reason = "the safe wrapper takes no real-time signals")]
 pub fn pidfd_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {

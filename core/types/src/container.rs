@@ -89,8 +89,9 @@ pub struct Healthcheck {
 pub struct HostConfig {
     /// `src:dst[:opts]`.
     pub binds: Vec<String>,
-    /// Whether `binds` was JSON null.
-    pub binds_null: bool,
+    /// API names of the lists that the client left out or gave as null. Inspect shows them so: some clients send back what
+    /// they were shown and compare.
+    pub null_lists: BTreeSet<String>,
     /// Echoed.
     pub container_id_file: String,
     /// Log driver and options.
@@ -369,6 +370,8 @@ pub struct VolumeOptions {
     pub driver_options: BTreeMap<String, String>,
     /// Whether the client sent the options object at all.
     pub present: bool,
+    /// Whether the client sent a driver object in it.
+    pub driver_present: bool,
 }
 
 /// cgroup limits, devices and rlimits.

@@ -13,6 +13,7 @@ use super::plan::{
     CapabilityPlan, CgroupJoin, DeviceNode, FdIndex, JoinNamespace, LaunchPlan, MountSource, MountStep, ProcessPlan,
     StdioPlan,
 };
+use super::sysctl;
 use crate::capabilities;
 use crate::cgroup::{CgroupDriver, CgroupMount, JoinTarget};
 use crate::driver::{LaunchError, LaunchRequest, ProcessKey};
@@ -66,6 +67,7 @@ pub(crate) fn launch_plan(
     let spec = &request.spec;
     let linux = spec.linux().as_ref().ok_or_else(|| invalid("linux section is missing"))?;
     let process = spec.process().as_ref().ok_or_else(|| invalid("process section is missing"))?;
+    let sysctls = sysctl::settings(linux)?;
     let (clone_flags, join) = namespaces(linux, request.netns, fds)?;
     let own_uts = clone_flags & clone_bits::NEW_UTS != 0;
     let mut mounts = Vec::new();
@@ -89,7 +91,7 @@ pub(crate) fn launch_plan(
         devices: devices(linux),
         masked_paths: linux.masked_paths().clone().unwrap_or_default(),
         readonly_paths: linux.readonly_paths().clone().unwrap_or_default(),
-        sysctls: sysctls(linux)?,
+        sysctls,
         process: process_plan(process, linux.seccomp().as_ref())?,
         stdio: context.stdio,
         init: request.init,
@@ -166,7 +168,10 @@ fn mount_steps(mount: &Mount, cgroups: &CgroupDriver, path: &str, private: bool,
     }
     let source = match (options.bind, mount.source()) {
         (Some(recursive), Some(source)) => MountSource::Bind { path: source.to_string_lossy().into_owned(), recursive },
-        _ => MountSource::FileSystem { kind: kind.to_owned(), options: options.data },
+        (_, source) => {
+            let source = source.as_ref().map_or_else(|| kind.into(), |source| source.to_string_lossy());
+            file_system(kind, &source, options.data)
+        }
     };
     let bind = options.bind.is_some();
     out.push(MountStep {
@@ -180,24 +185,29 @@ fn mount_steps(mount: &Mount, cgroups: &CgroupDriver, path: &str, private: bool,
     });
 }
 
+/// `source` is what the mount table shows as the device.
+fn file_system(kind: &str, source: &str, mut options: Vec<String>) -> MountSource {
+    options.insert(0, format!("source={source}"));
+    MountSource::FileSystem { kind: kind.to_owned(), options }
+}
+
 fn cgroup_steps(target: &str, options: &MountOptions, mounts: Vec<CgroupMount>, out: &mut Vec<MountStep>) {
-    let file_system = |kind: &str, data: Vec<String>| MountSource::FileSystem { kind: kind.to_owned(), options: data };
     let mut base = None;
     for mount in mounts {
         let (name, source) = match mount {
             CgroupMount::Tmpfs => {
                 base = Some(out.len());
-                (String::new(), file_system("tmpfs", vec!["mode=755".to_owned()]))
+                (String::new(), file_system("tmpfs", "tmpfs", vec!["mode=755".to_owned()]))
             }
             CgroupMount::Bind { name, source } => {
                 let path = source.to_string_lossy().into_owned();
                 (name, MountSource::Bind { path, recursive: false })
             }
             CgroupMount::Hierarchy { name, options } => {
-                (name, file_system("cgroup", options.split(',').map(str::to_owned).collect()))
+                (name, file_system("cgroup", "cgroup", options.split(',').map(str::to_owned).collect()))
             }
             CgroupMount::Symlink { name, target } => (name, MountSource::Symlink { to: target }),
-            CgroupMount::Unified => (String::new(), file_system("cgroup2", Vec::new())),
+            CgroupMount::Unified => (String::new(), file_system("cgroup2", "cgroup", Vec::new())),
         };
         let path = if name.is_empty() { target.to_owned() } else { format!("{target}/{name}") };
         out.push(MountStep {
@@ -238,33 +248,6 @@ fn devices(linux: &Linux) -> Vec<DeviceNode> {
         }
     }
     out
-}
-
-fn sysctls(linux: &Linux) -> Result<Vec<(String, String)>, LaunchError> {
-    let Some(sysctls) = linux.sysctl() else { return Ok(Vec::new()) };
-    let path = |key: &str| {
-        // `net.ipv4.conf.eth0/1.x`: a slash in the key stands for a dot in a name, as sysctl(8) has it.
-        let swapped: String = key
-            .chars()
-            .map(|c| {
-                if c == '.' {
-                    '/'
-                } else if c == '/' {
-                    '.'
-                } else {
-                    c
-                }
-            })
-            .collect();
-        if swapped.split('/').any(|part| part.is_empty() || part == "..") { None } else { Some(swapped) }
-    };
-    sysctls
-        .iter()
-        .map(|(key, value)| match path(key) {
-            Some(path) => Ok((path, value.clone())),
-            None => Err(LaunchError::InvalidSpec(format!("sysctl {key:?} is not a valid name"))),
-        })
-        .collect()
 }
 
 /// The process part, shared by launches and execs.

@@ -62,7 +62,8 @@ fn launch_inner(
     let started = Instant::now();
     rustix::process::setsid().map_err(io::Error::from).at(Step::Namespace, "session")?;
     enter_cgroups(&plan.cgroup, fds)?;
-    for join in &plan.join {
+    // This process was born in the PID namespace it is to be in.
+    for join in plan.join.iter().filter(|join| join.kind != process::NEW_PID) {
         ns::enter(&fds[usize::from(join.fd)], join.kind).at(Step::Namespace, "join")?;
     }
     if plan.clone_flags & process::NEW_CGROUP != 0 {

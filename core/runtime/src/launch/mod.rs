@@ -8,3 +8,4 @@ mod options;
 pub(crate) mod plan;
 mod program;
 mod root;
+mod sysctl;

@@ -110,7 +110,8 @@ fn bind(root: BorrowedFd<'_>, step: &MountStep, source: &str, recursive: bool) -
     }
     let target = inside::locate_or_make(root, &step.target, missing).at(Step::Mount, &step.target)?;
     if (missing == Missing::Directory) != inside::is_directory(&target).at(Step::Mount, &step.target)? {
-        return Err(io::Error::from_raw_os_error(Errno::NOTDIR.raw_os_error())).at(Step::Mount, &step.target);
+        let both = format!("{source:?} to rootfs at {:?}", step.target);
+        return Err(io::Error::from_raw_os_error(Errno::NOTDIR.raw_os_error())).at(Step::Mount, &both);
     }
     mount::attach(tree, target).at(Step::Mount, &step.target)
 }
@@ -170,7 +171,7 @@ fn make_read_only(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
 fn mask(root: BorrowedFd<'_>, path: &str, null: &mut Option<OwnedFd>) -> io::Result<()> {
     let Some(target) = existing(root, path)? else { return Ok(()) };
     let tree = if inside::is_directory(&target)? {
-        mount::file_system("tmpfs", &["nr_blocks=1".to_owned(), "nr_inodes=1".to_owned()], READ_ONLY)?
+        mount::file_system("tmpfs", &["source=tmpfs", "nr_blocks=1", "nr_inodes=1"].map(str::to_owned), READ_ONLY)?
     } else {
         if null.is_none() {
             *null = Some(inside::locate(root, "/dev/null")?);

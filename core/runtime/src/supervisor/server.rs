@@ -28,7 +28,7 @@ use super::saved::{Saved, SavedProcess};
 use super::table::{Table, Watched};
 use crate::driver::{ExitCode, PhaseTimings, ProcessExit, ProcessKey};
 use crate::launch::child::{self, ChildMessage};
-use crate::launch::plan::{CgroupJoin, ExecPlan, LaunchPlan, SetupFailure, StdioPlan};
+use crate::launch::plan::{CgroupJoin, ExecPlan, FdIndex, LaunchPlan, SetupFailure, StdioPlan};
 
 const SIGNALS: u64 = 0;
 const LISTENER: u64 = 1;
@@ -220,21 +220,32 @@ impl Server {
     fn launch(&mut self, id: Asker, plan: &LaunchPlan, fds: Vec<OwnedFd>) {
         // The cgroup namespace is made by the child once it is in its cgroups.
         let flags = plan.clone_flags & !process::NEW_CGROUP;
+        let joined = plan.join.iter().find(|join| join.kind == process::NEW_PID).map(|join| join.fd);
         let start = |sync: OwnedFd| child::launch(self.proof, plan, &fds, sync);
-        let cloned = self.clone_child(flags, &plan.cgroup, &fds, start);
+        let cloned = self.born_in(joined, &fds, || self.clone_child(flags, &plan.cgroup, &fds, start));
         self.started(id, plan.key.clone(), plan.stdio, cloned, fds);
     }
 
     fn exec(&mut self, id: Asker, plan: &ExecPlan, fds: Vec<OwnedFd>) {
-        let target = fds.get(usize::from(plan.target)).ok_or_else(|| io::ErrorKind::InvalidInput.into());
-        // Children are born in the PID namespace that was entered last; this process itself stays where it is.
-        let entered = target.and_then(|target| dockerd_sys::ns::enter(target, process::NEW_PID));
-        let cloned = entered.and_then(|()| {
-            let cloned = self.clone_child(0, &plan.cgroup, &fds, |sync| child::exec(plan, &fds, sync));
-            dockerd_sys::ns::enter(&self.own_pid_ns, process::NEW_PID)?;
-            cloned
-        });
+        let start = |sync: OwnedFd| child::exec(plan, &fds, sync);
+        let cloned = self.born_in(Some(plan.target), &fds, || self.clone_child(0, &plan.cgroup, &fds, start));
         self.started(id, plan.key.clone(), plan.stdio, cloned, fds);
+    }
+
+    /// Makes a child in the PID namespace behind `target`: a process stays in its own for ever, only its children are born
+    /// in the one that was entered last. This process itself stays where it is.
+    fn born_in<T>(
+        &self,
+        target: Option<FdIndex>,
+        fds: &[OwnedFd],
+        clone: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let Some(target) = target else { return clone() };
+        let target = fds.get(usize::from(target)).ok_or(io::ErrorKind::InvalidInput)?;
+        dockerd_sys::ns::enter(target, process::NEW_PID)?;
+        let cloned = clone();
+        dockerd_sys::ns::enter(&self.own_pid_ns, process::NEW_PID)?;
+        cloned
     }
 
     fn clone_child(

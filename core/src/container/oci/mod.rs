@@ -23,21 +23,22 @@ use super::user::Identity;
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const MASKED_PATHS: [&str; 12] = [
-    "/proc/acpi",
     "/proc/asound",
+    "/proc/acpi",
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
+    "/proc/sched_debug",
+    "/proc/scsi",
     "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
 
-const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Paths that are read-only unless the client says otherwise.
+pub const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// A specification that cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +126,8 @@ pub fn build(input: OciInput<'_>) -> Result<Spec, SpecError> {
     let container = input.spec;
     let host = &container.host;
     let mut spec = SpecBuilder::default()
-        .version("1.2.0".to_owned())
+        // The oldest the runtimes of distributions in use know; nothing newer is asked for.
+        .version("1.0.2".to_owned())
         .root(RootBuilder::default().path("rootfs").readonly(host.readonly_rootfs).build()?)
         .process(process(&input)?)
         .mounts(mounts::build(&input)?)
@@ -271,7 +273,8 @@ fn linux(input: OciInput<'_>) -> Result<Linux, SpecError> {
     Ok(linux)
 }
 
-fn default_masked(host: &HostFacts) -> Vec<String> {
+/// Paths that are hidden unless the client says otherwise.
+pub fn default_masked(host: &HostFacts) -> Vec<String> {
     MASKED_PATHS.iter().map(|p| (*p).to_owned()).chain(host.thermal_throttle.iter().cloned()).collect()
 }
 

@@ -67,7 +67,7 @@ impl Propagation {
 }
 
 /// Makes a file system of type `kind` with `options` (`key=value` or a flag each) as a detached mount with the
-/// attribute bits `attributes`.
+/// attribute bits `attributes`. The option `source` is what the mount table shows as the device.
 pub fn file_system(kind: &str, options: &[String], attributes: u64) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     for option in options {

@@ -35,6 +35,8 @@ pub fn overlay(layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<OwnedF
 
 fn open(layers: &OverlayLayers<'_>) -> io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // What the mount table shows as the device.
+    fsconfig_set_string(context.as_fd(), "source", "overlay")?;
     for option in layers.options {
         match option.split_once('=') {
             Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value)?,

@@ -1,0 +1,32 @@
+//! What the kernel tells of a connected socket.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// How much of what was written the peer has not taken yet: over a Unix socket what it has not read (with the kernel's own
+/// overhead), over TCP what its machine has not acknowledged.
+#[allow(unsafe_code, reason = "SIOCOUTQ has no safe wrapper")]
+pub fn unread_by_peer(socket: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the call writes one int, and bytes is one.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn tells_when_the_peer_has_read() {
+        let (mut ours, mut theirs) = UnixStream::pair().expect("pair");
+        assert_eq!(unread_by_peer(&ours).expect("asked"), 0);
+        ours.write_all(b"head").expect("written");
+        assert!(unread_by_peer(&ours).expect("asked") > 0);
+        theirs.read_exact(&mut [0; 4]).expect("read");
+        assert_eq!(unread_by_peer(&ours).expect("asked"), 0);
+    }
+}
