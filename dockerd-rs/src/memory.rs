@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// How often it is looked.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Times it is done, one a look: each time takes the share of the worker it happens to run on.
+const ROUNDS: u32 = 4;
 /// Growth that is worth the work, in pages.
 const GROWTH: u64 = 128;
 
@@ -20,7 +22,7 @@ pub(crate) fn watch() {
     tokio::spawn(async {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut settled = 0;
+        let (mut settled, mut rounds) = (0, 0);
         let mut last = private_pages();
         loop {
             ticks.tick().await;
@@ -29,6 +31,10 @@ pub(crate) fn watch() {
             let rests = now.abs_diff(last) < GROWTH;
             last = now;
             if rests && now > settled + GROWTH {
+                rounds = ROUNDS;
+            }
+            if rests && rounds > 0 {
+                rounds -= 1;
                 // On a worker, whose own share it takes along; a millisecond.
                 dockerd_sys::memory::give_back();
                 settled = private_pages();
