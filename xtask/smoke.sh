@@ -4,7 +4,7 @@
 set -u
 state=/var/lib/smoke
 # Network of the containers whose checks are not about networks.
-net=${SMOKE_NETWORK:-none}
+net=${SMOKE_NETWORK:-bridge}
 export DOCKER_HOST=unix:///run/smoke.sock
 failed=0
 passed=0
@@ -166,6 +166,18 @@ docker run -d --name again --network "$net" --restart on-failure:2 busybox false
 eventually "restarted twice, then left" "exited 2 1" field again '{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}'
 docker rm -f again >/dev/null
 
+# --- networks
+docker run -d --name web -p 127.0.0.1:8080:80 busybox sh -c 'echo served >/tmp/index.html; httpd -f -p 80 -h /tmp' >/dev/null
+address=$(field web '{{.NetworkSettings.Networks.bridge.IPAddress}}')
+eventually "a published port" served wget -qO- http://127.0.0.1:8080/
+same "another container" served docker run --rm busybox wget -qO- "http://$address/"
+same "from the host" served wget -qO- "http://$address/"
+same "no network" lo docker run --rm --network none busybox ls /sys/class/net
+same "another container's network" "$address" docker run --rm --network container:web busybox sh -c "ip -4 -o addr show eth0 | tr / ' ' | tr -s ' ' | cut -d' ' -f4"
+check "the host's network" docker run --rm --network host busybox ls /sys/class/net/docker0
+docker rm -f web >/dev/null
+code "the port is closed again" 1 wget -qO- -T 2 http://127.0.0.1:8080/
+
 # --- volumes
 same "a new volume has the image's files" from-image run -v vol:/data busybox cat /data/file
 run -v vol:/data busybox sh -c 'echo kept >/data/file'
@@ -216,6 +228,8 @@ left_mounts() { grep -c -e ' /var/lib/smoke/' -e ' /run/smoke/' /proc/mounts; }
 left_cgroups() { find /sys/fs/cgroup -mindepth 2 -type d -path '*docker*' | wc -l; }
 eventually "no mounts are left" 0 left_mounts
 eventually "no cgroups are left" 0 left_cgroups
+left_links() { ls /sys/class/net | grep -c veth; }
+eventually "no links are left" 0 left_links
 kill $daemon
 wait $daemon
 same "the daemon ends well" 0 echo $?

@@ -15,6 +15,7 @@ mod extract;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod handlers;
+mod model;
 mod reply;
 mod router;
 mod routes;

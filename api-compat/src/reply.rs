@@ -10,6 +10,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame};
 use hyper::header::{CONTENT_TYPE, HeaderValue, LOCATION, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Response, StatusCode};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
@@ -76,6 +77,13 @@ pub(crate) fn json(status: StatusCode, value: &Value) -> Reply {
 /// 200 with a JSON value.
 pub(crate) fn ok(value: &Value) -> Reply {
     json(StatusCode::OK, value)
+}
+
+/// 200 with a list of wire types, written without a tree of values between.
+pub(crate) fn ok_list<T: Serialize>(list: &[T]) -> Reply {
+    let mut text = serde_json::to_vec(list).expect("keys are texts, and no serializer of ours fails");
+    text.push(b'\n');
+    whole(StatusCode::OK, Some("application/json"), text)
 }
 
 /// A status without a body.

@@ -1,6 +1,9 @@
 //! What a daemon of ours holds of the machine: mounts, network namespaces, links, firewall rules, control groups,
 //! processes, descriptors, files. After a suite that removed its containers it must hold what it held before.
 //!
+//! The daemon keeps some network namespaces with their links ready for the next containers, more of them when many were
+//! started lately. Each is a descriptor of the daemon's, so as many links as it has such descriptors are no leak.
+//!
 //! Control groups are told from other daemons' by the ids of containers, which [`Watch`] reads off the daemon's events.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +25,12 @@ use crate::http;
 
 /// Where control groups are.
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// What a descriptor of a network namespace is called.
+const NAMESPACE: &str = "net";
+/// Network namespaces the daemon may keep ready, for both kinds of network, and its own.
+const MOST_PREPARED: usize = 2 * 32 + 1;
+/// How names of containers' links on the host begin.
+const PORT: &str = "veth";
 /// Time between two looks at what is being torn down.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -126,12 +135,15 @@ impl Holdings {
         let processes = processes(dir)?;
         let mut namespaces = BTreeSet::new();
         let mut descriptors = BTreeSet::new();
+        let mut prepared = 0;
         for (process, name) in &processes {
             let proc = Path::new("/proc").join(process.to_string());
             if let Ok(namespace) = fs::read_link(proc.join("ns/net")) {
                 namespaces.insert(namespace.to_string_lossy().into_owned());
             }
-            descriptors.extend(open_files(&proc).into_iter().map(|(what, count)| format!("{count} {what} in {name}")));
+            let mut open = open_files(&proc);
+            prepared += if *process == pid { open.remove(NAMESPACE).unwrap_or(0) } else { 0 };
+            descriptors.extend(open.into_iter().map(|(what, count)| format!("{count} {what} in {name}")));
         }
         let mut files = BTreeSet::new();
         for root in ["data", "exec"] {
@@ -146,6 +158,11 @@ impl Holdings {
             ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
             Ok(text.lines().map(|line| line.trim().to_owned()).collect())
         };
+        ensure!(prepared <= MOST_PREPARED, "the daemon holds {prepared} network namespaces");
+        let mut links = inside(&["ip", "-br", "link"])?;
+        if links.iter().filter(|link| link.starts_with(PORT)).count() <= prepared {
+            links.retain(|link| !link.starts_with(PORT));
+        }
         Ok(Self(BTreeMap::from([
             ("process", processes.into_values().collect()),
             ("network namespace", namespaces),
@@ -153,7 +170,7 @@ impl Holdings {
             ("mount", mounts(&proc, dir)?),
             ("cgroup", watch.cgroups()),
             ("file", files),
-            ("link", inside(&["ip", "-br", "link"])?),
+            ("link", links),
             ("firewall rule", inside(&["nft", "-s", "list", "ruleset"])?),
         ])))
     }

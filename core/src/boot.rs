@@ -205,6 +205,13 @@ fn bring_back(
             let cgroup = oci::cgroups_path(&spec, core.config.cgroup_parent.as_deref());
             core.runtimes.restore(&id, &cgroup.to_string_lossy());
             exit = process.exited;
+            if exit.is_none() {
+                for point in &spec.mounts {
+                    if let MountPointKind::Volume { name, .. } = &point.kind {
+                        core.volumes.note_mounted(name, &id);
+                    }
+                }
+            }
             io = Some(process.io);
         }
         // It ran, and neither it nor a record of its end is left: the machine went down.

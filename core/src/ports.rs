@@ -173,9 +173,19 @@ pub trait Volumes: Send + Sync + Debug {
     /// Notes that a stored container uses a volume (at boot).
     fn note_use(&self, name: &str, container: &ContainerId);
     /// Makes ready what a volume needs before its directory is bound (mounts of the local driver). Blocking.
-    fn mount(&self, name: &str) -> Result<(), EngineError>;
+    fn mount(&self, name: &str, container: &ContainerId) -> Result<(), EngineError>;
+    /// Notes that a container that lived on while the daemon was away has the volume mounted.
+    fn note_mounted(&self, name: &str, container: &ContainerId);
+    /// The container runs no more; what was mounted for it alone is unmounted. Blocking.
+    fn unmount(&self, container: &ContainerId);
     /// Fills an empty volume with a directory of the root file system. Blocking.
-    fn copy_up(&self, name: &str, rootfs: BorrowedFd<'_>, path: &str) -> Result<(), EngineError>;
+    fn copy_up(
+        &self,
+        name: &str,
+        container: &ContainerId,
+        rootfs: BorrowedFd<'_>,
+        path: &str,
+    ) -> Result<(), EngineError>;
     /// A container uses nothing any more; with `remove_anonymous` its anonymous volumes go.
     fn release(&self, container: &ContainerId, remove_anonymous: bool) -> BoxFuture<'_, ()>;
 }

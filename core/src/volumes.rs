@@ -1,6 +1,8 @@
 //! Local volumes: a directory each, with a document beside it. Who uses a volume is known from the containers at boot and
 //! kept in memory.
 
+mod local;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::fd::BorrowedFd;
@@ -14,7 +16,7 @@ use dockerd_types::container::Labels;
 use dockerd_types::{ContainerId, ErrorKind, Filters, Kinded, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::container::names;
+use crate::container::{names, pattern};
 use crate::error::EngineError;
 use crate::event_bus::EventBus;
 use crate::ports::{EventNote, Events, VolumeOrder, VolumeUse, Volumes};
@@ -66,21 +68,32 @@ pub enum VolumeError {
         "create {0}: \"{0}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
     )]
     Name(String),
+    /// One letter is no name.
+    #[error("create {0}: volume name is too short, names should be at least two alphanumeric characters")]
+    ShortName(String),
     /// Only local volumes are built.
-    #[error("error looking up volume plugin {0}: plugin \"{0}\" not found")]
-    Driver(String),
-    /// Options that mean a mount.
-    #[error("driver options of local volumes are not supported by this daemon yet")]
-    Options,
+    #[error("create {name}: error looking up volume plugin {driver}: plugin \"{driver}\" not found")]
+    Driver {
+        /// The volume.
+        name: String,
+        /// The driver.
+        driver: String,
+    },
+    /// Not a truth value.
+    #[error("invalid filter 'all': strconv.ParseBool: parsing {0:?}: invalid syntax")]
+    All(String),
+    /// Something is mounted on the volume and does not go.
+    #[error("remove {0}: device or resource busy")]
+    Busy(String),
 }
 
 impl Kinded for VolumeError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound(_) | Self::Driver(_) => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::Driver { .. } => ErrorKind::NotFound,
             Self::InUse { .. } => ErrorKind::Conflict,
-            Self::Name(_) => ErrorKind::InvalidArgument,
-            Self::Options => ErrorKind::NotImplemented,
+            Self::Name(_) | Self::ShortName(_) | Self::All(_) => ErrorKind::InvalidArgument,
+            Self::Busy(_) => ErrorKind::System,
         }
     }
 }
@@ -94,6 +107,7 @@ pub struct VolumeService {
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
+    trash: PathBuf,
     events: EventBus,
     state: Mutex<State>,
 }
@@ -102,6 +116,8 @@ struct Inner {
 struct State {
     volumes: BTreeMap<String, Arc<Volume>>,
     users: HashMap<String, HashSet<ContainerId>>,
+    /// Of volumes with a device: containers for which it is mounted.
+    mounted: HashMap<String, HashSet<ContainerId>>,
 }
 
 impl VolumeService {
@@ -119,8 +135,8 @@ impl VolumeService {
                 Err(error) => tracing::warn!(path = %entry.path().display(), %error, "volume cannot be loaded"),
             }
         }
-        let state = Mutex::new(State { volumes, users: HashMap::new() });
-        Ok(Self { inner: Arc::new(Inner { dir, events, state }) })
+        let state = Mutex::new(State { volumes, ..State::default() });
+        Ok(Self { inner: Arc::new(Inner { dir, trash: layout.trash_dir(), events, state }) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -135,12 +151,6 @@ impl VolumeService {
         options: BTreeMap<String, String>,
         mut labels: Labels,
     ) -> Result<Arc<Volume>, EngineError> {
-        if !matches!(driver, "" | "local") {
-            return Err(EngineError::module(VolumeError::Driver(driver.to_owned())));
-        }
-        if !options.is_empty() {
-            return Err(EngineError::module(VolumeError::Options));
-        }
         let name = match name.filter(|name| !name.is_empty()) {
             Some(name) => valid_name(name)?.to_owned(),
             None => {
@@ -148,10 +158,14 @@ impl VolumeService {
                 dockerd_types::ids::hex(&names::random::<32>())
             }
         };
+        if !matches!(driver, "" | "local") {
+            return Err(EngineError::module(VolumeError::Driver { name, driver: driver.to_owned() }));
+        }
         let mut state = self.state();
         if let Some(volume) = state.volumes.get(&name) {
             return Ok(volume.clone());
         }
+        local::check(&name, &options).map_err(EngineError::module)?;
         let dir = self.inner.dir.join(&name);
         let mountpoint = dir.join("_data");
         let volume = Volume { name: name.clone(), labels, options, created: Timestamp::now(), mountpoint };
@@ -174,7 +188,7 @@ impl VolumeService {
         let matching = state.volumes.values().filter(|volume| {
             dangling.is_none_or(|dangling| dangling != used(&volume.name))
                 && filters.any("driver", |driver| driver == "local")
-                && filters.any("name", |part| volume.name.contains(part))
+                && filters.any("name", |pattern| pattern::is_match(pattern, &volume.name))
                 && filters.labels_match(&volume.labels)
         });
         Ok(matching.cloned().collect())
@@ -212,17 +226,33 @@ impl VolumeService {
             users.sort();
             return Err(EngineError::module(VolumeError::InUse { name: name.to_owned(), users }));
         }
-        fs::remove_dir_all(self.inner.dir.join(name)).map_err(|error| EngineError::io("remove volume", error))?;
+        let (dir, data) = (self.inner.dir.join(name), self.inner.dir.join(name).join("_data"));
+        let io = |error| EngineError::io("remove volume", error);
+        // What is mounted there is somebody else's and must not be deleted with the volume.
+        dockerd_sys::mount::detach(&data).map_err(io)?;
+        if dockerd_sys::mount::local::is_mounted(&data).map_err(io)? {
+            return Err(EngineError::module(VolumeError::Busy(name.to_owned())));
+        }
+        let trash = self.inner.trash.join(format!("volume-{}", dockerd_types::ids::hex(&names::random::<16>())));
+        fs::rename(&dir, &trash).map_err(io)?;
         state.volumes.remove(name);
         state.users.remove(name);
+        state.mounted.remove(name);
         drop(state);
+        if let Err(error) = fs::remove_dir_all(&trash) {
+            tracing::warn!(volume = name, %error, "files of a volume could not be deleted; the next start will");
+        }
         self.event(name, "destroy");
         Ok(())
     }
 
     /// Removes unused volumes, only anonymous ones unless `all`; their names and bytes. Blocking.
     pub fn prune(&self, filters: &Filters, all: bool) -> Result<(Vec<String>, u64), EngineError> {
-        let all = all || filters.boolean("all")?.unwrap_or(false);
+        let wants_all = filters.boolean("all").map_err(|_| {
+            let text = filters.values("all").next().unwrap_or_default();
+            EngineError::module(VolumeError::All(text.to_owned()))
+        })?;
+        let all = all || wants_all.unwrap_or(false);
         let mut unused = Filters::default();
         unused.insert("dangling", "true");
         let (mut removed, mut bytes) = (Vec::new(), 0);
@@ -267,17 +297,63 @@ impl Volumes for VolumeService {
         self.state().users.entry(name.to_owned()).or_default().insert(container.clone());
     }
 
-    fn mount(&self, name: &str) -> Result<(), EngineError> {
-        self.inspect(name).map(drop)
-    }
-
-    fn copy_up(&self, name: &str, rootfs: BorrowedFd<'_>, path: &str) -> Result<(), EngineError> {
+    fn mount(&self, name: &str, container: &ContainerId) -> Result<(), EngineError> {
         let volume = self.inspect(name)?;
-        let fail = |error| EngineError::io(format!("copy to volume {name}"), error);
-        if fs::read_dir(&volume.mountpoint).map_err(fail)?.next().is_some() {
+        if !local::needs_mount(&volume.options) {
             return Ok(());
         }
-        dockerd_image::archive::copy_tree(rootfs, Path::new(path), &volume.mountpoint).map_err(EngineError::from)
+        let mut state = self.state();
+        let users = state.mounted.entry(name.to_owned()).or_default();
+        if users.is_empty() {
+            // A daemon that was killed may have left its mount.
+            let detached = dockerd_sys::mount::detach(&volume.mountpoint);
+            detached.map_err(|error| EngineError::io("unmount volume", error))?;
+            local::mount(&volume.options, &volume.mountpoint).map_err(EngineError::module)?;
+        }
+        users.insert(container.clone());
+        Ok(())
+    }
+
+    fn note_mounted(&self, name: &str, container: &ContainerId) {
+        if self.inspect(name).is_ok_and(|volume| local::needs_mount(&volume.options)) {
+            self.state().mounted.entry(name.to_owned()).or_default().insert(container.clone());
+        }
+    }
+
+    fn unmount(&self, container: &ContainerId) {
+        let mut state = self.state();
+        let mut free = Vec::new();
+        for (name, users) in &mut state.mounted {
+            if users.remove(container) && users.is_empty() {
+                free.push(name.clone());
+            }
+        }
+        for name in free {
+            state.mounted.remove(&name);
+            if let Err(error) = dockerd_sys::mount::detach(&self.inner.dir.join(&name).join("_data")) {
+                tracing::warn!(volume = name, %error, "volume could not be unmounted");
+            }
+        }
+    }
+
+    fn copy_up(
+        &self,
+        name: &str,
+        container: &ContainerId,
+        rootfs: BorrowedFd<'_>,
+        path: &str,
+    ) -> Result<(), EngineError> {
+        let volume = self.inspect(name)?;
+        self.mount(name, container)?;
+        let fail = |error| EngineError::io(format!("copy to volume {name}"), error);
+        let copied = match fs::read_dir(&volume.mountpoint).map(|mut entries| entries.next().is_some()) {
+            Ok(true) => Ok(()),
+            Ok(false) => dockerd_image::archive::copy_tree(rootfs, Path::new(path), &volume.mountpoint)
+                .map_err(EngineError::from),
+            Err(error) => Err(fail(error)),
+        };
+        self.unmount(container);
+        copied
     }
 
     fn release(&self, container: &ContainerId, remove_anonymous: bool) -> BoxFuture<'_, ()> {
@@ -313,6 +389,9 @@ fn valid_name(name: &str) -> Result<&str, EngineError> {
     let word = |b: u8| b.is_ascii_alphanumeric();
     let bytes = name.as_bytes();
     let ok = bytes.len() >= 2 && word(bytes[0]) && bytes.iter().all(|b| word(*b) || matches!(b, b'_' | b'.' | b'-'));
+    if bytes.len() == 1 {
+        return Err(EngineError::module(VolumeError::ShortName(name.to_owned())));
+    }
     if ok { Ok(name) } else { Err(EngineError::module(VolumeError::Name(name.to_owned()))) }
 }
 

@@ -60,3 +60,38 @@ fn pools(settings: &Settings) -> Result<Option<Vec<AddressPool>>, ConfigError> {
     let wrong = |entry: &Value| ConfigError::Value(format!("invalid default address pool: {entry}"));
     list.iter().map(|entry| pool(entry).ok_or_else(|| wrong(entry))).collect::<Result<_, _>>().map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use crate::flags::by_name;
+
+    #[test]
+    fn settings_of_the_bridge() {
+        let network = |args: &[&str]| {
+            let given = Cli::parse(args).expect("flags").set;
+            let keyed = |(name, value): (&str, Value)| Some((by_name(name)?.key.to_owned(), value));
+            network(&given.into_iter().filter_map(keyed).collect())
+        };
+        let config =
+            network(&["--bip", "10.7.0.1/24", "--fixed-cidr", "10.7.0.128/25", "--icc=false", "--mtu", "1400"]);
+        let config = config.expect("valid");
+        assert_eq!(
+            config.bip.map(|(address, net)| format!("{address} {net}")).as_deref(),
+            Some("10.7.0.1 10.7.0.0/24")
+        );
+        assert_eq!((config.icc, config.mtu, config.masquerade, config.firewall), (false, 1400, true, true));
+        let config = network(&["--bridge", "none", "--iptables=false", "--userland-proxy=false", "--ip", "127.0.0.1"]);
+        let config = config.expect("valid");
+        assert_eq!((config.bridge, config.firewall, config.userland_proxy), (BridgeChoice::None, false, false));
+        assert_eq!(config.publish_address, Ipv4Addr::LOCALHOST);
+        let config = network(&["--default-address-pool", "base=10.0.0.0/8,size=24"]).expect("valid");
+        assert_eq!(config.pools.len(), 1);
+        for wrong in
+            [&["--bip", "10.0.0.1"][..], &["--bridge", "b", "--bip", "10.0.0.1/8"], &["--ip", "::1"], &["--mtu", "-5"]]
+        {
+            assert!(network(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -19,7 +19,7 @@ const OF_CONTAINERS: [&str; 9] =
 const COUNTS_CONTAINERS: ApiVersion = ApiVersion(1, 51);
 
 fn two_sizes(version: ApiVersion, image: &mut Value) {
-    if version < ONE_SIZE {
+    if version < ONE_SIZE && image["Size"] != json!(0) {
         image["VirtualSize"] = image["Size"].clone();
     }
 }
@@ -31,6 +31,7 @@ pub(crate) fn downgrade_summary(version: ApiVersion, mut image: Value) -> Value 
         image["Containers"] = json!(-1);
     }
     if version < NO_NAMES {
+        image["RepoDigests"] = Value::Null;
         let is_empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
         if is_empty(&image["RepoTags"]) && is_empty(&image["RepoDigests"]) {
             image["RepoTags"] = json!(["<none>:<none>"]);
@@ -46,16 +47,16 @@ pub(crate) fn downgrade_usage(version: ApiVersion, mut image: Value) -> Value {
     image
 }
 
-/// `GET /images/{name}/json`, whose `Config` is given as a container's.
+/// `GET /images/{name}/json`, given with everything any version shows.
 pub(crate) fn downgrade_inspect(version: ApiVersion, mut image: Value) -> Value {
     two_sizes(version, &mut image);
-    if version < NO_CONTAINER_CONFIG {
-        image["Container"] = json!("");
-        image["ContainerConfig"] = json!({
-            "Hostname": "", "Domainname": "", "User": "", "AttachStdin": false, "AttachStdout": false,
-            "AttachStderr": false, "Tty": false, "OpenStdin": false, "StdinOnce": false, "Env": null, "Cmd": null,
-            "Image": "", "Volumes": null, "WorkingDir": "", "Entrypoint": null, "OnBuild": null, "Labels": null,
-        });
+    if version < ONE_SIZE && image.get("Created").is_none() {
+        image["Created"] = json!("0001-01-01T00:00:00Z");
+    }
+    let mut drop_member = |name: &str| image.as_object_mut().and_then(|members| members.remove(name));
+    if version >= NO_CONTAINER_CONFIG {
+        drop_member("Container");
+        drop_member("ContainerConfig");
     }
     if version >= IMAGE_CONFIG
         && let Some(config) = image["Config"].as_object_mut()
@@ -83,11 +84,12 @@ mod tests {
 
     #[test]
     fn inspect_version_by_version() {
-        let image = || json!({"Size": 5, "Config": {"Cmd": ["sh"], "Hostname": "", "Tty": false}});
+        let image = || json!({"Size": 5, "Config": {"Cmd": ["sh"], "Hostname": "", "Tty": false}, "ContainerConfig": {"Tty": true}});
         assert_eq!(downgrade_inspect(NEWEST, image())["Config"], json!({"Cmd": ["sh"]}));
         let middle = downgrade_inspect(ApiVersion(1, 49), image());
         assert!(middle["Config"].get("Tty").is_some() && middle.get("ContainerConfig").is_none());
         let old = downgrade_inspect(ApiVersion(1, 43), image());
-        assert!(old.get("ContainerConfig").is_some() && old["VirtualSize"] == json!(5));
+        assert!(old["ContainerConfig"]["Tty"] == json!(true) && old["VirtualSize"] == json!(5));
+        assert_eq!(old["Created"], json!("0001-01-01T00:00:00Z"));
     }
 }

@@ -1,4 +1,4 @@
-//! What the engine knows of containers, in the API's words: list entries and inspect. `null`, `[]` and absent differ and
+//! What the engine knows of a container, in the API's words: inspect. `null`, `[]` and absent differ and
 //! are as the stock daemon writes them.
 
 use std::collections::BTreeMap;
@@ -6,57 +6,17 @@ use std::time::Duration;
 
 use dockerd_core::container::health::Health;
 use dockerd_core::container::inspect::ContainerInspect;
-use dockerd_core::container::list::ContainerSummary;
-use dockerd_core::container::spec::{ContainerSpec, MountPoint, MountPointKind, Snapshot};
+use dockerd_core::container::spec::{ContainerSpec, Snapshot};
 use dockerd_types::container::{
     CgroupnsMode, ContainerConfig, DeviceValue, Healthcheck, HostConfig, IpcMode, MountKind, MountSpec, PidMode,
     Resources, RestartPolicy,
 };
-use dockerd_types::network::{EndpointConfig, EndpointState, PublishedPort};
+use dockerd_types::network::PublishedPort;
 use dockerd_types::timestamp::or_zero_time;
 use serde_json::{Map, Value, json};
 
-/// One entry of `GET /containers/json`.
-pub(crate) fn summary(item: &ContainerSummary) -> Value {
-    let snapshot = &item.snapshot;
-    let spec = &snapshot.spec;
-    let ports: Vec<Value> = item
-        .ports
-        .iter()
-        .map(|port| {
-            let mut out = Map::new();
-            if let Some(public) = &port.public {
-                out.insert("IP".to_owned(), json!(public.host_ip.to_string()));
-            }
-            out.insert("PrivatePort".to_owned(), json!(port.private.number));
-            if let Some(public) = &port.public {
-                out.insert("PublicPort".to_owned(), json!(public.host_port));
-            }
-            out.insert("Type".to_owned(), json!(port.private.protocol.name()));
-            Value::Object(out)
-        })
-        .collect();
-    let mut out = json!({
-        "Id": spec.id.as_str(),
-        "Names": [format!("/{}", snapshot.name)],
-        "Image": item.image,
-        "ImageID": item.image_id.as_str(),
-        "Command": item.command,
-        "Created": spec.created.unix_seconds(),
-        "Ports": ports,
-        "Labels": spec.config.labels,
-        "State": snapshot.state.status.name(),
-        "Status": item.status,
-        "HostConfig": {"NetworkMode": spec.host.network_mode.text()},
-        "NetworkSettings": {"Networks": networks(snapshot)},
-        "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
-    });
-    if let Some(size) = &item.size {
-        out["SizeRw"] = json!(size.rw);
-        out["SizeRootFs"] = json!(size.root_fs);
-    }
-    out
-}
+use crate::model::endpoint;
+use crate::model::mount::Mount;
 
 /// `GET /containers/{id}/json`.
 pub(crate) fn inspect(item: &ContainerInspect) -> Value {
@@ -98,7 +58,7 @@ pub(crate) fn inspect(item: &ContainerInspect) -> Value {
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": host_config(host, &item.runtime),
         "GraphDriver": {"Data": null, "Name": spec.storage_driver},
-        "Mounts": spec.mounts.iter().map(mount_point).collect::<Vec<_>>(),
+        "Mounts": spec.mounts.iter().map(Mount::new).collect::<Vec<_>>(),
         "Config": config_of(spec),
         "NetworkSettings": network_settings(snapshot, &item.sandbox_key),
     });
@@ -412,81 +372,6 @@ fn mount_spec(mount: &MountSpec) -> Value {
     out
 }
 
-fn mount_point(mount: &MountPoint) -> Value {
-    let mut out = json!({
-        "Destination": mount.destination,
-        "Mode": mount.mode,
-        "RW": !mount.read_only,
-        "Propagation": mount.propagation,
-    });
-    match &mount.kind {
-        MountPointKind::Bind { source, .. } => {
-            out["Type"] = json!("bind");
-            out["Source"] = json!(source);
-        }
-        MountPointKind::Volume { name, driver, source, .. } => {
-            out["Type"] = json!("volume");
-            out["Name"] = json!(name);
-            out["Source"] = json!(source.to_string_lossy());
-            out["Driver"] = json!(driver);
-        }
-        MountPointKind::Tmpfs { .. } => {
-            out["Type"] = json!("tmpfs");
-            out["Source"] = json!("");
-        }
-        MountPointKind::Image { reference, .. } => {
-            out["Type"] = json!("image");
-            out["Source"] = json!(reference);
-        }
-    }
-    out
-}
-
-/// Networks a container is, or will be, attached to.
-fn networks(snapshot: &Snapshot) -> Value {
-    let spec = &snapshot.spec;
-    let mut out = Map::new();
-    let none = EndpointConfig::default();
-    for state in &snapshot.state.endpoints {
-        let asked = spec.endpoints.get(&state.network_name).unwrap_or(&none);
-        out.insert(state.network_name.clone(), endpoint(asked, Some(state), ""));
-    }
-    for (name, asked) in &spec.endpoints {
-        if !out.contains_key(name) {
-            let id = snapshot.state.network_ids.get(name).map_or("", |id| id.as_str());
-            out.insert(name.clone(), endpoint(asked, None, id));
-        }
-    }
-    Value::Object(out)
-}
-
-/// `last_id` is the network's id when the container does not run.
-fn endpoint(asked: &EndpointConfig, state: Option<&EndpointState>, last_id: &str) -> Value {
-    let ipam = if asked.ipv4.is_some() || asked.ipv6.is_some() {
-        json!({"IPv4Address": asked.ipv4.map(|a| a.to_string()), "IPv6Address": asked.ipv6.map(|a| a.to_string())})
-    } else {
-        Value::Null
-    };
-    let names = state.map(|s| s.dns_names.clone()).unwrap_or_default();
-    json!({
-        "IPAMConfig": ipam,
-        "Links": list_or_null(&asked.links),
-        "Aliases": list_or_null(&asked.aliases),
-        "MacAddress": state.map_or("", |s| &s.mac_address),
-        "DriverOpts": map_if_any(&asked.driver_opts),
-        "GwPriority": asked.gw_priority,
-        "NetworkID": state.map_or(last_id, |s| s.network_id.as_str()),
-        "EndpointID": state.map_or("", |s| s.endpoint_id.as_str()),
-        "Gateway": text(state.and_then(|s| s.gateway4)),
-        "IPAddress": text(state.and_then(|s| s.ipv4).map(|(address, _)| address)),
-        "IPPrefixLen": state.and_then(|s| s.ipv4).map_or(0, |(_, prefix)| prefix),
-        "IPv6Gateway": text(state.and_then(|s| s.gateway6)),
-        "GlobalIPv6Address": text(state.and_then(|s| s.ipv6).map(|(address, _)| address)),
-        "GlobalIPv6PrefixLen": state.and_then(|s| s.ipv6).map_or(0, |(_, prefix)| prefix),
-        "DNSNames": list_or_null(&names),
-    })
-}
-
 fn text(address: Option<impl ToString>) -> String {
     address.map_or_else(String::new, |address| address.to_string())
 }
@@ -512,7 +397,7 @@ fn network_settings(snapshot: &Snapshot, sandbox_key: &std::path::Path) -> Value
         "IPPrefixLen": bridge.and_then(|e| e.ipv4).map_or(0, |(_, prefix)| prefix),
         "IPv6Gateway": text(bridge.and_then(|e| e.gateway6)),
         "MacAddress": bridge.map_or("", |e| &e.mac_address),
-        "Networks": networks(snapshot),
+        "Networks": endpoint::networks(snapshot),
     })
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn create(body: &Object, name: &str, platform: &str) -> Result<Create
     })
 }
 
-fn config(body: &Object) -> Result<ContainerConfig> {
+pub(crate) fn config(body: &Object) -> Result<ContainerConfig> {
     let ports = body.object("ExposedPorts")?;
     let ports = ports.keys().map(|port| Port::parse_range(port).map_err(invalid)).collect::<Result<Vec<_>>>()?;
     Ok(ContainerConfig {

@@ -4,15 +4,15 @@ use dockerd_core::image::list::ImageSummary;
 use dockerd_core::system::df::{DiskUsage, VolumeUsage};
 use serde_json::{Value, json};
 
-use super::container;
 use crate::compat;
-use crate::handlers::{images, volumes};
+use crate::handlers::volumes;
+use crate::model::summary::Summary;
 use crate::version::ApiVersion;
 
 /// The whole answer; kinds not asked for are `null`.
 pub(crate) fn disk_usage(usage: &DiskUsage, build_cache: bool, version: ApiVersion) -> Value {
     let image = |(summary, shared): &(ImageSummary, u64)| {
-        let mut out = images::summary(summary);
+        let mut out = super::image::summary(summary);
         out["SharedSize"] = json!(shared);
         out["Containers"] = json!(summary.containers);
         compat::images::downgrade_usage(version, out)
@@ -25,7 +25,7 @@ pub(crate) fn disk_usage(usage: &DiskUsage, build_cache: bool, version: ApiVersi
     json!({
         "LayersSize": usage.layers,
         "Images": usage.images.as_ref().map(|list| list.iter().map(image).collect::<Vec<_>>()),
-        "Containers": usage.containers.as_ref().map(|list| list.iter().map(container::summary).collect::<Vec<_>>()),
+        "Containers": usage.containers.as_ref().map(|list| list.iter().map(Summary::new).collect::<Vec<_>>()),
         "Volumes": usage.volumes.as_ref().map(|list| list.iter().map(volume).collect::<Vec<_>>()),
         // No builder, no cache.
         "BuildCache": if build_cache { json!([]) } else { Value::Null },

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::convert::{container, create as convert_create};
 use crate::error::ApiError;
 use crate::extract::Target;
+use crate::model::summary::Summary;
 use crate::reply::{self, Reply};
 use crate::version::ApiVersion;
 
@@ -31,7 +32,7 @@ pub(crate) async fn list(context: Context) -> Result {
     let filters = query.filters(&list::FILTERS)?;
     let options = ListOptions { all: query.flag("all"), limit, size: query.flag("size"), filters };
     let found = context.engine.containers.list(options).await?;
-    Ok(reply::ok(&found.iter().map(container::summary).collect()))
+    Ok(reply::ok_list(&found.iter().map(Summary::new).collect::<Vec<_>>()))
 }
 
 pub(crate) async fn create(mut context: Context) -> Result {

@@ -1,149 +1,159 @@
 //! Images.
 
-use bytes::Bytes;
-use dockerd_core::image::list::{FILTERS, ImageSummary};
-use dockerd_image::{Image, ImportOptions, Removal};
-use dockerd_types::Reference;
+use dockerd_core::image::commit::CommitOrder;
+use dockerd_core::image::list::{FILTERS, ListOptions};
+use dockerd_core::image::remove::PRUNE_FILTERS;
+use dockerd_image::{ImportOptions, LoadProgress, Loaded, Platform, RemoveOptions};
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::compat;
 use crate::context::Context;
-use crate::convert::container::config;
+use crate::convert::create::config;
+use crate::convert::image as convert;
 use crate::error::ApiError;
 use crate::reply::{self, Reply};
+use crate::stream::progress;
+use crate::version::ApiVersion;
 
 type Result = std::result::Result<Reply, ApiError>;
 
-fn tags(image: &Image) -> Vec<String> {
-    image.references.iter().filter(|r| r.tag().is_some()).map(Reference::familiar).collect()
-}
+/// `platform` is asked for from these versions on.
+const LOAD_PLATFORM: ApiVersion = ApiVersion(1, 48);
+const INSPECT_PLATFORM: ApiVersion = ApiVersion(1, 49);
+/// The old `filter` of lists ends here.
+const NO_FILTER: ApiVersion = ApiVersion(1, 41);
 
-pub(crate) fn summary(item: &ImageSummary) -> Value {
-    let image = &item.image;
-    let labels = image.config.container_config().labels;
-    json!({
-        "Containers": item.containers,
-        "Created": image.created.unix_seconds(),
-        "Id": image.id.as_str(),
-        "Labels": if labels.is_empty() { Value::Null } else { json!(labels) },
-        "ParentId": image.parent.as_ref().map_or("", |id| id.as_str()),
-        "RepoDigests": [],
-        "RepoTags": tags(image),
-        "SharedSize": -1,
-        "Size": image.size(),
-    })
+fn platform(context: &Context, since: ApiVersion) -> std::result::Result<Option<Platform>, ApiError> {
+    if context.version < since { Ok(None) } else { convert::platform(context.query.text("platform")) }
 }
 
 pub(crate) async fn list(context: Context) -> Result {
-    let filters = context.query.filters(&FILTERS)?;
-    let images = context.engine.images.list(&filters)?;
-    let image = |item| compat::images::downgrade_summary(context.version, summary(item));
+    let mut filters = context.query.filters(&FILTERS)?;
+    let old = context.query.text("filter");
+    if context.version < NO_FILTER && !old.is_empty() {
+        filters.insert("reference", old);
+    }
+    let options = ListOptions { all: context.query.flag("all"), shared_size: context.query.flag("shared-size") };
+    let images = context.engine.images.list(&filters, options)?;
+    let image = |item| compat::images::downgrade_summary(context.version, convert::summary(item));
     Ok(reply::ok(&images.iter().map(image).collect()))
 }
 
 pub(crate) async fn inspect(context: Context) -> Result {
-    let image = context.engine.images.inspect(context.name())?;
-    let layers: Vec<&str> = image.layers.iter().map(|layer| layer.diff_id.as_str()).collect();
-    let described = json!({
-        "Id": image.id.as_str(),
-        "RepoTags": tags(&image),
-        "RepoDigests": [],
-        "Parent": image.parent.as_ref().map_or("", |id| id.as_str()),
-        "Comment": image.config.comment,
-        "Created": image.created.rfc3339_nano(),
-        "DockerVersion": image.config.docker_version,
-        "Author": image.config.author,
-        "Config": config(&image.config.container_config()),
-        "Architecture": image.config.architecture,
-        "Os": image.config.os,
-        "Size": image.size(),
-        "GraphDriver": {"Data": null, "Name": context.engine.facts().storage_driver},
-        "RootFS": {"Type": "layers", "Layers": layers},
-        "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"},
-    });
+    let platform = platform(&context, INSPECT_PLATFORM)?;
+    if platform.is_some() && context.query.flag("manifests") {
+        return Err(ApiError::bad_request("conflicting options: manifests and platform options cannot both be set"));
+    }
+    let image = context.engine.images.inspect_for(context.name(), platform.as_ref())?;
+    let driver = context.engine.facts().storage_driver;
+    let places = context.engine.images.places(&image);
+    let described = convert::inspect(&image, &driver, places);
     Ok(reply::ok(&compat::images::downgrade_inspect(context.version, described)))
 }
 
 pub(crate) async fn history(context: Context) -> Result {
-    let lines = context.engine.images.history(context.name())?;
-    let line = |line: &dockerd_core::image::list::HistoryLine| {
-        json!({
-            "Id": line.id.as_ref().map_or("<missing>", |id| id.as_str()),
-            "Created": line.created.map_or(0, dockerd_types::Timestamp::unix_seconds),
-            "CreatedBy": line.created_by,
-            "Tags": if line.tags.is_empty() { Value::Null } else { json!(line.tags) },
-            "Size": line.size,
-            "Comment": line.comment,
-        })
-    };
-    Ok(reply::ok(&lines.iter().map(line).collect()))
-}
-
-fn reference(repository: &str, tag: &str) -> std::result::Result<Reference, ApiError> {
-    let invalid = |error: dockerd_types::reference::InvalidReference| ApiError::bad_request(error.to_string());
-    let parsed = Reference::parse(repository).map_err(invalid)?;
-    if tag.is_empty() { Ok(parsed.with_default_tag()) } else { parsed.with_tag(tag).map_err(invalid) }
+    let platform = platform(&context, LOAD_PLATFORM)?;
+    let image = context.engine.images.inspect_for(context.name(), platform.as_ref())?;
+    Ok(reply::ok(&context.engine.images.history(&image)?.iter().map(convert::history).collect()))
 }
 
 pub(crate) async fn tag(context: Context) -> Result {
-    let target = reference(context.query.text("repo"), context.query.text("tag"))?;
+    // Without a repository stock does nothing and says nothing.
+    let Some(target) = convert::new_reference(context.query.text("repo"), context.query.text("tag"))? else {
+        return Ok(reply::empty(StatusCode::OK));
+    };
     context.engine.images.tag(context.name(), target).await?;
     Ok(reply::empty(StatusCode::CREATED))
 }
 
 pub(crate) async fn remove(context: Context) -> Result {
-    let removed = context.engine.images.remove(context.name(), context.query.flag("force")).await?;
-    let entry = |removal: &Removal| match removal {
-        Removal::Untagged(name) => json!({"Untagged": name}),
-        Removal::Deleted(digest) => json!({"Deleted": digest.as_str()}),
-    };
-    Ok(reply::ok(&removed.iter().map(entry).collect()))
+    if context.name().trim().is_empty() {
+        return Err(ApiError::bad_request("image name cannot be blank"));
+    }
+    let options = RemoveOptions { force: context.query.flag("force"), no_prune: context.query.flag("noprune") };
+    let removed = context.engine.images.remove(context.name(), options).await?;
+    Ok(reply::ok(&removed.iter().map(convert::removal).collect()))
+}
+
+pub(crate) async fn prune(context: Context) -> Result {
+    let filters = context.query.filters(&PRUNE_FILTERS)?;
+    let pruned = context.engine.images.prune(&filters).await?;
+    let removed: Vec<Value> = pruned.removed.iter().map(convert::removal).collect();
+    let removed = if removed.is_empty() { Value::Null } else { json!(removed) };
+    Ok(reply::ok(&json!({"ImagesDeleted": removed, "SpaceReclaimed": pruned.space_reclaimed})))
 }
 
 pub(crate) async fn save_one(context: Context) -> Result {
-    let body = context.engine.images.save(vec![context.name().to_owned()])?;
-    Ok(reply::stream("application/x-tar", body))
+    save(&context, vec![context.name().to_owned()])
 }
 
 pub(crate) async fn save_many(context: Context) -> Result {
-    let body = context.engine.images.save(context.query.all("names"))?;
+    save(&context, context.query.all("names"))
+}
+
+fn save(context: &Context, names: Vec<String>) -> Result {
+    let body = context.engine.images.save(&names, platform(context, LOAD_PLATFORM)?.as_ref())?;
     Ok(reply::stream("application/x-tar", body))
 }
 
-/// One JSON object of a progress stream.
-fn progress(value: &Value) -> std::io::Result<Bytes> {
-    Ok(Bytes::from(format!("{value}\r\n")))
-}
-
-fn failure(error: &dyn std::fmt::Display) -> Value {
-    json!({"errorDetail": {"message": error.to_string()}, "error": error.to_string()})
-}
-
 pub(crate) async fn load(context: Context) -> Result {
+    let platform = platform(&context, LOAD_PLATFORM)?;
+    let quiet = context.query.flag("quiet");
     let images = context.engine.images.clone();
     let (sender, body) = mpsc::channel(16);
     let input = context.into_stream();
     tokio::spawn(async move {
         // Work goes on when the client leaves: what it sent is whole by the time anything is added.
-        match images.load(input, |_| {}).await {
-            Ok(loaded) => {
-                for item in loaded {
-                    let id = json!({"stream": format!("Loaded image ID: {}\n", item.image.id)});
-                    let names = item.references.iter().map(
-                        |r| json!({"stream": format!("Loaded image: {}\n", r.clone().with_default_tag().familiar())}),
-                    );
-                    let lines: Vec<Value> = if item.references.is_empty() { vec![id] } else { names.collect() };
-                    for line in lines {
-                        let _ = sender.send(progress(&line)).await;
-                    }
-                }
+        let steps = sender.clone();
+        let step = move |step: LoadProgress| {
+            let LoadProgress::Layer { diff_id, current, total } = step;
+            if !quiet {
+                // A client that does not read in time misses a step, not the end.
+                let _ = steps.try_send(progress::line(&progress::layer("Loading layer", &diff_id, current, total)));
             }
-            Err(error) => _ = sender.send(progress(&failure(&error))).await,
+        };
+        let lines = match images.load(input, platform, step).await {
+            Ok(loaded) => loaded_lines(&loaded),
+            Err(error) => vec![progress::failure(&error)],
+        };
+        for line in lines {
+            let _ = sender.send(progress::line(&line)).await;
         }
     });
     Ok(reply::stream("application/json", body))
+}
+
+/// Names of what was loaded; ids only where nothing has a name.
+fn loaded_lines(loaded: &[Loaded]) -> Vec<Value> {
+    let name = |r: &dockerd_types::Reference| json!({"stream": format!("Loaded image: {}\n", r.clone().with_default_tag().familiar())});
+    let lines: Vec<Value> = loaded.iter().flat_map(|item| &item.references).map(name).collect();
+    if !lines.is_empty() {
+        return lines;
+    }
+    let ids: String = loaded.iter().map(|item| format!("Loaded image ID: {}\n", item.image.id)).collect();
+    vec![if ids.is_empty() { json!({}) } else { json!({ "stream": ids }) }]
+}
+
+pub(crate) async fn commit(mut context: Context) -> Result {
+    let body = context.json().await?;
+    let query = &context.query;
+    let config = if body.keys().next().is_some() { Some(config(&body)?) } else { None };
+    let order = CommitOrder {
+        container: query.text("container").to_owned(),
+        reference: convert::new_reference(query.text("repo"), query.text("tag"))?,
+        author: query.text("author").to_owned(),
+        comment: query.text("comment").to_owned(),
+        pause: query.text("pause").is_empty() || query.flag("pause"),
+        changes: query.all("changes"),
+        config,
+    };
+    let images = context.engine.images.clone();
+    // A task of its own: a client that leaves does not leave the container paused.
+    let id = tokio::spawn(async move { images.commit(order).await }).await;
+    let id = id.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+    Ok(reply::json(StatusCode::CREATED, &json!({"Id": id.as_str()})))
 }
 
 pub(crate) async fn create(context: Context) -> Result {
@@ -154,20 +164,22 @@ pub(crate) async fn create(context: Context) -> Result {
     if query.text("fromSrc") != "-" {
         return Err(ApiError::not_built("importing from a URL"));
     }
-    let repository = query.text("repo");
-    let reference = if repository.is_empty() { None } else { Some(reference(repository, query.text("tag"))?) };
-    let architecture = query.text("platform").split('/').nth(1).map(str::to_owned);
-    let message = query.text("message").to_owned();
-    let options = ImportOptions { reference, changes: query.all("changes"), message, architecture };
+    let reference = convert::new_reference(query.text("repo"), query.text("tag"))?;
+    let options = ImportOptions {
+        reference,
+        changes: query.all("changes"),
+        message: Some(query.text("message").to_owned())
+            .filter(|text| !text.is_empty())
+            .unwrap_or_else(|| "Imported from -".to_owned()),
+        engine_version: context.engine.facts().config.version.clone(),
+        platform: dockerd_core::image::platform::parse(query.text("platform"))?,
+    };
     let images = context.engine.images.clone();
     let input = context.into_stream();
+    // A task of its own, which goes on when the client leaves; nothing is sent before its end, so errors have a status.
+    let image = tokio::spawn(async move { images.import(input, options).await }).await;
+    let image = image.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
     let (sender, body) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let line = match images.import(input, options).await {
-            Ok(image) => json!({"status": image.id.as_str()}),
-            Err(error) => failure(&error),
-        };
-        let _ = sender.send(progress(&line)).await;
-    });
+    let _ = sender.send(progress::line(&json!({"status": image.id.as_str()}))).await;
     Ok(reply::stream("application/json", body))
 }

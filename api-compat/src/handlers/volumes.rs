@@ -66,6 +66,5 @@ pub(crate) async fn prune(context: Context) -> Result {
     let pruned = tokio::task::spawn_blocking(move || volumes.prune(&filters, all)).await;
     let (names, bytes) =
         pruned.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
-    let names = if names.is_empty() { Value::Null } else { json!(names) };
     Ok(reply::ok(&json!({"VolumesDeleted": names, "SpaceReclaimed": bytes})))
 }

@@ -1,22 +1,27 @@
 //! Trees and tars outside of layers: `docker import`, `docker cp`, `docker export`, and the copy into an empty volume.
 
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use dockerd_types::container::ContainerConfig;
-use dockerd_types::network::Port;
 use dockerd_types::{Reference, Timestamp};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use crate::config::{History, ImageConfig, RootFs};
+use crate::changes;
+use crate::config::{History, ImageConfig, RootFs, RunConfig};
 use crate::decompress;
 use crate::error::ImageError;
 use crate::layer::{self, UnpackOptions, Unpacked};
-use crate::load::go_architecture;
+use crate::lease::Lease;
+use crate::load::Platform;
+use crate::publish::NewImage;
 use crate::store::{Image, ImageStore};
 
 /// What an import makes of a tar.
@@ -28,91 +33,39 @@ pub struct ImportOptions {
     pub changes: Vec<String>,
     /// Comment of its history.
     pub message: String,
-    /// Architecture, where it is not this machine's.
-    pub architecture: Option<String>,
+    /// What it is for.
+    pub platform: Platform,
+    /// This engine's version, for the record.
+    pub engine_version: String,
 }
 
 impl ImageStore {
     /// Makes an image of one layer from the tar `reader`, compressed or not.
     pub fn import(&self, reader: impl Read + Send, options: &ImportOptions) -> Result<Arc<Image>, ImageError> {
         let mut run = ContainerConfig::default();
-        for change in &options.changes {
-            apply_change(&mut run, change)?;
-        }
-        let layer = self.add_layer(None, None, decompress::plain(reader)?)?;
+        changes::apply(&mut run, &options.changes)?;
+        let lease = Lease::new(self);
+        let layer = self.new_layer(&lease, None, &mut *decompress::plain(reader)?)?;
         let now = Timestamp::now().rfc3339_nano();
-        let architecture = options.architecture.as_deref().unwrap_or_else(|| go_architecture());
-        let mut config = ImageConfig {
-            architecture: architecture.to_owned(),
-            os: "linux".to_owned(),
+        let config = ImageConfig {
+            architecture: options.platform.architecture.clone(),
+            variant: options.platform.variant.clone(),
+            os: options.platform.os.clone(),
             created: Some(now.clone()),
             comment: options.message.clone(),
+            docker_version: options.engine_version.clone(),
+            config: Some(RunConfig::of(&run)),
+            container_config: Some(RunConfig::of(&ContainerConfig::default())),
             rootfs: RootFs { kind: "layers".to_owned(), diff_ids: vec![layer.diff_id.clone()] },
             history: vec![History { created: Some(now), comment: options.message.clone(), ..History::default() }],
             ..ImageConfig::default()
         };
-        config.set_container_config(&run);
         let raw = serde_json::to_vec(&config).map_err(|error| ImageError::Archive(error.to_string()))?;
         let references: Vec<Reference> = options.reference.clone().into_iter().collect();
-        self.add_image(&raw, &[layer], &references)
+        let new = NewImage { raw_config: raw.into(), layers: vec![layer], references, parent: None, tagged: true };
+        let mut added = self.add_images(vec![new])?;
+        added.pop().ok_or_else(|| ImageError::Archive("image was not added".to_owned()))
     }
-}
-
-/// One `--change`: the instructions that only touch the configuration.
-fn apply_change(config: &mut ContainerConfig, change: &str) -> Result<(), ImageError> {
-    let invalid = |text: String| ImageError::InvalidArgument(text);
-    let (word, rest) = change.trim().split_once(char::is_whitespace).unwrap_or_else(|| (change.trim(), ""));
-    let rest = rest.trim();
-    match word.to_ascii_uppercase().as_str() {
-        "CMD" => config.cmd = Some(command(rest)),
-        "ENTRYPOINT" => config.entrypoint = Some(command(rest)),
-        "ENV" => config.env.extend(pairs(rest).into_iter().map(|(key, value)| format!("{key}={value}"))),
-        "LABEL" => config.labels.extend(pairs(rest)),
-        "USER" => config.user = rest.to_owned(),
-        "WORKDIR" => config.working_dir = rest.to_owned(),
-        "STOPSIGNAL" => config.stop_signal = Some(rest.to_owned()),
-        "EXPOSE" => {
-            for port in rest.split_whitespace() {
-                config.exposed_ports.extend(Port::parse_range(port).map_err(|error| invalid(error.to_string()))?);
-            }
-        }
-        "VOLUME" => match serde_json::from_str::<Vec<String>>(rest) {
-            Ok(paths) => config.volumes.extend(paths),
-            Err(_) => config.volumes.extend(rest.split_whitespace().map(str::to_owned)),
-        },
-        "ONBUILD" => config.on_build.push(rest.to_owned()),
-        _ => return Err(invalid(format!("{word} is not a valid change command"))),
-    }
-    Ok(())
-}
-
-/// Exec form as it is, shell form by /bin/sh.
-fn command(text: &str) -> Vec<String> {
-    serde_json::from_str(text).unwrap_or_else(|_| vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()])
-}
-
-/// `K=V K2="v v"`, or the old `K rest of the line`.
-fn pairs(text: &str) -> Vec<(String, String)> {
-    let first = text.split_whitespace().next().unwrap_or_default();
-    if !first.contains('=') {
-        let (key, value) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-        return vec![(key.to_owned(), value.trim().to_owned())];
-    }
-    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
-    for c in text.chars() {
-        match (c, quote) {
-            ('"' | '\'', None) => quote = Some(c),
-            (c, Some(q)) if c == q => quote = None,
-            (c, None) if c.is_whitespace() => {
-                if !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-            }
-            (c, _) => word.push(c),
-        }
-    }
-    words.extend(Some(word).filter(|word| !word.is_empty()));
-    words.iter().filter_map(|word| word.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
 /// Unpacks the tar `reader`, compressed or not, into `directory`, which is the root for everything in the archive.
@@ -135,10 +88,18 @@ pub fn copy_tree(root: BorrowedFd<'_>, path: &Path, to: &Path) -> Result<(), Ima
         Err(error) => return Err(ImageError::io("open directory to copy")(error.into())),
     };
     let target = rustix::fs::open(to, flags, Mode::empty()).map_err(|e| ImageError::io("open volume")(e.into()))?;
-    copy_directory(&from, &target).map_err(ImageError::io("copy directory"))
+    let target = Arc::new(target);
+    copy_directory(&from, &target, &mut HashMap::new()).map_err(ImageError::io("copy directory"))
 }
 
-fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
+/// Files with several names remembered at most.
+const MOST_LINKED: usize = 4096;
+
+/// Files with several names that have been copied: by device and number, where.
+/// Beyond [`MOST_LINKED`], which bounds the directories held open, links become files of their own.
+type Copied = HashMap<(u64, u64), (Arc<OwnedFd>, OsString)>;
+
+fn copy_directory(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io::Result<()> {
     for entry in rustix::fs::Dir::read_from(from)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -147,16 +108,27 @@ fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
         }
         let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::Directory && stat.st_nlink > 1 {
+            if let Some((directory, first)) = copied.get(&(stat.st_dev, stat.st_ino)) {
+                rustix::fs::linkat(directory, first, to, name, AtFlags::empty())?;
+                continue;
+            }
+            let name = OsStr::from_bytes(name.to_bytes()).to_owned();
+            if copied.len() >= MOST_LINKED {
+                copied.clear();
+            }
+            copied.insert((stat.st_dev, stat.st_ino), (to.clone(), name));
+        }
         match kind {
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 rustix::fs::mkdirat(to, name, Mode::RWXU)?;
                 let (below, target) = (
                     rustix::fs::openat(from, name, flags, Mode::empty())?,
-                    rustix::fs::openat(to, name, flags, Mode::empty())?,
+                    Arc::new(rustix::fs::openat(to, name, flags, Mode::empty())?),
                 );
                 // It dresses `target` itself when it is done.
-                copy_directory(&below, &target)?;
+                copy_directory(&below, &target, copied)?;
                 continue;
             }
             FileType::RegularFile => {
@@ -165,7 +137,12 @@ fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
                 let mut source = File::from(rustix::fs::openat(from, name, read, Mode::empty())?);
                 let mut copy = File::from(rustix::fs::openat(to, name, write, Mode::RUSR | Mode::WUSR)?);
                 io::copy(&mut source, &mut copy)?;
+                // The owner first: a change of it takes file capabilities away.
+                rustix::fs::fchown(&copy, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
                 copy_xattrs(&source, &copy)?;
+                rustix::fs::fchmod(&copy, Mode::from_raw_mode(stat.st_mode))?;
+                rustix::fs::futimens(&copy, &times(&stat))?;
+                continue;
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(from, name, Vec::new())?;
@@ -181,8 +158,8 @@ fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
         rustix::fs::utimensat(to, name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     let stat = rustix::fs::fstat(from)?;
-    copy_xattrs(from, to)?;
     rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    copy_xattrs(from, to)?;
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
     Ok(rustix::fs::futimens(to, &times(&stat))?)
 }
@@ -216,21 +193,4 @@ fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn changes_are_dockerfile_instructions() {
-        let mut config = ContainerConfig::default();
-        for change in ["CMD [\"a\",\"b\"]", "ENTRYPOINT x y", "ENV A=1 B=\"2 3\"", "ENV C d e", "EXPOSE 80 90/udp"] {
-            apply_change(&mut config, change).expect(change);
-        }
-        assert_eq!(config.cmd, Some(vec!["a".to_owned(), "b".to_owned()]));
-        assert_eq!(config.env, ["A=1", "B=2 3", "C=d e"]);
-        assert_eq!(config.exposed_ports.len(), 2);
-        assert!(apply_change(&mut config, "RUN x").is_err());
-    }
 }

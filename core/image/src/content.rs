@@ -1,5 +1,6 @@
 //! Content by digest: nothing is visible until its digest is verified, and what is visible never changes.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use dockerd_types::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::ImageError;
+use crate::intake::spool::Spool;
+use crate::trash::Trash;
 
 /// Bytes moved at a time.
 const CHUNK: usize = 256 * 1024;
@@ -17,69 +20,43 @@ const CHUNK: usize = 256 * 1024;
 pub struct ContentStore {
     blobs: PathBuf,
     temporary: PathBuf,
-}
-
-/// Content that was received but has no name yet; goes away unless it is kept.
-#[derive(Debug)]
-pub struct Ingest {
-    file: tempfile::NamedTempFile,
-    /// What it hashes to.
-    pub digest: Digest,
-    /// Its length.
-    pub size: u64,
-}
-
-impl Ingest {
-    /// Opens it for reading from its start.
-    pub fn open(&self) -> io::Result<File> {
-        self.file.reopen()
-    }
+    trash: Trash,
 }
 
 impl ContentStore {
     /// The store below `dir`; temporary files go to `temporary`, on the same file system.
-    pub fn open(dir: &Path, temporary: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn open(dir: &Path, temporary: &Path, trash: Trash) -> Result<Self, ImageError> {
         let blobs = dir.join("sha256");
         fs::create_dir_all(&blobs).map_err(ImageError::io("make the content store"))?;
-        Ok(Self { blobs, temporary: temporary.to_owned() })
+        Ok(Self { blobs, temporary: temporary.to_owned(), trash })
     }
 
-    /// Receives everything `reader` has.
-    pub fn receive(&self, mut reader: impl Read) -> Result<Ingest, ImageError> {
-        let fail = || ImageError::io("receive content");
-        let mut file = tempfile::NamedTempFile::new_in(&self.temporary).map_err(fail())?;
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; CHUNK];
-        let mut size = 0;
-        loop {
-            let length = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(fail()(error)),
-            };
-            hasher.update(&buffer[..length]);
-            file.write_all(&buffer[..length]).map_err(fail())?;
-            size += length as u64;
-        }
-        Ok(Ingest { file, digest: Digest::sha256(&hasher.finalize().into()), size })
+    /// Where content is received.
+    pub(crate) fn temporary(&self) -> &Path {
+        &self.temporary
     }
 
-    /// Makes received content visible under its digest.
-    pub fn keep(&self, ingest: Ingest) -> Result<(Digest, u64), ImageError> {
-        let Ingest { file, digest, size } = ingest;
-        let path = self.path(&digest);
-        if !path.exists() {
-            file.as_file().sync_data().map_err(ImageError::io("flush content"))?;
-            file.persist(&path)
-                .map_err(|error| ImageError::Io { action: "keep content".into(), source: error.error })?;
-        }
-        Ok((digest, size))
-    }
-
-    /// Stores small content.
+    /// Stores small content, flushed to disk.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, ImageError> {
-        self.receive(bytes).and_then(|ingest| self.keep(ingest)).map(|(digest, _)| digest)
+        let fail = || ImageError::io("write content");
+        let digest = Digest::sha256(&Sha256::digest(bytes).into());
+        let path = self.path(&digest);
+        if path.exists() {
+            return Ok(digest);
+        }
+        let mut file = tempfile::NamedTempFile::new_in(&self.temporary).map_err(fail())?;
+        file.write_all(bytes).and_then(|()| file.as_file().sync_data()).map_err(fail())?;
+        file.persist(path).map_err(|error| fail()(error.error))?;
+        Ok(digest)
+    }
+
+    /// Makes the received file `spool`, whose digest was verified to be `digest`, visible. Its temporary name goes by
+    /// itself. Not flushed: the store's owner does that for all of a load at once (`settle.rs`).
+    pub(crate) fn adopt(&self, spool: &Spool, digest: &Digest) -> Result<(), ImageError> {
+        match fs::hard_link(spool.path(), self.path(digest)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(ImageError::io("keep content")(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Opens a blob.
@@ -94,10 +71,22 @@ impl ContentStore {
 
     /// Removes a blob nobody refers to; a missing one is fine.
     pub fn remove(&self, digest: &Digest) {
-        if let Err(error) = fs::remove_file(self.path(digest))
-            && error.kind() != io::ErrorKind::NotFound
-        {
+        if let Err(error) = self.trash.discard(&self.path(digest)) {
             tracing::warn!(%digest, %error, "content could not be removed");
+        }
+    }
+
+    /// Removes every blob that is not `wanted`.
+    pub(crate) fn retain(&self, wanted: &HashSet<Digest>) {
+        let Ok(entries) = fs::read_dir(&self.blobs) else { return };
+        for entry in entries.flatten() {
+            let digest = Digest::parse(&format!("sha256:{}", entry.file_name().to_string_lossy()));
+            if digest.is_ok_and(|digest| wanted.contains(&digest)) {
+                continue;
+            }
+            if let Err(error) = self.trash.discard(&entry.path()) {
+                tracing::warn!(%error, "leftover content could not be removed");
+            }
         }
     }
 
@@ -106,30 +95,16 @@ impl ContentStore {
     }
 }
 
-/// Reads through to `inner` and hashes what passes.
-#[derive(Debug)]
-pub struct HashingReader<R> {
-    inner: R,
-    hasher: Sha256,
-}
-
-impl<R: Read> HashingReader<R> {
-    /// Around `inner`.
-    pub fn new(inner: R) -> Self {
-        Self { inner, hasher: Sha256::new() }
-    }
-
-    /// Reads what is left, and tells the digest of everything.
-    pub fn finish(mut self) -> io::Result<Digest> {
-        io::copy(&mut self, &mut io::sink())?;
-        Ok(Digest::sha256(&self.hasher.finalize().into()))
-    }
-}
-
-impl<R: Read> Read for HashingReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..length]);
-        Ok(length)
+/// The digest of everything `reader` has.
+pub(crate) fn digest_of(mut reader: impl Read) -> io::Result<Digest> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(Digest::sha256(&hasher.finalize().into())),
+            Ok(length) => hasher.update(&buffer[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }

@@ -17,6 +17,9 @@ pub(crate) struct ImageDocument {
     pub(crate) arrived: Timestamp,
     /// The image it was made from here, by commit or build.
     pub(crate) parent: Option<Digest>,
+    /// When it was last given a name, other than by a load.
+    #[serde(default)]
+    pub(crate) last_tagged: Option<Timestamp>,
 }
 
 /// A layer of an image.

@@ -11,9 +11,18 @@ pub enum ImageError {
     /// A prefix that several ids have.
     #[error("multiple IDs found with provided prefix: {0}")]
     Ambiguous(String),
+    /// A name by digest that no image has.
+    #[error("reference does not exist")]
+    NoReference,
+    /// None of the images is for the platform asked for.
+    #[error("{0}")]
+    NoTarget(String),
     /// Not an image reference.
     #[error(transparent)]
     Reference(#[from] dockerd_types::reference::InvalidReference),
+    /// A `--change` that cannot be made.
+    #[error(transparent)]
+    Change(#[from] crate::changes::ChangeError),
     /// Removal is not possible.
     #[error("conflict: {0}")]
     Conflict(String),
@@ -56,14 +65,15 @@ impl ImageError {
 impl Kinded for ImageError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::NotFound(_) | Self::NoReference => ErrorKind::NotFound,
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::Ambiguous(_)
             | Self::Reference(_)
+            | Self::Change(_)
             | Self::Archive(_)
             | Self::InvalidArgument(_)
             | Self::WrongDigest { .. } => ErrorKind::InvalidArgument,
-            Self::Document(_) | Self::Io { .. } => ErrorKind::System,
+            Self::NoTarget(_) | Self::Document(_) | Self::Io { .. } => ErrorKind::System,
         }
     }
 }

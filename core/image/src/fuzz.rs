@@ -7,7 +7,7 @@ use std::path::Path;
 
 use dockerd_store::Layout;
 
-use crate::config::ImageConfig;
+use crate::config::{ImageConfig, RunConfig};
 use crate::decompress;
 use crate::layer::{self, UnpackOptions};
 use crate::store::ImageStore;
@@ -36,7 +36,7 @@ pub fn archive(data: &[u8]) {
     layout.create().expect("the layout is made");
     let store = ImageStore::open(&layout, None).expect("an empty store opens");
     let temporary = layout.tmp_dir();
-    let loaded = store.load(data, &temporary, &mut |_| {});
+    let loaded = store.load(data, None, &mut |_| {});
     let left: Vec<_> = fs::read_dir(&temporary).expect("the directory is listed").flatten().collect();
     assert!(left.is_empty(), "{left:?}");
     for image in loaded.into_iter().flatten() {
@@ -54,7 +54,7 @@ pub fn image_config(data: &[u8]) {
     let Ok(mut config) = serde_json::from_slice::<ImageConfig>(data) else { return };
     let container = config.container_config();
     let _ = config.created_at();
-    config.set_container_config(&container);
+    config.config = Some(RunConfig::of(&container));
     let written = serde_json::to_vec(&config).expect("a configuration is written");
     let again: ImageConfig = serde_json::from_slice(&written).expect("what was written is read");
     assert_eq!(again.container_config(), container);

@@ -1,25 +1,36 @@
-//! Unpacking a tar beneath a directory, every path resolved in that directory as if it were the root (openat2(2),
-//! `RESOLVE_IN_ROOT`), so that no name and no link of a hostile archive leads out of it. With or without the meaning
-//! that layers give to `.wh.` names (OCI image-spec "layer.md").
+//! Unpacking a tar beneath a directory ([`Tree`] resolves its paths), with or without the meaning that layers give to
+//! `.wh.` names (OCI image-spec "layer.md"). Four system calls for an ordinary file: open, write, set times, close.
+//! Owners, modes and times end up as the archive has them, whatever the umask and however often a directory changes
+//! under way; attributes that new files would inherit from their directory are set when all files are there.
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
-use dockerd_sys::inside;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
-use tar::EntryType;
 
 use crate::error::ImageError;
+use crate::tree::{Cleared, Directory, Tree, clean, set_opaque, set_xattr, size_of};
+use crate::untar::{Entry, EntryKind, TarError, TarReader, TarTime};
 
 /// More entries than any real layer has: an archive with more is refused before it fills the disk with inodes.
 const MAX_ENTRIES: u64 = 4_000_000;
+/// Longest sum of the directories' names, which are kept until the end for their times.
+const MAX_NAMES: usize = 256 << 20;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Attributes that only mean something to overlayfs; a layer must not bring its own.
+const OVERLAY_ATTRIBUTES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+/// The attribute that new files inherit from their directory.
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+/// Set-user-id, set-group-id, sticky: a change of owner may take them away.
+const SPECIAL_BITS: u32 = 0o7000;
+const SET_GROUP_ID: u32 = 0o2000;
 
 /// How names and owners are taken.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,452 +54,374 @@ pub struct OverwriteRefused {
 }
 
 /// What was unpacked.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Bytes of file content.
+    /// Bytes of the files as `docker images` counts them: lengths of files and symbolic links, hard links once.
     pub bytes: u64,
     /// Entries.
     pub entries: u64,
 }
 
-/// Unpacks the tar `reader` below `root`.
+/// Unpacks the tar `reader` below `root`. What follows the archive's end is read too, so that a digest of the stream is
+/// one of the whole stream.
 pub fn unpack(reader: impl Read, root: BorrowedFd<'_>, options: UnpackOptions) -> Result<Unpacked, ImageError> {
-    let mut archive = tar::Archive::new(reader);
-    let mut state = State { root, options, done: Unpacked::default(), directories: Vec::new() };
-    let entries = archive.entries().map_err(broken)?;
-    for entry in entries {
-        state.entry(&mut entry.map_err(broken)?)?;
+    let mut reader = TarReader::new(reader);
+    let mut unpacker = Unpacker {
+        tree: Tree::new(root, options.whiteouts),
+        options,
+        done: Unpacked::default(),
+        late: Vec::new(),
+        late_names: 0,
+        umask: umask(),
+        own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+    };
+    while let Some(entry) = reader.next_entry().map_err(broken)? {
+        unpacker.entry(&entry, &mut reader)?;
     }
-    // Times of directories last: making what is in them has changed them. The deepest first is not needed then.
-    for (path, time) in std::mem::take(&mut state.directories) {
-        state.set_time(&path, time).map_err(failed(&path))?;
+    unpacker.finish()?;
+    reader.drain().map_err(|error| broken(error.into()))?;
+    if unpacker.tree.replaced {
+        unpacker.done.bytes = size_of(root).map_err(failed(Path::new("/")))?;
     }
-    Ok(state.done)
+    Ok(unpacker.done)
 }
 
-fn broken(error: io::Error) -> ImageError {
-    ImageError::Archive(format!("archive/tar: {error}"))
+pub(crate) fn broken(error: TarError) -> ImageError {
+    match error {
+        TarError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => broken(TarError::Truncated),
+        error => ImageError::Archive(error.to_string()),
+    }
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> ImageError + '_ {
     move |source| ImageError::Io { action: format!("unpack {}", path.display()), source }
 }
 
-struct State<'a> {
-    root: BorrowedFd<'a>,
-    options: UnpackOptions,
-    done: Unpacked,
-    directories: Vec<(PathBuf, Timespec)>,
+/// Mode bits that new files of this process lack; all of them where the kernel does not say.
+fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0o777)
 }
 
-impl State<'_> {
-    fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), ImageError> {
+/// What a directory gets when everything in it is there.
+#[derive(Debug)]
+struct Late {
+    path: PathBuf,
+    mtime: TarTime,
+    atime: TarTime,
+    mode: Option<u32>,
+    acl: Option<Vec<u8>>,
+}
+
+struct Unpacker<'a> {
+    tree: Tree<'a>,
+    options: UnpackOptions,
+    done: Unpacked,
+    late: Vec<Late>,
+    late_names: usize,
+    umask: u32,
+    /// Owner of what this process makes.
+    own: (u32, u32),
+}
+
+/// Where an entry goes.
+struct Place<'a> {
+    parent: &'a Directory,
+    name: &'a OsStr,
+    path: &'a Path,
+}
+
+impl Unpacker<'_> {
+    fn entry<R: Read>(&mut self, entry: &Entry, reader: &mut TarReader<R>) -> Result<(), ImageError> {
         self.done.entries += 1;
         if self.done.entries > MAX_ENTRIES {
             return Err(ImageError::Archive(format!("archive has more than {MAX_ENTRIES} entries")));
         }
-        if entry.header().entry_type() == EntryType::XGlobalHeader {
-            // Remarks on the archive as a whole, as `git archive` makes them.
-            return Ok(());
+        if let EntryKind::Other(flag) = entry.kind {
+            return Err(ImageError::Archive(format!("unhandled tar header type {flag}")));
         }
-        let extensions = Extensions::of(entry)?;
-        let path = clean(&entry.path_bytes(), "entry name")?;
-        let Some(name) = path.file_name().map(OsStr::to_owned) else {
-            // Only a layer says what its root is like; what is unpacked into a directory leaves that as it is.
-            return if self.options.whiteouts { self.root_entry(entry, &extensions) } else { Ok(()) };
-        };
-        let parent_path = path.parent().unwrap_or_else(|| Path::new(""));
-        let parent = self.directory(parent_path).map_err(failed(&path))?;
+        let path = clean(&entry.path).map_err(|_| outside("entry name", &entry.path))?;
+        // The root itself stays as it is, as with the stock daemon.
+        let Some(name) = path.file_name() else { return Ok(()) };
+        let parent = self.tree.directory(path.parent().unwrap_or_else(|| Path::new(""))).map_err(failed(&path))?;
         if self.options.whiteouts && name.as_bytes().starts_with(WHITEOUT) {
-            return whiteout(&parent, name.as_bytes()).map_err(failed(&path));
+            return self.whiteout(entry, &parent, name.as_bytes(), &path);
         }
-        self.clear_the_way(&parent, &path, entry.header().entry_type()).map_err(failed(&path))?;
-        self.make(entry, &parent, &name, &path)?;
-        self.dress(entry, &extensions, &parent, &name, &path).map_err(failed(&path))
+        let place = Place { parent: &parent, name, path: &path };
+        match entry.kind {
+            EntryKind::File => self.file(entry, reader, &place),
+            EntryKind::Directory => self.directory(entry, &place),
+            _ => self.other(entry, &place),
+        }
     }
 
-    /// The archive's `./` gives the root itself its mode and owner.
-    fn root_entry<R: Read>(&self, entry: &tar::Entry<'_, R>, extensions: &Extensions) -> Result<(), ImageError> {
-        let at = |error: Errno| failed(Path::new("/"))(error.into());
-        let header = entry.header();
-        if header.entry_type() == EntryType::Directory {
-            let (uid, gid) = self.owner(header).map_err(broken)?;
-            let root = rustix::fs::openat(self.root, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            let root = root.map_err(at)?;
-            rustix::fs::fchown(&root, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).map_err(at)?;
-            rustix::fs::fchmod(&root, Mode::from_raw_mode(header.mode().map_err(broken)? & 0o7777)).map_err(at)?;
-            let time = extensions.time(header).map_err(broken)?;
-            let times = Timestamps { last_access: time, last_modification: time };
-            rustix::fs::futimens(&root, &times).map_err(at)?;
+    /// Runs `make`, once more after clearing the way when something is there already.
+    fn make<T>(&mut self, place: &Place<'_>, make: impl Fn() -> Result<T, Errno>) -> io::Result<T> {
+        match make() {
+            Err(Errno::EXIST) => {
+                self.tree.clear(place.parent, place.path, self.options.no_overwrite_dir_non_dir, false)?;
+                Ok(make()?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn file<R: Read>(&mut self, entry: &Entry, reader: &mut TarReader<R>, place: &Place<'_>) -> Result<(), ImageError> {
+        let at = failed(place.path);
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(entry.mode & !SPECIAL_BITS);
+        let file = self.make(place, || rustix::fs::openat(place.parent, place.name, flags, mode)).map_err(&at)?;
+        let mut file = File::from(file);
+        match &entry.segments {
+            None => loop {
+                let piece = reader.data().map_err(broken)?;
+                if piece.is_empty() {
+                    break;
+                }
+                file.write_all(piece).map_err(&at)?;
+            },
+            Some(segments) => {
+                for segment in segments {
+                    let (mut to, end) = (segment.offset, segment.offset + segment.length);
+                    while to < end {
+                        let piece = reader.data_at_most(end - to).map_err(broken)?;
+                        file.write_all_at(piece, to).map_err(&at)?;
+                        to += piece.len() as u64;
+                    }
+                }
+                file.set_len(entry.size).map_err(&at)?;
+            }
+        }
+        self.done.bytes += entry.size;
+        self.dress_file(entry, &file, place.parent.ours).map_err(at)
+    }
+
+    fn dress_file(&self, entry: &Entry, file: &File, ours: bool) -> io::Result<()> {
+        let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
+        let chown = !ours || (uid, gid) != self.own;
+        if chown {
+            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        for (key, value) in attributes(entry) {
+            tolerate(rustix::fs::fsetxattr(file, key, value, XattrFlags::empty()).map_err(Into::into))?;
+        }
+        if !ours || entry.mode & (self.umask | SPECIAL_BITS) != 0 {
+            rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
+        }
+        Ok(rustix::fs::futimens(file, &times(entry))?)
+    }
+
+    fn directory(&mut self, entry: &Entry, place: &Place<'_>) -> Result<(), ImageError> {
+        let at = failed(place.path);
+        let Place { parent, name, path } = place;
+        let mode = Mode::from_raw_mode(entry.mode & !SPECIAL_BITS);
+        let made = match rustix::fs::mkdirat(parent, *name, mode) {
+            Ok(()) => Cleared::Away,
+            Err(Errno::EXIST) => {
+                let keep = self.options.no_overwrite_dir_non_dir;
+                let cleared = self.tree.clear(parent, path, keep, true).map_err(&at)?;
+                if cleared != Cleared::Directory {
+                    rustix::fs::mkdirat(parent, *name, mode).map_err(|error| at(error.into()))?;
+                }
+                cleared
+            }
+            Err(error) => return Err(at(error.into())),
+        };
+        if made != Cleared::Directory {
+            self.tree.made(parent, name, path).map_err(&at)?;
+        }
+        if made == Cleared::Whiteout {
+            // What the layers below have stays hidden.
+            let hidden = set_xattr(parent.as_fd(), name, OsStr::new("trusted.overlay.opaque"), b"y");
+            hidden.map_err(&at)?;
+        }
+        let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
+        if made == Cleared::Directory || !parent.ours || (uid, gid) != self.own {
+            chown(parent, name, uid, gid).map_err(&at)?;
+        }
+        let mut late =
+            Late { path: path.to_path_buf(), mtime: entry.mtime, atime: atime(entry), mode: None, acl: None };
+        for (key, value) in attributes(entry) {
+            if key.as_bytes() == DEFAULT_ACL {
+                late.acl = Some(value.to_vec());
+            } else {
+                tolerate(set_xattr(parent.as_fd(), name, key, value)).map_err(&at)?;
+            }
+        }
+        if made == Cleared::Directory || !parent.ours || entry.mode & (self.umask | SPECIAL_BITS) != 0 {
+            self.set_mode(parent, name, entry.mode & !SET_GROUP_ID).map_err(&at)?;
+            late.mode = (entry.mode & SET_GROUP_ID != 0).then_some(entry.mode);
+        }
+        self.late_names += path.as_os_str().len();
+        if self.late_names > MAX_NAMES {
+            return Err(ImageError::Archive("archive has too many directories".to_owned()));
+        }
+        self.late.push(late);
+        Ok(())
+    }
+
+    /// Links and nodes.
+    fn other(&mut self, entry: &Entry, place: &Place<'_>) -> Result<(), ImageError> {
+        let at = failed(place.path);
+        let Place { parent, name, .. } = place;
+        if entry.kind == EntryKind::HardLink {
+            return self.hard_link(entry, place);
+        }
+        let mode = Mode::from_raw_mode(entry.mode);
+        let device = rustix::fs::makedev(entry.device.0, entry.device.1);
+        let made = self.make(place, || match entry.kind {
+            EntryKind::Symlink => rustix::fs::symlinkat(OsStr::from_bytes(&entry.link), parent, *name),
+            EntryKind::CharDevice => rustix::fs::mknodat(parent, *name, FileType::CharacterDevice, mode, device),
+            EntryKind::BlockDevice => rustix::fs::mknodat(parent, *name, FileType::BlockDevice, mode, device),
+            _ => rustix::fs::mknodat(parent, *name, FileType::Fifo, mode, 0),
+        });
+        made.map_err(&at)?;
+        let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
+        if !parent.ours || (uid, gid) != self.own {
+            chown(parent, name, uid, gid).map_err(&at)?;
+        }
+        for (key, value) in attributes(entry) {
+            tolerate(set_xattr(parent.as_fd(), name, key, value)).map_err(&at)?;
+        }
+        if entry.kind == EntryKind::Symlink {
+            self.done.bytes += entry.link.len() as u64;
+        } else {
+            self.set_mode(parent, name, entry.mode).map_err(&at)?;
+        }
+        let set = rustix::fs::utimensat(parent, *name, &times(entry), AtFlags::SYMLINK_NOFOLLOW);
+        set.map_err(|error| at(error.into()))
+    }
+
+    /// The target's directory is resolved in the root; its last part is not followed.
+    fn hard_link(&mut self, entry: &Entry, place: &Place<'_>) -> Result<(), ImageError> {
+        let target = clean(&entry.link).map_err(|_| outside("hardlink target", &entry.link))?;
+        let missing = |error: io::Error| {
+            let link = OsStr::from_bytes(&entry.link);
+            ImageError::Io { action: format!("linkat {} {}", link.display(), place.path.display()), source: error }
+        };
+        let Some(target_name) = target.file_name() else { return Err(outside("hardlink target", &entry.link)) };
+        if target == place.path {
+            return Err(missing(io::ErrorKind::NotFound.into()));
+        }
+        let directory = self.tree.directory(target.parent().unwrap_or_else(|| Path::new(""))).map_err(missing)?;
+        let none = AtFlags::empty();
+        let link = || rustix::fs::linkat(&directory, target_name, place.parent, place.name, none);
+        self.make(place, link).map_err(missing)
+    }
+
+    fn whiteout(&mut self, entry: &Entry, parent: &Directory, name: &[u8], path: &Path) -> Result<(), ImageError> {
+        let at = failed(path);
+        if name == OPAQUE {
+            return set_opaque(parent).map_err(at);
+        }
+        let hidden = OsStr::from_bytes(&name[WHITEOUT.len()..]);
+        if hidden.is_empty() || hidden == "." || hidden == ".." {
+            return Err(ImageError::Archive(format!("invalid whiteout entry {:?}", path.display())));
+        }
+        // Other `.wh..wh.` names are notes of AUFS, which nobody needs.
+        if hidden.as_bytes().starts_with(WHITEOUT) {
+            return Ok(());
+        }
+        // A whiteout hides what is below this layer only (OCI image-spec): what the layer itself has stays.
+        match rustix::fs::mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => chown(parent, hidden, entry.uid, entry.gid).map_err(at),
+            Err(Errno::EXIST) => {
+                let stat = rustix::fs::statat(parent, hidden, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| at(e.into()))?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    return Ok(());
+                }
+                set_xattr(parent.as_fd(), hidden, OsStr::new("trusted.overlay.opaque"), b"y").map_err(at)
+            }
+            Err(error) => Err(at(error.into())),
+        }
+    }
+
+    /// fchmodat(2) follows links, and a container that runs may put one there between two calls: so, outside of layers, which
+    /// nobody else sees yet, the entry is held first and then changed through /proc, whatever has become of its name.
+    fn set_mode(&self, parent: &Directory, name: &OsStr, mode: u32) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        let mode = Mode::from_raw_mode(mode);
+        if self.options.whiteouts {
+            return Ok(rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?);
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let entry = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&entry)?.st_mode) == FileType::Symlink {
+            return Ok(());
+        }
+        Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", entry.as_raw_fd()), mode)?)
+    }
+
+    /// Directories get their times last: making what is in them has changed them.
+    fn finish(&mut self) -> Result<(), ImageError> {
+        for late in std::mem::take(&mut self.late) {
+            self.finish_directory(&late).map_err(failed(&late.path))?;
         }
         Ok(())
     }
 
-    /// Opens a directory below the root, making what is missing on the way.
-    fn directory(&self, path: &Path) -> io::Result<OwnedFd> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let at = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        match rustix::fs::openat2(self.root, at, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
-            Err(Errno::NOENT) => {}
-            other => return Ok(other?),
-        }
-        // Where a link leads to nothing, it is that which is made.
-        let real = inside::follow(self.root, &Path::new("/").join(path))?;
-        let mut made = rustix::fs::openat(self.root, ".", flags, Mode::empty())?;
-        for name in real.components().filter(|part| matches!(part, Component::Normal(_))) {
-            match rustix::fs::mkdirat(&made, name.as_os_str(), Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-            made = rustix::fs::openat(&made, name.as_os_str(), flags | OFlags::NOFOLLOW, Mode::empty())?;
-        }
-        Ok(made)
-    }
-
-    /// Removes what is there under that name, except a directory a directory comes to.
-    fn clear_the_way(&self, parent: &OwnedFd, path: &Path, kind: EntryType) -> io::Result<()> {
-        let Some(name) = path.file_name() else { return Ok(()) };
-        let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error.into()),
+    fn finish_directory(&mut self, late: &Late) -> io::Result<()> {
+        let parent = match self.tree.existing(late.path.parent().unwrap_or_else(|| Path::new("")))? {
+            Some(parent) => parent,
+            None => return Ok(()),
         };
-        let was_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let is_directory = kind == EntryType::Directory;
-        if was_directory && is_directory {
-            return Ok(());
-        }
-        if was_directory != is_directory && self.options.no_overwrite_dir_non_dir {
-            return Err(io::Error::other(OverwriteRefused { path: path.to_owned(), directory: was_directory }));
-        }
-        remove_tree(parent, name, was_directory)
-    }
-
-    fn make<R: Read>(
-        &mut self,
-        entry: &mut tar::Entry<'_, R>,
-        parent: &OwnedFd,
-        name: &OsStr,
-        path: &Path,
-    ) -> Result<(), ImageError> {
-        let at = failed(path);
-        let header = entry.header();
-        let kind = header.entry_type();
-        let node = |kind: FileType, entry: &tar::Entry<'_, R>| -> io::Result<()> {
-            let header = entry.header();
-            // A named pipe has no numbers, and some writers leave the fields empty.
-            let device = match kind {
-                FileType::Fifo => 0,
-                _ => rustix::fs::makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)),
-            };
-            Ok(rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device)?)
-        };
-        match kind {
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600));
-                let mut file = File::from(file.map_err(io::Error::from).map_err(&at)?);
-                self.done.bytes += io::copy(entry, &mut file).map_err(&at)?;
-                Ok(())
-            }
-            EntryType::Directory => match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)) {
-                Ok(()) | Err(Errno::EXIST) => Ok(()),
-                Err(error) => Err(at(error.into())),
-            },
-            EntryType::Symlink => {
-                let target = entry.link_name_bytes().unwrap_or_default();
-                rustix::fs::symlinkat(OsStr::from_bytes(&target), parent, name).map_err(|e| at(e.into()))
-            }
-            EntryType::Link => {
-                let target = clean(&entry.link_name_bytes().unwrap_or_default(), "hardlink target")?;
-                self.hard_link(&target, parent, name).map_err(at)
-            }
-            EntryType::Char => node(FileType::CharacterDevice, entry).map_err(at),
-            EntryType::Block => node(FileType::BlockDevice, entry).map_err(at),
-            EntryType::Fifo => node(FileType::Fifo, entry).map_err(at),
-            other => Err(ImageError::Archive(format!("unhandled tar header type {other:?} of {}", path.display()))),
-        }
-    }
-
-    /// The target's directory is resolved in the root; its last part is not followed.
-    fn hard_link(&self, target: &Path, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
-        let Some(target_name) = target.file_name() else { return Err(io::ErrorKind::InvalidInput.into()) };
-        let directory = self.directory(target.parent().unwrap_or_else(|| Path::new("")))?;
-        Ok(rustix::fs::linkat(directory, target_name, parent, name, AtFlags::empty())?)
-    }
-
-    fn owner(&self, header: &tar::Header) -> io::Result<(u32, u32)> {
-        let number = |value: u64| u32::try_from(value).map_err(|_| io::Error::other("owner out of range"));
-        match self.options.owner {
-            Some(owner) => Ok(owner),
-            None => Ok((number(header.uid()?)?, number(header.gid()?)?)),
-        }
-    }
-
-    /// Owner, extended attributes, mode and times, in the order in which none undoes another.
-    fn dress<R: Read>(
-        &mut self,
-        entry: &tar::Entry<'_, R>,
-        extensions: &Extensions,
-        parent: &OwnedFd,
-        name: &OsStr,
-        path: &Path,
-    ) -> io::Result<()> {
-        let header = entry.header();
-        let kind = header.entry_type();
-        if kind == EntryType::Link {
-            return Ok(());
-        }
-        let (uid, gid) = (extensions.uid, extensions.gid);
-        let (header_uid, header_gid) = self.owner(header)?;
-        let owned = self.options.owner.is_some();
-        let uid = if owned { header_uid } else { uid.unwrap_or(header_uid) };
-        let gid = if owned { header_gid } else { gid.unwrap_or(header_gid) };
-        let no_follow = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), no_follow)?;
-        for (key, value) in &extensions.xattrs {
-            set_xattr(parent, name, key, value)?;
-        }
-        if kind != EntryType::Symlink {
-            set_mode(parent, name, Mode::from_raw_mode(header.mode()? & 0o7777))?;
-        }
-        let time = extensions.time(header)?;
-        if kind == EntryType::Directory {
-            self.directories.push((path.to_owned(), time));
-            return Ok(());
-        }
-        let times = Timestamps { last_access: time, last_modification: time };
-        Ok(rustix::fs::utimensat(parent, name, &times, no_follow)?)
-    }
-
-    fn set_time(&self, path: &Path, time: Timespec) -> io::Result<()> {
-        let times = Timestamps { last_access: time, last_modification: time };
-        let parent = self.directory(path.parent().unwrap_or_else(|| Path::new("")))?;
-        let Some(name) = path.file_name() else { return Ok(()) };
-        match rustix::fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW) {
-            // A later entry of the archive has taken it away again.
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-/// What PAX headers add to an entry.
-#[derive(Debug, Default)]
-struct Extensions {
-    xattrs: Vec<(String, Vec<u8>)>,
-    mtime: Option<Timespec>,
-    uid: Option<u32>,
-    gid: Option<u32>,
-}
-
-impl Extensions {
-    fn of<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Self, ImageError> {
-        let mut out = Self::default();
-        let Some(extensions) = entry.pax_extensions().map_err(broken)? else { return Ok(out) };
-        for extension in extensions {
-            let extension = extension.map_err(broken)?;
-            let Ok(key) = extension.key() else { continue };
-            let number = || std::str::from_utf8(extension.value_bytes()).ok().and_then(|text| text.parse().ok());
-            match key {
-                "mtime" => out.mtime = pax_time(extension.value_bytes()),
-                "uid" => out.uid = number(),
-                "gid" => out.gid = number(),
-                _ => {
-                    if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
-                        out.xattrs.push((name.to_owned(), extension.value_bytes().to_vec()));
-                    }
-                }
+        let Some(name) = late.path.file_name() else { return Ok(()) };
+        if self.tree.replaced {
+            // A later entry may have put something else in its place.
+            let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
+            if !stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
+                return Ok(());
             }
         }
-        Ok(out)
-    }
-
-    fn time(&self, header: &tar::Header) -> io::Result<Timespec> {
-        let seconds = i64::try_from(header.mtime()?).unwrap_or(0);
-        Ok(self.mtime.unwrap_or(Timespec { tv_sec: seconds, tv_nsec: 0 }))
-    }
-}
-
-/// `seconds[.fraction]`; the fraction to nanoseconds.
-fn pax_time(text: &[u8]) -> Option<Timespec> {
-    let text = std::str::from_utf8(text).ok()?;
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-    Some(Timespec { tv_sec: seconds.parse().ok()?, tv_nsec: digits.parse().ok()? })
-}
-
-/// The path without `.` and doubled slashes, `..` resolved by name; one that leads above the root is refused.
-fn clean(bytes: &[u8], what: &'static str) -> Result<PathBuf, ImageError> {
-    let path = PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()));
-    let mut out = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(part) => out.push(part),
-            Component::ParentDir if !out.pop() => {
-                return Err(ImageError::Archive(format!("invalid {what} {:?}", path.display())));
-            }
-            _ => {}
+        if let Some(acl) = &late.acl {
+            tolerate(set_xattr(parent.as_fd(), name, OsStr::from_bytes(DEFAULT_ACL), acl))?;
         }
-    }
-    Ok(out)
-}
-
-fn whiteout(parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
-    if name == OPAQUE {
-        return set_xattr(parent, OsStr::new("."), "trusted.overlay.opaque", b"y");
-    }
-    let hidden = OsStr::from_bytes(&name[WHITEOUT.len()..]);
-    if hidden.is_empty() || hidden == "." || hidden == ".." {
-        return Err(io::Error::other("whiteout without a name"));
-    }
-    // Other `.wh..wh.` names are notes of AUFS, which nobody needs.
-    if hidden.as_bytes().starts_with(WHITEOUT) {
-        return Ok(());
-    }
-    match rustix::fs::statat(parent, hidden, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => remove_tree(parent, hidden, FileType::from_raw_mode(stat.st_mode) == FileType::Directory)?,
-        Err(Errno::NOENT) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let device = rustix::fs::makedev(0, 0);
-    Ok(rustix::fs::mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), device)?)
-}
-
-fn remove_tree(parent: &OwnedFd, name: &OsStr, directory: bool) -> io::Result<()> {
-    if !directory {
-        return Ok(rustix::fs::unlinkat(parent, name, AtFlags::empty())?);
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-    let mut entries = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&dir)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            entries.push((OsStr::from_bytes(entry.file_name().to_bytes()).to_owned(), entry.file_type()));
+        if let Some(mode) = late.mode {
+            self.set_mode(&parent, name, mode)?;
         }
+        let times = Timestamps { last_access: timespec(late.atime), last_modification: timespec(late.mtime) };
+        Ok(rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
     }
-    for (child, kind) in entries {
-        remove_tree(&dir, &child, kind == FileType::Directory)?;
-    }
-    Ok(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?)
 }
 
-/// fchmodat(2) follows links, and a container that runs may put one there between two calls: so the entry is held first
-/// and then changed through /proc, whatever has become of its name.
-fn set_mode(parent: &OwnedFd, name: &OsStr, mode: Mode) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let entry = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-    if FileType::from_raw_mode(rustix::fs::fstat(&entry)?.st_mode) == FileType::Symlink {
-        return Ok(());
-    }
-    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", entry.as_raw_fd()), mode)?)
+fn outside(what: &str, name: &[u8]) -> ImageError {
+    ImageError::Archive(format!("invalid {what} {:?}", OsStr::from_bytes(name).display()))
 }
 
-/// By path through /proc, because there is no `setxattrat` on the kernels we support; links are not followed.
-fn set_xattr(parent: &OwnedFd, name: &OsStr, key: &str, value: &[u8]) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let mut path = PathBuf::from(format!("/proc/self/fd/{}", parent.as_fd().as_raw_fd()));
-    path.push(name);
-    match rustix::fs::lsetxattr(&path, key, value, XattrFlags::empty()) {
-        // A file system without that kind of attribute, or one only for other security modules.
-        Err(Errno::OPNOTSUPP) => Ok(()),
-        other => Ok(other?),
+fn chown(parent: &Directory, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    Ok(rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn attributes(entry: &Entry) -> impl Iterator<Item = (&OsStr, &[u8])> {
+    let foreign = |key: &[u8]| !OVERLAY_ATTRIBUTES.iter().any(|own| key.starts_with(own));
+    let kept = entry.xattrs.iter().filter(move |(key, _)| foreign(key) && !key.contains(&0));
+    kept.map(|(key, value)| (OsStr::from_bytes(key), &value[..]))
+}
+
+/// Attributes the file system cannot hold or we may not set are left out, as the stock daemon does.
+fn tolerate(result: io::Result<()>) -> io::Result<()> {
+    match result.as_ref().err().and_then(Errno::from_io_error) {
+        Some(Errno::OPNOTSUPP | Errno::PERM) => {
+            tracing::debug!(error = ?result, "attribute left out");
+            Ok(())
+        }
+        _ => result,
     }
+}
+
+fn atime(entry: &Entry) -> TarTime {
+    entry.atime.unwrap_or_default().max(entry.mtime)
+}
+
+fn times(entry: &Entry) -> Timestamps {
+    Timestamps { last_access: timespec(atime(entry)), last_modification: timespec(entry.mtime) }
+}
+
+fn timespec(time: TarTime) -> Timespec {
+    Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tar_of(fill: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        fill(&mut builder);
-        builder.into_inner().expect("tar")
-    }
-
-    fn header(kind: EntryType, name: &str, link: &str, size: u64) -> tar::Header {
-        let mut header = tar::Header::new_gnu();
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
-        header.set_entry_type(kind);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(1_000_000);
-        header.set_size(size);
-        header.set_cksum();
-        header
-    }
-
-    fn unpack_into(tar: &[u8], dir: &Path) -> Result<Unpacked, ImageError> {
-        let root = File::open(dir).expect("opened");
-        unpack(tar, root.as_fd(), UnpackOptions { whiteouts: true, ..UnpackOptions::default() })
-    }
-
-    #[test]
-    fn privileged_links_do_not_lead_out() {
-        let outside = tempfile::tempdir().expect("temporary directory");
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let target = outside.path().to_str().expect("utf-8");
-        let tar = tar_of(|tar| {
-            tar.append(&header(EntryType::Symlink, "out", target, 0), io::empty()).expect("appended");
-            tar.append(&header(EntryType::Regular, "out/file", "", 1), &b"x"[..]).expect("appended");
-        });
-        // Refused or contained: what counts is that nothing appears outside.
-        let _ = unpack_into(&tar, dir.path());
-        assert_eq!(std::fs::read_dir(outside.path()).expect("listed").count(), 0);
-    }
-
-    #[test]
-    fn privileged_what_a_link_leads_to_is_made_within_the_root() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let tar = tar_of(|tar| {
-            tar.append(&header(EntryType::Symlink, "s", "/../new/place", 0), io::empty()).expect("appended");
-            tar.append(&header(EntryType::Regular, "s/d/file", "", 1), &b"x"[..]).expect("appended");
-        });
-        unpack_into(&tar, dir.path()).expect("unpacked");
-        assert_eq!(std::fs::read(dir.path().join("new/place/d/file")).expect("read"), b"x");
-    }
-
-    #[test]
-    fn privileged_names_above_the_root_are_refused() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        for (kind, name, link) in [(EntryType::Regular, "../x", ""), (EntryType::Link, "x", "../../etc/passwd")] {
-            let tar = tar_of(|tar| tar.append(&header(kind, name, link, 0), io::empty()).expect("appended"));
-            assert!(matches!(unpack_into(&tar, dir.path()), Err(ImageError::Archive(_))), "{name}");
-        }
-    }
-
-    #[test]
-    fn privileged_whiteouts_and_opaque_directories() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let tar = tar_of(|tar| {
-            tar.append(&header(EntryType::Regular, "d/.wh.gone", "", 0), io::empty()).expect("appended");
-            tar.append(&header(EntryType::Regular, "d/.wh..wh..opq", "", 0), io::empty()).expect("appended");
-        });
-        unpack_into(&tar, dir.path()).expect("unpacked");
-        let stat = rustix::fs::lstat(dir.path().join("d/gone")).expect("whiteout");
-        assert_eq!((FileType::from_raw_mode(stat.st_mode), stat.st_rdev), (FileType::CharacterDevice, 0));
-        let mut value = [0; 4];
-        let length = rustix::fs::lgetxattr(dir.path().join("d"), "trusted.overlay.opaque", &mut value);
-        assert_eq!((length, value[0]), (Ok(1), b'y'));
-    }
-
-    #[test]
-    fn truncated_archives_are_errors() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let tar = tar_of(|tar| tar.append(&header(EntryType::Regular, "f", "", 600), &[7; 600][..]).expect("appended"));
-        assert!(unpack_into(&tar[..700], dir.path()).is_err());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn cleaned_paths_stay_inside(path in "[a./]{0,24}") {
-            if let Ok(path) = clean(path.as_bytes(), "entry name") {
-                proptest::prop_assert!(path.components().all(|c| matches!(c, Component::Normal(_))));
-            }
-        }
-    }
-}
+mod tests;

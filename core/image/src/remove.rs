@@ -1,4 +1,5 @@
-//! `docker rmi`: untag or delete by Docker's rules, and give back layers and content nobody needs.
+//! `docker rmi`: untag or delete by Docker's rules, and give back layers and content nobody needs. What is deleted goes to
+//! the trash, so the answer does not wait for it; what a running load or a container needs stays.
 
 use std::collections::HashSet;
 
@@ -12,15 +13,56 @@ use crate::store::{Image, ImageStore};
 pub struct RemoveOptions {
     /// Remove names of an image with several, and an image stopped containers use.
     pub force: bool,
+    /// Leave parents without a name alone.
+    pub no_prune: bool,
 }
 
 /// One thing that was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
-    /// A name, in its familiar form.
-    Untagged(String),
-    /// An image or a layer.
+    /// A name, in its familiar form, of an image.
+    Untagged(String, Digest),
+    /// An image.
     Deleted(Digest),
+    /// A layer, by its chainID.
+    Layer(Digest),
+}
+
+/// Why an image cannot go, in Docker's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Conflict {
+    Children,
+    Running(String),
+    References,
+    Stopped(String),
+}
+
+/// Which conflicts count.
+#[derive(Debug, Clone, Copy)]
+struct Checks {
+    references: bool,
+    stopped: bool,
+}
+
+impl Conflict {
+    fn is_use(&self) -> bool {
+        matches!(self, Self::Running(_) | Self::Stopped(_))
+    }
+
+    fn error(&self, image: &Digest) -> ImageError {
+        let short = |id: &str| id.get(..12).unwrap_or(id).to_owned();
+        let (force, why) = match self {
+            Self::Children => ("cannot be forced", "image has dependent child images".to_owned()),
+            Self::Running(owner) => {
+                ("cannot be forced", format!("image is being used by running container {}", short(owner)))
+            }
+            Self::References => ("must be forced", "image is referenced in multiple repositories".to_owned()),
+            Self::Stopped(owner) => {
+                ("must be forced", format!("image is being used by stopped container {}", short(owner)))
+            }
+        };
+        ImageError::Conflict(format!("unable to delete {} ({force}) - {why}", image.short()))
+    }
 }
 
 impl ImageStore {
@@ -31,113 +73,167 @@ impl ImageStore {
         options: RemoveOptions,
         running: &dyn Fn(&str) -> bool,
     ) -> Result<Vec<Removal>, ImageError> {
-        let image = self.resolve(text)?;
         let _changes = self.lock();
-        let by_id = is_id_of(text, &image);
-        let named = if by_id { None } else { Reference::parse(text).ok().map(Reference::with_default_tag) };
-        let names: Vec<Reference> = match &named {
-            Some(reference) => image.references.iter().filter(|known| *known == reference).cloned().collect(),
-            None => image.references.clone(),
-        };
-        let last = names.len() == image.references.len();
-        if by_id && !options.force && repositories(&image) > 1 {
-            return Err(conflict(&image, "be forced", "image is referenced in multiple repositories"));
+        let image = self.resolve(text)?;
+        let mut out = Vec::new();
+        let single = image.references.len() == 1;
+        let mut quiet = false;
+        if is_id_of(text, &image) {
+            if single {
+                // Without force a stopped container's use counts; the one name does not.
+                let checks = Checks { references: false, stopped: !options.force };
+                if let Some(conflict) = self.conflict(&image, checks, running) {
+                    return Err(conflict.error(&image.id));
+                }
+                self.untag(&image, &image.references, &mut out)?;
+            }
+        } else {
+            if !options.force
+                && single
+                && let Some(owner) = self.holders(&image.id).first()
+            {
+                let owner = owner.get(..12).unwrap_or(owner);
+                return Err(ImageError::Conflict(format!(
+                    "unable to remove repository reference {text:?} (must force) - container {owner} is using its \
+                     referenced image {}",
+                    image.id.short()
+                )));
+            }
+            let reference = Reference::parse(text)?.with_default_tag();
+            self.untag(&image, std::slice::from_ref(&reference), &mut out)?;
+            if image.references.iter().any(|known| *known != reference) {
+                return Ok(out);
+            }
+            quiet = true;
         }
-        if last {
-            self.check_unused(&image, text, options, running)?;
+        self.delete(&image.id, options.force, !options.no_prune, quiet, running, &mut out)?;
+        Ok(out)
+    }
+
+    fn conflict(&self, image: &Image, checks: Checks, running: &dyn Fn(&str) -> bool) -> Option<Conflict> {
+        let index = self.index();
+        if index.images.values().any(|other| other.parent.as_ref() == Some(&image.id)) {
+            return Some(Conflict::Children);
         }
-        let mut out: Vec<Removal> = names.iter().map(|name| Removal::Untagged(name.familiar())).collect();
-        let in_use = !self.holders(&image.id).is_empty();
-        let delete = last && !in_use;
+        let holders = self.holders(&image.id);
+        if let Some(owner) = holders.iter().find(|owner| running(owner)) {
+            return Some(Conflict::Running(owner.clone()));
+        }
+        let named = index.images.get(&image.id).is_some_and(|image| !image.references.is_empty());
+        if checks.references && named {
+            return Some(Conflict::References);
+        }
+        holders.first().filter(|_| checks.stopped).map(|owner| Conflict::Stopped(owner.clone()))
+    }
+
+    fn untag(&self, image: &Image, names: &[Reference], out: &mut Vec<Removal>) -> Result<(), ImageError> {
+        if names.is_empty() {
+            return Ok(());
+        }
         let index = self.index();
         let mut references = index.references.clone();
         references.retain(|name, _| !names.contains(name));
         self.write_references(&references)?;
+        self.publish(index.images.clone(), references);
+        out.extend(names.iter().map(|name| Removal::Untagged(name.familiar(), image.id.clone())));
+        Ok(())
+    }
+
+    /// Deletes the image unless something is in the way, then, with `prune`, its parents that nobody names or uses. With
+    /// `quiet` an image that is in use just stays.
+    fn delete(
+        &self,
+        id: &Digest,
+        force: bool,
+        prune: bool,
+        quiet: bool,
+        running: &dyn Fn(&str) -> bool,
+        out: &mut Vec<Removal>,
+    ) -> Result<(), ImageError> {
+        let (mut next, mut force, mut quiet) = (Some(id.clone()), force, quiet);
+        while let Some(id) = next {
+            let Some(image) = self.index().images.get(&id).cloned() else { return Ok(()) };
+            let checks = Checks { references: !force, stopped: !force };
+            if let Some(conflict) = self.conflict(&image, checks, running) {
+                let dangling = image.references.is_empty() && conflict != Conflict::Children;
+                return if quiet && (!dangling || conflict.is_use()) { Ok(()) } else { Err(conflict.error(&id)) };
+            }
+            self.untag(&image, &image.references, out)?;
+            self.forget(&image, out)?;
+            next = image.parent.clone().filter(|_| prune);
+            (force, quiet) = (false, true);
+        }
+        Ok(())
+    }
+
+    /// Takes the image out of the index, and away what only it had, topmost first.
+    fn forget(&self, image: &Image, out: &mut Vec<Removal>) -> Result<(), ImageError> {
+        let index = self.index();
         let mut images = index.images.clone();
-        if delete {
-            images.remove(&image.id);
-            if let Err(source) = std::fs::remove_file(self.document_path(&image.id)) {
+        images.remove(&image.id);
+        match std::fs::remove_file(self.document_path(&image.id)) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(ImageError::Io { action: "remove image document".to_owned(), source });
             }
+            _ => {}
         }
-        self.publish(images, references);
-        if delete {
-            self.give_back(&image, &mut out)?;
-        }
-        Ok(out)
-    }
-
-    fn check_unused(
-        &self,
-        image: &Image,
-        text: &str,
-        options: RemoveOptions,
-        running: &dyn Fn(&str) -> bool,
-    ) -> Result<(), ImageError> {
-        let holders = self.holders(&image.id);
-        let by_name = !is_id_of(text, image);
-        let what = if by_name {
-            format!("unable to remove repository reference {text:?}")
-        } else {
-            format!("unable to delete {}", image.id.short())
-        };
-        if let Some(owner) = holders.iter().find(|owner| running(owner)) {
-            let owner = owner.get(..12).unwrap_or(owner);
-            if by_name && options.force {
-                return Ok(());
-            }
-            let must = if by_name { "must force" } else { "cannot be forced" };
-            let text = if by_name {
-                format!("{what} ({must}) - container {owner} is using its referenced image {}", image.id.short())
-            } else {
-                format!("{what} ({must}) - image is being used by running container {owner}")
-            };
-            return Err(ImageError::Conflict(text));
-        }
-        if let (Some(owner), false) = (holders.first(), options.force) {
-            let owner = owner.get(..12).unwrap_or(owner);
-            let using = if by_name {
-                format!("container {owner} is using its referenced image {}", image.id.short())
-            } else {
-                format!("image is being used by stopped container {owner}")
-            };
-            return Err(ImageError::Conflict(format!(
-                "{what} (must {}) - {using}",
-                if by_name { "force" } else { "be forced" }
-            )));
-        }
-        Ok(())
-    }
-
-    /// Removes the layers and the content only `image` had, topmost first.
-    fn give_back(&self, image: &Image, out: &mut Vec<Removal>) -> Result<(), ImageError> {
+        self.publish(images, index.references.clone());
         out.push(Removal::Deleted(image.id.clone()));
+        let in_use = self.layers_in_use();
+        for layer in image.layers.iter().rev() {
+            if !in_use.contains(&layer.chain_id) && !self.leases().covers(&layer.chain_id) {
+                self.snapshots().remove_layer(&layer.chain_id)?;
+                out.push(Removal::Layer(layer.chain_id.clone()));
+            }
+        }
+        let blobs = image.layers.iter().map(|layer| &layer.diff_id).chain([&image.id]);
+        let kept = self.content_in_use();
+        for digest in blobs.filter(|digest| !kept.contains(*digest) && !self.leases().covers(digest)) {
+            self.content().remove(digest);
+        }
+        Ok(())
+    }
+
+    fn content_in_use(&self) -> HashSet<Digest> {
         let index = self.index();
-        let others = || index.images.values().flat_map(|image| &image.layers);
-        let chains: HashSet<&Digest> = others().map(|layer| &layer.chain_id).collect();
-        let diffs: HashSet<&Digest> = others().map(|layer| &layer.diff_id).collect();
-        for layer in image.layers.iter().rev().filter(|layer| !chains.contains(&layer.chain_id)) {
-            self.snapshots().remove_layer(&layer.chain_id)?;
-            out.push(Removal::Deleted(layer.chain_id.clone()));
+        let layers = index.images.values().flat_map(|image| &image.layers).map(|layer| layer.diff_id.clone());
+        layers.chain(index.images.keys().cloned()).collect()
+    }
+
+    /// Removes those layers and blobs among `candidates` that nobody needs.
+    pub(crate) fn collect(&self, candidates: HashSet<Digest>) {
+        if candidates.is_empty() {
+            return;
         }
-        for layer in image.layers.iter().filter(|layer| !diffs.contains(&layer.diff_id)) {
-            self.content().remove(&layer.diff_id);
+        let _changes = self.lock();
+        let (chains, content) = (self.layers_in_use(), self.content_in_use());
+        for digest in candidates.iter().filter(|digest| !self.leases().covers(digest)) {
+            if !chains.contains(digest)
+                && self.snapshots().has_layer(digest)
+                && let Err(error) = self.snapshots().remove_layer(digest)
+            {
+                tracing::warn!(layer = %digest, %error, "layer could not be removed");
+            }
+            if !content.contains(digest) && self.content().has(digest) {
+                self.content().remove(digest);
+            }
         }
-        self.content().remove(&image.id);
+    }
+
+    /// Takes a snapshot away, and layers it was the last to need.
+    pub fn remove_snapshot(&self, key: &str) -> Result<(), ImageError> {
+        let chain = self.snapshots().snapshot_chain(key);
+        self.snapshots().remove(key)?;
+        let Some(chain) = chain else { return Ok(()) };
+        let known = self.index().images.values().any(|image| image.layers.iter().any(|l| l.chain_id == chain));
+        if !known {
+            self.collect(self.snapshots().ancestry(&chain).into_iter().collect());
+        }
         Ok(())
     }
 }
 
+/// Whether `text` is a beginning of the image's id, which goes before a name that looks like one.
 fn is_id_of(text: &str, image: &Image) -> bool {
-    let hex = text.strip_prefix("sha256:").unwrap_or(text);
-    let named = Reference::parse(text).is_ok_and(|r| image.references.contains(&r.with_default_tag()));
-    !named && image.id.hex().starts_with(hex)
-}
-
-fn repositories(image: &Image) -> usize {
-    image.references.iter().map(Reference::familiar_name).collect::<HashSet<_>>().len()
-}
-
-fn conflict(image: &Image, must: &str, why: &str) -> ImageError {
-    ImageError::Conflict(format!("unable to delete {} (must {must}) - {why}", image.id.short()))
+    image.id.as_str().starts_with(text) || image.id.hex().starts_with(text)
 }

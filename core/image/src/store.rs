@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -14,10 +14,13 @@ use dockerd_types::{Digest, Reference, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::ImageConfig;
-use crate::content::{ContentStore, HashingReader};
+use crate::content::ContentStore;
 use crate::document::{ImageDocument, LayerDocument, ReferencesDocument};
 use crate::error::ImageError;
+use crate::intake::stage::Job;
+use crate::lease::{Leases, Turns};
 use crate::snapshot::{Overlay2, SnapshotDriver};
+use crate::trash::Trash;
 
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +50,10 @@ pub struct Image {
     pub created: Timestamp,
     /// The image it was made from here.
     pub parent: Option<Digest>,
+    /// When it came to this host.
+    pub arrived: Timestamp,
+    /// When it was last given a name here, other than by a load.
+    pub last_tagged: Option<Timestamp>,
 }
 
 impl Image {
@@ -85,6 +92,10 @@ struct Inner {
     index: ArcSwap<ImageIndex>,
     changes: Mutex<()>,
     holds: Mutex<HashMap<Digest, HashSet<String>>>,
+    leases: Leases,
+    turns: Turns,
+    jobs: Mutex<HashMap<Digest, Weak<Job>>>,
+    settling: Mutex<()>,
 }
 
 impl ImageStore {
@@ -93,20 +104,26 @@ impl ImageStore {
         if let Some(name) = driver.filter(|name| !matches!(*name, "overlay2" | "overlayfs")) {
             return Err(ImageError::InvalidArgument(format!("storage driver {name:?} is not supported")));
         }
-        let snapshots = Overlay2::open(&layout.driver_dir("overlay2"), &layout.trash_dir())?;
+        let trash = Trash::new(&layout.trash_dir());
+        let snapshots = Overlay2::open(&layout.driver_dir("overlay2"), trash.clone())?;
         let images_dir = layout.image_dir().join("images");
         fs::create_dir_all(&images_dir).map_err(ImageError::io("make the image directory"))?;
         let inner = Inner {
             images_dir,
             references_file: layout.image_dir().join("references.json"),
-            content: ContentStore::open(&layout.image_dir().join("content"), &layout.tmp_dir())?,
+            content: ContentStore::open(&layout.image_dir().join("content"), &layout.tmp_dir(), trash)?,
             snapshots: Arc::new(snapshots),
             index: ArcSwap::default(),
             changes: Mutex::default(),
             holds: Mutex::default(),
+            leases: Leases::default(),
+            turns: Turns::default(),
+            jobs: Mutex::default(),
+            settling: Mutex::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         store.load_index()?;
+        store.reconcile();
         Ok(store)
     }
 
@@ -154,6 +171,30 @@ impl ImageStore {
         self.inner.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.inner.leases
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.inner.turns
+    }
+
+    pub(crate) fn settling(&self) -> MutexGuard<'_, ()> {
+        self.inner.settling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The job that stages the blob `digest` now, or else `new`; with whether it is the new one.
+    pub(crate) fn share_job(&self, digest: &Digest, new: impl FnOnce() -> Arc<Job>) -> (Arc<Job>, bool) {
+        let mut jobs = self.inner.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.retain(|_, job| job.strong_count() > 0);
+        if let Some(job) = jobs.get(digest).and_then(Weak::upgrade) {
+            return (job, false);
+        }
+        let job = new();
+        jobs.insert(digest.clone(), Arc::downgrade(&job));
+        (job, true)
+    }
+
     /// The image of that reference, id, or unique beginning of an id.
     pub fn resolve(&self, text: &str) -> Result<Arc<Image>, ImageError> {
         let index = self.index();
@@ -162,7 +203,7 @@ impl ImageStore {
         let is_hex = !hex.is_empty() && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if is_hex && hex.len() == 64 {
             let digest = Digest::parse(&format!("sha256:{hex}")).map_err(|_| not_found())?;
-            return index.images.get(&digest).cloned().ok_or_else(not_found);
+            return index.images.get(&digest).cloned().ok_or_else(|| ImageError::NotFound(digest.to_string()));
         }
         if let Ok(reference) = Reference::parse(text) {
             let reference = reference.with_default_tag();
@@ -172,8 +213,7 @@ impl ImageStore {
                 return Ok(image.clone());
             }
             if !is_hex {
-                let shown = if text.contains(':') { text.to_owned() } else { reference.familiar() };
-                return Err(ImageError::NotFound(shown));
+                return Err(ImageError::NotFound(reference.familiar()));
             }
         }
         if !is_hex {
@@ -195,10 +235,16 @@ impl ImageStore {
     pub fn tag(&self, image: &Digest, reference: &Reference) -> Result<(), ImageError> {
         let _changes = self.lock();
         let index = self.index();
+        let known = index.images.get(image).ok_or_else(|| ImageError::NotFound(image.to_string()))?;
         let mut references = index.references.clone();
         references.insert(reference.clone().with_default_tag(), image.clone());
         self.write_references(&references)?;
-        self.publish(index.images.clone(), references);
+        let tagged = Image { last_tagged: Some(Timestamp::now()), ..(**known).clone() };
+        let document = document_of(&tagged);
+        document::write(&self.document_path(image), &document, Durability::Process)?;
+        let mut images = index.images.clone();
+        images.insert(image.clone(), Arc::new(tagged));
+        self.publish(images, references);
         Ok(())
     }
 
@@ -227,71 +273,6 @@ impl ImageStore {
 
     fn holds(&self) -> MutexGuard<'_, HashMap<Digest, HashSet<String>>> {
         self.inner.holds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes a layer from the plain tar `reader`, unless it is there; checks the diffID, keeps the tar for `save`.
-    pub(crate) fn add_layer(
-        &self,
-        parent: Option<&LayerRef>,
-        expected: Option<&Digest>,
-        reader: impl Read,
-    ) -> Result<LayerRef, ImageError> {
-        let ingest = self.content().receive(reader)?;
-        if let Some(expected) = expected.filter(|expected| **expected != ingest.digest) {
-            let what = "layer".to_owned();
-            return Err(ImageError::WrongDigest { what, expected: expected.clone(), found: ingest.digest });
-        }
-        let diff_id = ingest.digest.clone();
-        let chain_id = chain_id(parent.map(|parent| &parent.chain_id), &diff_id);
-        let size = if self.snapshots().has_layer(&chain_id) {
-            self.known_size(&chain_id).unwrap_or(ingest.size)
-        } else {
-            let tar = ingest.open().map_err(ImageError::io("read layer"))?;
-            let mut tar = HashingReader::new(std::io::BufReader::with_capacity(1 << 18, tar));
-            let applied = self.snapshots().apply(&chain_id, parent.map(|parent| &parent.chain_id), &mut tar);
-            applied?
-        };
-        self.content().keep(ingest)?;
-        Ok(LayerRef { diff_id, chain_id, size })
-    }
-
-    fn known_size(&self, chain: &Digest) -> Option<u64> {
-        let index = self.index();
-        let mut layers = index.images.values().flat_map(|image| &image.layers);
-        layers.find(|layer| layer.chain_id == *chain).map(|layer| layer.size)
-    }
-
-    /// Adds an image whose layers are there, under these names.
-    pub(crate) fn add_image(
-        &self,
-        raw_config: &[u8],
-        layers: &[LayerRef],
-        references: &[Reference],
-    ) -> Result<Arc<Image>, ImageError> {
-        let id = self.content().put(raw_config)?;
-        let _changes = self.lock();
-        let index = self.index();
-        let known = index.images.get(&id);
-        let stored = ImageDocument {
-            id: id.clone(),
-            layers: layers.iter().map(layer_document).collect(),
-            arrived: Timestamp::now(),
-            parent: known.and_then(|image| image.parent.clone()),
-        };
-        let mut images = index.images.clone();
-        if known.is_none() {
-            document::write(&self.document_path(&id), &stored, Durability::Disk)?;
-            images.insert(id.clone(), Arc::new(image_of(stored, Bytes::copy_from_slice(raw_config))?));
-        }
-        let mut names = index.references.clone();
-        for reference in references {
-            names.insert(reference.clone().with_default_tag(), id.clone());
-        }
-        if !references.is_empty() {
-            self.write_references(&names)?;
-        }
-        self.publish(images, names);
-        self.index().images.get(&id).cloned().ok_or_else(|| ImageError::NotFound(id.to_string()))
     }
 
     pub(crate) fn document_path(&self, id: &Digest) -> PathBuf {
@@ -325,19 +306,30 @@ impl ImageStore {
     }
 }
 
-fn layer_document(layer: &LayerRef) -> LayerDocument {
+pub(crate) fn layer_document(layer: &LayerRef) -> LayerDocument {
     let LayerRef { diff_id, chain_id, size } = layer.clone();
     LayerDocument { diff_id, chain_id, size }
 }
 
-fn image_of(document: ImageDocument, raw_config: Bytes) -> Result<Image, ImageError> {
-    let ImageDocument { id, layers, arrived, parent } = document;
+pub(crate) fn image_of(document: ImageDocument, raw_config: Bytes) -> Result<Image, ImageError> {
+    let ImageDocument { id, layers, arrived, parent, last_tagged } = document;
     let config: ImageConfig = serde_json::from_slice(&raw_config)
         .map_err(|error| ImageError::Archive(format!("invalid image configuration: {error}")))?;
     let layers =
         layers.into_iter().map(|LayerDocument { diff_id, chain_id, size }| LayerRef { diff_id, chain_id, size });
     let created = config.created_at().unwrap_or(arrived);
-    Ok(Image { id, config, raw_config, layers: layers.collect(), references: Vec::new(), created, parent })
+    let (layers, references) = (layers.collect(), Vec::new());
+    Ok(Image { id, config, raw_config, layers, references, created, parent, arrived, last_tagged })
+}
+
+fn document_of(image: &Image) -> ImageDocument {
+    ImageDocument {
+        id: image.id.clone(),
+        layers: image.layers.iter().map(layer_document).collect(),
+        arrived: image.arrived,
+        parent: image.parent.clone(),
+        last_tagged: image.last_tagged,
+    }
 }
 
 /// OCI image-spec, "Layer ChainID": the lowest layer's is its diffID.

@@ -160,7 +160,7 @@ fn copy_up(core: &Core, spec: &ContainerSpec) -> Result<(), EngineError> {
             Some(rootfs) => rootfs,
             none => none.insert(core.images.mount(&spec.id)?),
         };
-        core.volumes.copy_up(name, std::os::fd::AsFd::as_fd(rootfs), &point.destination)?;
+        core.volumes.copy_up(name, &spec.id, std::os::fd::AsFd::as_fd(rootfs), &point.destination)?;
     }
     Ok(())
 }

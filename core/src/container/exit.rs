@@ -116,6 +116,11 @@ impl Actor {
                 tracing::warn!(container = %id, %error, "the runtime could not clean up");
             }
             release_shm(&core, &id, &ipc);
+            let volumes = core.volumes.clone();
+            let unmounted = tokio::task::spawn_blocking(move || volumes.unmount(&id)).await;
+            if unmounted.is_err() {
+                tracing::warn!("volumes could not be unmounted");
+            }
         };
         if has_ports {
             job.await;

@@ -31,6 +31,27 @@ pub fn duration(d: Duration) -> String {
     }
 }
 
+/// Bytes in decimal units with four digits, as Docker words them: `32.77kB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    // Go's %.4g: four significant digits, without zeros at the end.
+    let whole = if value < 10.0 {
+        1
+    } else if value < 100.0 {
+        2
+    } else {
+        3
+    };
+    let text = format!("{value:.*}", 4 - whole);
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{}", UNITS[unit])
+}
+
 /// The Status column.
 pub fn status(state: &State, now: Timestamp) -> String {
     let ago = |at: Option<Timestamp>| at.map_or_else(String::new, |at| duration(now.since(at)));

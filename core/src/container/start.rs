@@ -222,6 +222,10 @@ impl Actor {
             tracing::debug!(container = %id, %error, "nothing left of a failed start");
         }
         release_shm(&self.core, id, &self.snapshot().spec.host.ipc_mode);
+        let (volumes, id) = (self.core.volumes.clone(), id.clone());
+        if tokio::task::spawn_blocking(move || volumes.unmount(&id)).await.is_err() {
+            tracing::warn!("volumes of a failed start could not be unmounted");
+        }
     }
 
     /// Records why the start failed, as inspect shows it; with auto-remove the container goes.
@@ -394,7 +398,7 @@ fn prepare(
 ) -> Result<(OwnedFd, DiskParts), EngineError> {
     io.prepare()?;
     let rootfs = core.images.mount(&spec.id)?;
-    let mounts = spec.mounts.iter().map(|point| resolve(core, point)).collect::<Result<_, _>>()?;
+    let mounts = spec.mounts.iter().map(|point| resolve(core, &spec.id, point)).collect::<Result<_, _>>()?;
     let dir = core.layout.container_dir(&spec.id);
     let paths = files::paths(&dir);
     if spec.joins_network_of().is_none() {
@@ -418,7 +422,11 @@ fn write_file(path: &Path, text: &str) -> Result<(), EngineError> {
     files::write(path, text).map_err(|e| EngineError::io(format!("write {}", path.display()), e))
 }
 
-pub(super) fn resolve(core: &Core, point: &super::spec::MountPoint) -> Result<ResolvedMount, EngineError> {
+pub(super) fn resolve(
+    core: &Core,
+    container: &ContainerId,
+    point: &super::spec::MountPoint,
+) -> Result<ResolvedMount, EngineError> {
     let (source, kind) = match &point.kind {
         MountPointKind::Bind { source, non_recursive, read_only_non_recursive, create_source, .. } => {
             if *create_source && let Err(error) = make_source(source) {
@@ -429,7 +437,7 @@ pub(super) fn resolve(core: &Core, point: &super::spec::MountPoint) -> Result<Re
             (PathBuf::from(source), kind)
         }
         MountPointKind::Volume { name, source, subpath, .. } => {
-            core.volumes.mount(name)?;
+            core.volumes.mount(name, container)?;
             (within(source, subpath)?, ResolvedKind::Bind { non_recursive: false, top_read_only: false })
         }
         MountPointKind::Tmpfs { options } => (PathBuf::new(), ResolvedKind::Tmpfs(options.clone())),

@@ -183,10 +183,12 @@ impl Volumes for Fake {
         Box::pin(async { Err(EngineError::NotBuilt("volumes")) })
     }
     fn note_use(&self, _: &str, _: &ContainerId) {}
-    fn mount(&self, _: &str) -> Result<(), EngineError> {
+    fn mount(&self, _: &str, _: &ContainerId) -> Result<(), EngineError> {
         Ok(())
     }
-    fn copy_up(&self, _: &str, _: BorrowedFd<'_>, _: &str) -> Result<(), EngineError> {
+    fn note_mounted(&self, _: &str, _: &ContainerId) {}
+    fn unmount(&self, _: &ContainerId) {}
+    fn copy_up(&self, _: &str, _: &ContainerId, _: BorrowedFd<'_>, _: &str) -> Result<(), EngineError> {
         Ok(())
     }
     fn release(&self, _: &ContainerId, _: bool) -> BoxFuture<'_, ()> {

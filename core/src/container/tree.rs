@@ -66,7 +66,9 @@ struct Bind {
 fn assemble(core: &Core, container: &Container, scope: Scope) -> Result<OwnedFd, EngineError> {
     let fail = |error| EngineError::io("assemble the container's files", error);
     let spec = container.snapshot().spec.clone();
-    let root = match running_root(container).map_err(fail)? {
+    let running = running_root(container).map_err(fail)?;
+    let at_rest = running.is_none();
+    let root = match running {
         Some(root) => root,
         None => core.images.mount(container.id())?,
     };
@@ -80,7 +82,12 @@ fn assemble(core: &Core, container: &Container, scope: Scope) -> Result<OwnedFd,
         mount::set_attributes(&root, attributes, None, false).map_err(fail)?;
         return Ok(root);
     }
-    let binds = binds(core, &spec)?;
+    let binds = binds(core, &spec);
+    if at_rest && !container.snapshot().state.is_running() {
+        // The copies hold the file systems of volumes by themselves.
+        core.volumes.unmount(container.id());
+    }
+    let binds = binds?;
     ns::unshare(process::NEW_MOUNT).map_err(fail)?;
     mount::set_propagation(c"/", Propagation::Private).map_err(fail)?;
     mount::attach_at(&root, core.layout.exec_root()).map_err(fail)?;
@@ -121,7 +128,7 @@ fn binds(core: &Core, spec: &ContainerSpec) -> Result<Vec<Bind>, EngineError> {
         if matches!(point.kind, MountPointKind::Tmpfs { .. }) {
             continue;
         }
-        let resolved = start::resolve(core, point)?;
+        let resolved = start::resolve(core, &spec.id, point)?;
         let recursive = !matches!(point.kind, MountPointKind::Bind { non_recursive: true, .. });
         let fail = |error| EngineError::io(format!("bind {}", resolved.source.display()), error);
         let tree = mount::bind(&resolved.source, recursive).map_err(fail)?;

@@ -1,25 +1,58 @@
 //! `docker images`, `docker history`: from the published index, never from disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use dockerd_image::Image;
 use dockerd_types::filters::InvalidFilter;
-use dockerd_types::{Digest, Filters, Timestamp};
+use dockerd_types::{Digest, ErrorKind, Filters, Kinded, Reference, Timestamp};
 
 use super::ImageService;
 use crate::error::EngineError;
 
 /// Filters `list` knows.
-pub const FILTERS: [&str; 7] = ["before", "dangling", "label", "label!", "reference", "since", "until"];
+pub const FILTERS: [&str; 6] = ["before", "dangling", "label", "reference", "since", "until"];
+
+/// What a list shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListOptions {
+    /// Images without a name that others were made from, too.
+    pub all: bool,
+    /// Count the bytes of layers that several images have.
+    pub shared_size: bool,
+}
 
 /// One image in a list.
 #[derive(Debug, Clone)]
 pub struct ImageSummary {
     /// The image.
     pub image: Arc<Image>,
+    /// Its names, of which a filter may have left some out.
+    pub references: Vec<Reference>,
     /// Containers made from it.
     pub containers: usize,
+    /// Bytes it shares with others, where that was asked for.
+    pub shared_size: Option<u64>,
+}
+
+/// What can be wrong with a list; Docker's words, and its kinds.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// Neither a time nor a duration.
+    #[error("failed to parse value as time or duration: {0:?}")]
+    Until(String),
+    /// Not a shell pattern.
+    #[error("syntax error in pattern")]
+    Pattern,
+    /// A configuration whose history does not fit its layers.
+    #[error("too many non-empty layers in History section")]
+    History,
+}
+
+impl Kinded for ListError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::System
+    }
 }
 
 /// One line of a history, newest first.
@@ -41,44 +74,65 @@ pub struct HistoryLine {
 
 impl ImageService {
     /// Images the filters take, newest first.
-    pub fn list(&self, filters: &Filters) -> Result<Vec<ImageSummary>, EngineError> {
+    pub fn list(&self, filters: &Filters, options: ListOptions) -> Result<Vec<ImageSummary>, EngineError> {
         let query = Query::new(self, filters)?;
         let mut used: HashMap<Digest, usize> = HashMap::new();
         for container in self.core.containers.all() {
             *used.entry(container.snapshot().spec.image.clone()).or_default() += 1;
         }
         let index = self.store.index();
-        let mut out: Vec<ImageSummary> = index
-            .images
-            .values()
-            .filter(|image| query.matches(image))
-            .map(|image| ImageSummary { containers: used.get(&image.id).copied().unwrap_or(0), image: image.clone() })
-            .collect();
-        out.sort_by(|a, b| b.image.created.cmp(&a.image.created).then_with(|| a.image.id.cmp(&b.image.id)));
+        let parents: HashSet<&Digest> = index.images.values().filter_map(|image| image.parent.as_ref()).collect();
+        let mut holders: HashMap<&Digest, u64> = HashMap::new();
+        if options.shared_size {
+            let layers = index.images.values().flat_map(|image| &image.layers);
+            layers.for_each(|layer| *holders.entry(&layer.chain_id).or_default() += 1);
+        }
+        let shared = |image: &Image| {
+            let layers = image.layers.iter().filter(|layer| holders.get(&layer.chain_id).is_some_and(|n| *n > 1));
+            layers.map(|layer| layer.size).sum()
+        };
+        let mut out = Vec::new();
+        for image in index.images.values().filter(|image| query.matches(image)) {
+            let references = query.references(image);
+            let nameless = image.references.is_empty();
+            if nameless && !options.all && parents.contains(&image.id) || query.by_name() && references.is_empty() {
+                continue;
+            }
+            let containers = used.get(&image.id).copied().unwrap_or(0);
+            let shared_size = options.shared_size.then(|| shared(image));
+            out.push(ImageSummary { image: image.clone(), references, containers, shared_size });
+        }
+        let age = |item: &ImageSummary| item.image.config.created_at();
+        out.sort_by(|a, b| age(b).cmp(&age(a)).then_with(|| a.image.id.cmp(&b.image.id)));
         Ok(out)
     }
 
-    /// The steps an image was made by, newest first.
-    pub fn history(&self, name: &str) -> Result<Vec<HistoryLine>, EngineError> {
-        let image = self.store.resolve(name)?;
+    /// The steps `image` was made by, newest first; those made here have the id of the image they led to.
+    pub fn history(&self, image: &Arc<Image>) -> Result<Vec<HistoryLine>, EngineError> {
         let mut layers = image.layers.iter();
-        let mut lines: Vec<HistoryLine> = image
-            .config
-            .history
-            .iter()
-            .map(|step| HistoryLine {
+        let mut lines = Vec::new();
+        for step in &image.config.history {
+            let layer = if step.empty_layer { None } else { layers.next() };
+            if !step.empty_layer && layer.is_none() {
+                return Err(EngineError::module(ListError::History));
+            }
+            lines.push(HistoryLine {
                 id: None,
                 created: step.created.as_deref().and_then(|text| Timestamp::parse_rfc3339(text).ok()),
                 created_by: step.created_by.clone(),
                 tags: Vec::new(),
-                size: if step.empty_layer { 0 } else { layers.next().map_or(0, |layer| layer.size) },
+                size: layer.map_or(0, |layer| layer.size),
                 comment: step.comment.clone(),
-            })
-            .collect();
+            });
+        }
         lines.reverse();
-        if let Some(first) = lines.first_mut() {
-            first.id = Some(image.id.clone());
-            first.tags = image.references.iter().filter(|r| r.tag().is_some()).map(|r| r.familiar()).collect();
+        let index = self.store.index();
+        let mut next = Some(image.clone());
+        for line in &mut lines {
+            let Some(image) = next else { break };
+            line.id = Some(image.id.clone());
+            line.tags = image.references.iter().filter(|r| r.tag().is_some()).map(Reference::familiar).collect();
+            next = image.parent.as_ref().and_then(|id| index.images.get(id).cloned());
         }
         Ok(lines)
     }
@@ -96,37 +150,77 @@ pub(super) struct Query<'a> {
 
 impl<'a> Query<'a> {
     pub(super) fn new(service: &ImageService, filters: &'a Filters) -> Result<Self, EngineError> {
-        let created = |key: &str| -> Result<Option<Timestamp>, EngineError> {
-            filters.values(key).next().map(|name| Ok(service.store.resolve(name)?.created)).transpose()
+        // An image that does not say when it was made marks nothing.
+        let created = |key: &str| -> Result<Vec<Timestamp>, EngineError> {
+            let images = filters.values(key).map(|name| service.inspect(name));
+            images.filter_map(|image| image.map(|image| image.config.created_at()).transpose()).collect()
         };
-        let dangling = filters.values("dangling").next().map(|text| match text {
-            "true" | "1" | "t" | "True" | "TRUE" => Ok(true),
-            "false" | "0" | "f" | "False" | "FALSE" => Ok(false),
-            _ => Err(InvalidFilter::Value { key: "dangling".to_owned(), value: text.to_owned() }),
+        let until = crate::container::prune_until(filters, Timestamp::now());
+        let until = until.map_err(|error| match error {
+            InvalidFilter::Value { value, .. } => EngineError::module(ListError::Until(value)),
+            other => other.into(),
         });
+        if filters.values("reference").any(|pattern| !is_pattern(pattern)) {
+            return Err(EngineError::module(ListError::Pattern));
+        }
         Ok(Self {
-            before: created("before")?,
-            since: created("since")?,
-            until: crate::container::prune_until(filters, Timestamp::now())?,
-            dangling: dangling.transpose()?,
+            before: created("before")?.into_iter().min(),
+            since: created("since")?.into_iter().max(),
+            until: until?,
+            dangling: filters.boolean("dangling")?,
             filters,
         })
     }
 
+    /// Whether there is a filter on names.
+    pub(super) fn by_name(&self) -> bool {
+        self.filters.has("reference")
+    }
+
+    /// The names of `image` that pass the filter on names.
+    pub(super) fn references(&self, image: &Image) -> Vec<Reference> {
+        let passes = |reference: &&Reference| {
+            let (familiar, name) = (reference.familiar(), reference.familiar_name());
+            self.filters.any("reference", |pattern| glob(pattern, &familiar) || glob(pattern, &name))
+        };
+        image.references.iter().filter(passes).cloned().collect()
+    }
+
+    /// Whether `image` passes all but the filter on names.
     pub(super) fn matches(&self, image: &Image) -> bool {
         let labels = || image.config.container_config().labels;
-        self.before.is_none_or(|at| image.created < at)
-            && self.since.is_none_or(|at| image.created > at)
-            && self.until.is_none_or(|at| image.created < at)
+        // An image that does not say when it was made passes no filter on time.
+        let created = image.config.created_at();
+        self.before.is_none_or(|at| created.is_some_and(|created| created < at))
+            && self.since.is_none_or(|at| created.is_some_and(|created| created > at))
+            && self.until.is_none_or(|at| created.is_some_and(|created| created < at))
             && self.dangling.is_none_or(|wanted| wanted == image.references.is_empty())
             && (!self.filters.has("label") && !self.filters.has("label!") || self.filters.labels_match(&labels()))
-            && self.filters.any("reference", |pattern| {
-                image.references.iter().any(|r| {
-                    let (familiar, name) = (r.familiar(), r.familiar_name());
-                    glob(pattern, &familiar) || glob(pattern, &name)
-                })
-            })
     }
+}
+
+/// Whether a text is a pattern at all: every class is closed, nothing ends in a backslash.
+fn is_pattern(text: &str) -> bool {
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' if rest.next().is_none() => return false,
+            '[' => {
+                let mut inside = 0;
+                loop {
+                    match rest.next() {
+                        None => return false,
+                        Some('^') if inside == 0 => {}
+                        Some(']') if inside > 0 => break,
+                        Some('\\') if rest.next().is_none() => return false,
+                        Some(_) => inside += 1,
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    true
 }
 
 /// Shell patterns as Go's `path.Match` reads them: `*` and `?` stop at slashes, `[...]` is a class.
@@ -183,6 +277,15 @@ pub(crate) fn glob(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns() {
+        for (text, good) in
+            [("a*", true), ("[a-c]x", true), ("[]", false), ("[a", false), ("a\\", false), ("[^]a]", true)]
+        {
+            assert_eq!(is_pattern(text), good, "{text}");
+        }
+    }
 
     #[test]
     fn globs() {

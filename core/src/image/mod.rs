@@ -1,18 +1,21 @@
 //! Images: the use cases over dockerd-image, with their events, and the view of images the container verbs have.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dockerd_image::snapshot::ChangeKind;
-use dockerd_image::{Image, ImageError, ImageStore};
-use dockerd_types::{ContainerId, Digest, Reference, Timestamp};
+use dockerd_image::{Image, ImageError, ImageStore, Platform};
+use dockerd_types::container::Labels;
+use dockerd_types::{ContainerId, Digest, ErrorKind, Kinded, Reference, Timestamp};
 
 use crate::core::Core;
 use crate::error::EngineError;
 use crate::ports::{ContainerImage, EventNote, Images, PathChange, PathChangeKind};
 
+pub mod commit;
 pub mod list;
+pub mod platform;
 pub mod remove;
 pub mod transfer;
 
@@ -29,6 +32,21 @@ impl ImageService {
         Ok(self.store.resolve(name)?)
     }
 
+    /// The same, if it is for `platform`.
+    pub fn inspect_for(&self, name: &str, platform: Option<&Platform>) -> Result<Arc<Image>, EngineError> {
+        let image = self.inspect(name)?;
+        if let Some(wanted) = platform.filter(|wanted| !wanted.takes(&image.config)) {
+            let (found, wanted) = (self::platform(&image), wanted.to_string());
+            return Err(EngineError::module(OtherPlatform { name: name.to_owned(), found, wanted }));
+        }
+        Ok(image)
+    }
+
+    /// Where the storage driver has the image's layers, by the names Docker gives the places.
+    pub fn places(&self, image: &Image) -> Vec<(&'static str, String)> {
+        image.chain().map_or_else(Vec::new, |chain| self.store.snapshots().describe(chain))
+    }
+
     /// Gives an image another name.
     pub async fn tag(&self, source: &str, target: Reference) -> Result<(), EngineError> {
         let image = self.store.resolve(source)?;
@@ -40,10 +58,13 @@ impl ImageService {
 
     /// Publishes an event; `name` is the reference or the id, as the stock daemon names images.
     pub(crate) fn event(&self, action: &str, actor: &str, name: &str) {
-        let mut attributes = BTreeMap::from([("name".to_owned(), name.to_owned())]);
-        if let Ok(image) = self.store.resolve(actor) {
-            attributes.extend(image.config.container_config().labels);
-        }
+        let labels = self.store.resolve(actor).map(|image| image.config.container_config().labels);
+        self.event_with(action, actor, name, labels.unwrap_or_default());
+    }
+
+    fn event_with(&self, action: &str, actor: &str, name: &str, labels: Labels) {
+        let mut attributes = labels;
+        attributes.insert("name".to_owned(), name.to_owned());
         self.core.events.publish(EventNote {
             kind: "image",
             action: action.to_owned(),
@@ -51,6 +72,23 @@ impl ImageService {
             attributes,
             time: Timestamp::now(),
         });
+    }
+}
+
+/// The image that is there is for another platform.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "image with reference {name} was found but its platform ({found}) does not match the specified platform ({wanted})"
+)]
+struct OtherPlatform {
+    name: String,
+    found: String,
+    wanted: String,
+}
+
+impl Kinded for OtherPlatform {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::NotFound
     }
 }
 
@@ -134,7 +172,7 @@ impl Images for StoredImages {
     }
 
     fn remove(&self, owner: &ContainerId) -> Result<(), EngineError> {
-        Ok(self.store.snapshots().remove(owner.as_str())?)
+        Ok(self.store.remove_snapshot(owner.as_str())?)
     }
 
     fn layer_owners(&self) -> Vec<ContainerId> {

@@ -1,11 +1,16 @@
 //! `docker rmi`, `docker image prune`.
 
-use dockerd_image::{Removal, RemoveOptions};
+use std::collections::HashMap;
+
+use dockerd_image::{Image, Removal, RemoveOptions};
 use dockerd_types::{ContainerId, Digest, Filters};
 
 use super::list::Query;
 use super::{ImageService, blocking};
 use crate::error::EngineError;
+
+/// Filters `prune` knows.
+pub const PRUNE_FILTERS: [&str; 4] = ["dangling", "label", "label!", "until"];
 
 /// What a prune took away.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,7 +23,7 @@ pub struct ImagePrune {
 
 impl ImageService {
     /// Removes a name, or an image with everything only it needs.
-    pub async fn remove(&self, name: &str, force: bool) -> Result<Vec<Removal>, EngineError> {
+    pub async fn remove(&self, name: &str, options: RemoveOptions) -> Result<Vec<Removal>, EngineError> {
         let image = self.store.resolve(name)?;
         let (store, core, text) = (self.store.clone(), self.core.clone(), name.to_owned());
         let removed = blocking(move || {
@@ -26,16 +31,17 @@ impl ImageService {
                 let container = ContainerId::parse(owner).ok().and_then(|id| core.containers.by_id(&id));
                 container.is_some_and(|container| container.snapshot().state.is_running())
             };
-            store.remove(&text, RemoveOptions { force }, &running)
+            store.remove(&text, options, &running)
         })
         .await??;
         for item in &removed {
             match item {
-                Removal::Untagged(_) => self.event("untag", image.id.as_str(), image.id.as_str()),
-                Removal::Deleted(digest) if *digest == image.id => {
-                    self.event("delete", digest.as_str(), digest.as_str());
+                Removal::Untagged(_, id) => {
+                    let labels = image.config.container_config().labels;
+                    self.event_with("untag", id.as_str(), id.as_str(), labels);
                 }
-                Removal::Deleted(_) => {}
+                Removal::Deleted(id) => self.event("delete", id.as_str(), id.as_str()),
+                Removal::Layer(_) => {}
             }
         }
         Ok(removed)
@@ -43,31 +49,49 @@ impl ImageService {
 
     /// Removes images nobody uses: those without a name, or all with `dangling=false`.
     pub async fn prune(&self, filters: &Filters) -> Result<ImagePrune, EngineError> {
-        let mut wanted = filters.clone();
-        let all = filters.values("dangling").any(|v| matches!(v, "false" | "0"));
-        if !filters.has("dangling") {
-            wanted.insert("dangling", "true");
+        let dangling = filters.boolean("dangling")?.unwrap_or(true);
+        let mut wanted = Filters::default();
+        for key in ["until", "label", "label!"] {
+            filters.values(key).for_each(|value| wanted.insert(key, value));
         }
-        let chosen: Vec<(Digest, u64)> = {
-            let mut plain = Filters::default();
-            for key in ["until", "label", "label!"] {
-                filters.values(key).for_each(|value| plain.insert(key, value));
-            }
-            let query = Query::new(self, if all { &plain } else { &wanted })?;
-            let index = self.store.index();
-            let unused = index.images.values().filter(|image| self.store.holders(&image.id).is_empty());
-            unused.filter(|image| query.matches(image)).map(|image| (image.id.clone(), image.size())).collect()
+        let index = self.store.index();
+        let chosen: Vec<&Image> = {
+            let query = Query::new(self, &wanted)?;
+            let images = index.images.values().filter(|image| {
+                let has_child = index.images.values().any(|other| other.parent.as_ref() == Some(&image.id));
+                !has_child || !dangling && !image.references.is_empty()
+            });
+            images.map(AsRef::as_ref).filter(|image| query.matches(image)).collect()
         };
+        let sizes: HashMap<&Digest, u64> = index
+            .images
+            .values()
+            .flat_map(|image| image.layers.iter().map(|layer| (&layer.chain_id, layer.size)))
+            .collect();
         let mut out = ImagePrune::default();
-        for (id, size) in chosen {
-            match self.remove(id.as_str(), true).await {
-                Ok(removed) => {
-                    out.removed.extend(removed);
-                    out.space_reclaimed += size;
+        for image in chosen {
+            let names: Vec<String> = if image.references.is_empty() {
+                vec![image.id.hex().to_owned()]
+            } else if dangling {
+                continue;
+            } else {
+                image.references.iter().map(ToString::to_string).collect()
+            };
+            for name in names {
+                match self.remove(&name, RemoveOptions::default()).await {
+                    Ok(removed) => out.removed.extend(removed),
+                    Err(error) => tracing::debug!(image = name, %error, "not pruned"),
                 }
-                Err(error) => tracing::debug!(image = %id, %error, "not pruned"),
             }
         }
+        out.space_reclaimed = out
+            .removed
+            .iter()
+            .filter_map(|item| match item {
+                Removal::Layer(chain) => sizes.get(chain),
+                Removal::Untagged(..) | Removal::Deleted(_) => None,
+            })
+            .sum();
         let reclaimed = [("reclaimed".to_owned(), out.space_reclaimed.to_string())].into();
         self.core.events.publish(crate::ports::EventNote {
             kind: "image",

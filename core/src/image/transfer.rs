@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dockerd_image::{Image, ImportOptions, LoadProgress, Loaded};
+use dockerd_image::{Image, ImportOptions, LoadProgress, Loaded, Platform};
 use tokio::sync::mpsc;
 
 use super::{ImageService, blocking};
@@ -23,10 +23,12 @@ impl ImageService {
     pub async fn load(
         &self,
         body: ByteReceiver,
+        platform: Option<Platform>,
         mut progress: impl FnMut(LoadProgress) + Send + 'static,
     ) -> Result<Vec<Loaded>, EngineError> {
-        let (store, temporary) = (self.store.clone(), self.core.layout.tmp_dir());
-        let loaded = blocking(move || store.load(Reader::new(body), &temporary, &mut |step| progress(step))).await??;
+        let store = self.store.clone();
+        let load = move || store.load(Reader::new(body), platform.as_ref(), &mut |step| progress(step));
+        let loaded = blocking(load).await??;
         for item in &loaded {
             let id = item.image.id.as_str();
             self.event("load", id, item.references.first().map_or_else(|| id.to_owned(), |r| r.familiar()).as_str());
@@ -35,16 +37,16 @@ impl ImageService {
     }
 
     /// Writes images as one tar. The names are checked before the first byte.
-    pub fn save(&self, names: Vec<String>) -> Result<ByteReceiver, EngineError> {
-        for name in &names {
-            let image = self.store.resolve(name)?;
-            self.event("save", image.id.as_str(), name);
+    pub fn save(&self, names: &[String], platform: Option<&Platform>) -> Result<ByteReceiver, EngineError> {
+        let selection = self.store.select(names, platform)?;
+        for image in selection.images() {
+            self.event("save", image.id.as_str(), image.id.as_str());
         }
         let (sender, receiver) = mpsc::channel(PIECES);
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || {
             let mut writer = io::BufWriter::with_capacity(PIECE, Writer { sender: sender.clone() });
-            let saved = store.save(&names, &mut writer).map_err(io::Error::other).and_then(|()| writer.flush());
+            let saved = store.save(&selection, &mut writer).map_err(io::Error::other).and_then(|()| writer.flush());
             if let Err(error) = saved {
                 // The client may have gone; then nobody reads this.
                 let _ = sender.blocking_send(Err(error));

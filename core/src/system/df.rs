@@ -52,7 +52,7 @@ impl Services {
     pub async fn disk_usage(&self, options: DiskUsageOptions) -> Result<DiskUsage, EngineError> {
         let mut usage = DiskUsage::default();
         if options.images {
-            let images = self.images.list(&Filters::default())?;
+            let images = self.images.list(&Filters::default(), crate::image::list::ListOptions::default())?;
             let all = layers(&images);
             usage.layers = all.values().map(|(size, _)| size).sum();
             let is_shared = |chain: &Digest| all.get(chain).is_some_and(|(_, users)| *users > 1);

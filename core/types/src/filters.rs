@@ -104,7 +104,11 @@ impl Filters {
         match value.to_ascii_lowercase().as_str() {
             "1" | "t" | "true" => Ok(Some(true)),
             "0" | "f" | "false" => Ok(Some(false)),
-            _ => Err(InvalidFilter::Value { key: key.to_owned(), value: value.to_owned() }),
+            _ => {
+                // Stock shows all values, the way Go prints a list.
+                let all: Vec<&str> = self.values(key).collect();
+                Err(InvalidFilter::Value { key: key.to_owned(), value: format!("[{}]", all.join(" ")) })
+            }
         }
     }
 

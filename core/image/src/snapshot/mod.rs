@@ -4,11 +4,43 @@ mod overlay2;
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use dockerd_types::Digest;
 pub use overlay2::Overlay2;
 
 use crate::error::ImageError;
+use crate::trash::Trash;
+
+/// A layer that is unpacked but has no name yet; goes away unless it is committed.
+#[derive(Debug)]
+pub struct Staged {
+    path: PathBuf,
+    /// Bytes of its files.
+    pub size: u64,
+    trash: Trash,
+    committed: bool,
+}
+
+impl Staged {
+    fn new(path: PathBuf, trash: Trash) -> Self {
+        Self { path, size: 0, trash, committed: false }
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.committed
+            && let Err(error) = self.trash.discard(&self.path)
+        {
+            tracing::warn!(%error, "a layer that was given up could not be removed");
+        }
+    }
+}
 
 /// A backend for layers (by chainID) and writable snapshots (by a key, a container's id).
 pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
@@ -16,9 +48,20 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     fn name(&self) -> &'static str;
     /// Whether the layer is there.
     fn has_layer(&self, chain: &Digest) -> bool;
-    /// Unpacks the plain tar `reader` as layer `chain` above `parent`; the layer appears as a whole or not at all.
-    /// Returns the bytes of its files.
-    fn apply(&self, chain: &Digest, parent: Option<&Digest>, reader: &mut dyn Read) -> Result<u64, ImageError>;
+    /// Bytes of a layer's files; `None` when it is not known.
+    fn layer_size(&self, chain: &Digest) -> Option<u64>;
+    /// Unpacks the plain tar `reader`, before it is known what it lies upon. Everything is read.
+    fn stage(&self, reader: &mut dyn Read) -> Result<Staged, ImageError>;
+    /// Gives a staged layer its name and its place above `parent`; it appears as a whole or not at all.
+    fn commit(&self, staged: Staged, chain: &Digest, parent: Option<&Digest>) -> Result<(), ImageError>;
+    /// The layer and what is below it, topmost first.
+    fn ancestry(&self, chain: &Digest) -> Vec<Digest>;
+    /// All layers.
+    fn layers(&self) -> Vec<Digest>;
+    /// Layers that may not be on disk yet, each with whether it was committed since the kernel started.
+    fn unsettled(&self) -> Vec<(Digest, bool)>;
+    /// Notes that a layer is on disk.
+    fn settle(&self, chain: &Digest);
     /// Takes a layer away that nothing is above. Idempotent.
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError>;
     /// Makes a writable snapshot above layer `chain` (above nothing for `None`).
@@ -29,6 +72,12 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     fn view(&self, chain: &Digest) -> Result<OwnedFd, ImageError>;
     /// Takes a snapshot away; its space is given back in the background. Idempotent.
     fn remove(&self, key: &str) -> Result<(), ImageError>;
+    /// The layer a snapshot lies upon.
+    fn snapshot_chain(&self, key: &str) -> Option<Digest>;
+    /// What is written to the snapshot, for a tar of it: its upper directory.
+    fn upper(&self, key: &str) -> Result<OwnedFd, ImageError>;
+    /// Paths of a layer's parts, named as Docker's inspect names those of its driver.
+    fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)>;
     /// Keys of all snapshots.
     fn keys(&self) -> Vec<String>;
     /// Bytes in the writable part of a snapshot.

@@ -3,6 +3,8 @@
 //! ```text
 //! overlay2/layers/<chain>/diff      a layer's files
 //! overlay2/layers/<chain>/parent    chainID below it, if any
+//! overlay2/layers/<chain>/size      bytes of its files
+//! overlay2/layers/<chain>/unsettled boot id of the kernel, until the layer is known to be on disk
 //! overlay2/init/<chain>/            mount points the image lacks; shared by all containers of the image
 //! overlay2/snapshots/<key>/{upper,work,chain}
 //! ```
@@ -16,19 +18,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use dockerd_sys::mount::{self, OverlayLayers};
 use dockerd_types::Digest;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::{Change, ChangeKind, SnapshotDriver};
+use super::{Change, ChangeKind, SnapshotDriver, Staged};
 use crate::error::ImageError;
 use crate::layer::{self, UnpackOptions};
+use crate::trash::{Trash, temporary_name};
 
 /// What every container finds, made where its image lacks it (Docker's init layer).
 const INIT_DIRECTORIES: [&str; 6] = ["dev", "dev/pts", "dev/shm", "proc", "sys", "etc"];
 const INIT_FILES: [&str; 5] = [".dockerenv", "etc/hosts", "etc/hostname", "etc/resolv.conf", "dev/console"];
+
+/// Files of a layer's directory beside its tree.
+const PARENT: &str = "parent";
+const SIZE: &str = "size";
+const UNSETTLED: &str = "unsettled";
 
 /// The driver. Its directories are its own.
 #[derive(Debug)]
@@ -36,18 +43,18 @@ pub struct Overlay2 {
     layers: PathBuf,
     init: PathBuf,
     snapshots: PathBuf,
-    trash: PathBuf,
+    trash: Trash,
 }
 
 impl Overlay2 {
     /// Opens or makes the driver's directory `dir`; what is to be deleted is moved to `trash` first.
-    pub fn open(dir: &Path, trash: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn open(dir: &Path, trash: Trash) -> Result<Self, ImageError> {
         let (layers, init, snapshots) = (dir.join("layers"), dir.join("init"), dir.join("snapshots"));
         for path in [&layers, &init, &snapshots] {
             DirBuilder::new().recursive(true).mode(0o710).create(path).map_err(ImageError::io("make overlay2"))?;
-            sweep(path);
+            sweep(path, &trash);
         }
-        Ok(Self { layers, init, snapshots, trash: trash.to_owned() })
+        Ok(Self { layers, init, snapshots, trash })
     }
 
     fn layer(&self, chain: &Digest) -> PathBuf {
@@ -61,7 +68,7 @@ impl Overlay2 {
         while let Some(chain) = next {
             let layer = self.layer(&chain);
             out.push(open_dir(&layer.join("diff"))?);
-            next = match fs::read_to_string(layer.join("parent")) {
+            next = match fs::read_to_string(layer.join(PARENT)) {
                 Ok(text) => Some(Digest::parse(&text).map_err(io::Error::other)?),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
@@ -114,23 +121,6 @@ impl Overlay2 {
         publish(&temporary, &path)?;
         Ok(path)
     }
-
-    fn discard(&self, path: &Path) -> Result<(), ImageError> {
-        let target = self.trash.join(temporary_name());
-        match fs::rename(path, &target) {
-            Ok(()) => {
-                // Deleting many files takes time nobody should wait for; boot empties the trash if this is cut short.
-                std::thread::spawn(move || {
-                    if let Err(error) = fs::remove_dir_all(&target) {
-                        tracing::warn!(path = %target.display(), %error, "trash could not be emptied");
-                    }
-                });
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(ImageError::Io { action: format!("remove {}", path.display()), source: error }),
-        }
-    }
 }
 
 impl SnapshotDriver for Overlay2 {
@@ -142,31 +132,78 @@ impl SnapshotDriver for Overlay2 {
         self.layer(chain).exists()
     }
 
-    fn apply(&self, chain: &Digest, parent: Option<&Digest>, reader: &mut dyn Read) -> Result<u64, ImageError> {
-        let fail = || ImageError::io(format!("unpack layer {chain}"));
-        let temporary = self.layers.join(temporary_name());
-        make_dir(&temporary, 0o710).map_err(fail())?;
-        make_dir(&temporary.join("diff"), 0o755).map_err(fail())?;
-        let filled = (|| {
-            let root = open_dir(&temporary.join("diff")).map_err(fail())?;
-            let options = UnpackOptions { whiteouts: true, ..UnpackOptions::default() };
-            let unpacked = layer::unpack(reader, root.as_fd(), options)?;
-            if let Some(parent) = parent {
-                fs::write(temporary.join("parent"), parent.as_str()).map_err(fail())?;
-            }
-            rustix::fs::syncfs(&root).map_err(io::Error::from).map_err(fail())?;
-            publish(&temporary, &self.layer(chain)).map_err(fail())?;
-            Ok(unpacked.bytes)
-        })();
-        if filled.is_err() {
-            let _ = fs::remove_dir_all(&temporary);
+    fn layer_size(&self, chain: &Digest) -> Option<u64> {
+        let layer = self.layer(chain);
+        if let Some(size) = fs::read_to_string(layer.join(SIZE)).ok().and_then(|text| text.parse().ok()) {
+            return Some(size);
         }
-        filled
+        open_dir(&layer.join("diff")).and_then(|diff| crate::tree::size_of(diff.as_fd())).ok()
+    }
+
+    fn stage(&self, reader: &mut dyn Read) -> Result<Staged, ImageError> {
+        let fail = || ImageError::io("unpack layer");
+        let mut staged = Staged::new(self.layers.join(temporary_name()), self.trash.clone());
+        make_dir(staged.path(), 0o710).map_err(fail())?;
+        make_dir(&staged.path().join("diff"), 0o755).map_err(fail())?;
+        let root = open_dir(&staged.path().join("diff")).map_err(fail())?;
+        let options = UnpackOptions { whiteouts: true, ..UnpackOptions::default() };
+        staged.size = layer::unpack(reader, root.as_fd(), options)?.bytes;
+        Ok(staged)
+    }
+
+    fn commit(&self, mut staged: Staged, chain: &Digest, parent: Option<&Digest>) -> Result<(), ImageError> {
+        let named = (|| {
+            if let Some(parent) = parent {
+                fs::write(staged.path().join(PARENT), parent.as_str())?;
+            }
+            fs::write(staged.path().join(SIZE), staged.size.to_string())?;
+            fs::write(staged.path().join(UNSETTLED), boot_id())?;
+            match fs::rename(staged.path(), self.layer(chain)) {
+                // Somebody else was first with an equal one.
+                Err(_) if self.has_layer(chain) => Ok(false),
+                renamed => renamed.map(|()| true),
+            }
+        })();
+        staged.committed = named.map_err(ImageError::io(format!("commit layer {chain}")))?;
+        Ok(())
+    }
+
+    fn ancestry(&self, chain: &Digest) -> Vec<Digest> {
+        let (mut out, mut next) = (Vec::new(), Some(chain.clone()));
+        while let Some(chain) = next {
+            next = fs::read_to_string(self.layer(&chain).join(PARENT)).ok().and_then(|t| Digest::parse(&t).ok());
+            out.push(chain);
+        }
+        out
+    }
+
+    fn layers(&self) -> Vec<Digest> {
+        let Ok(entries) = fs::read_dir(&self.layers) else { return Vec::new() };
+        let names = entries.flatten().map(|entry| format!("sha256:{}", entry.file_name().to_string_lossy()));
+        names.filter_map(|name| Digest::parse(&name).ok()).collect()
+    }
+
+    fn unsettled(&self) -> Vec<(Digest, bool)> {
+        let boot = boot_id();
+        let layers = self.layers().into_iter();
+        let marked = layers.filter_map(|chain| {
+            let mark = fs::read_to_string(self.layer(&chain).join(UNSETTLED)).ok()?;
+            Some((chain, mark == boot))
+        });
+        marked.collect()
+    }
+
+    fn settle(&self, chain: &Digest) {
+        if let Err(error) = fs::remove_file(self.layer(chain).join(UNSETTLED))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%chain, %error, "layer cannot be marked as settled");
+        }
     }
 
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError> {
-        self.discard(&self.init.join(chain.hex()))?;
-        self.discard(&self.layer(chain))
+        self.trash.discard(&self.init.join(chain.hex()))?;
+        self.trash.discard(&self.layer(chain))
     }
 
     fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<(), ImageError> {
@@ -193,7 +230,8 @@ impl SnapshotDriver for Overlay2 {
                 lower,
                 data: Vec::new(),
                 upper: Some((upper.as_fd(), work.as_fd())),
-                options: &["index=off"],
+                // The upper directory must say by itself what was changed.
+                options: &["index=off", "redirect_dir=off", "metacopy=off"],
             };
             mount::overlay(&layers, 0)
         })();
@@ -205,7 +243,32 @@ impl SnapshotDriver for Overlay2 {
     }
 
     fn remove(&self, key: &str) -> Result<(), ImageError> {
-        self.discard(&self.snapshots.join(key))
+        self.trash.discard(&self.snapshots.join(key))
+    }
+
+    fn snapshot_chain(&self, key: &str) -> Option<Digest> {
+        let text = fs::read_to_string(self.snapshots.join(key).join("chain")).ok()?;
+        Digest::parse(&text).ok()
+    }
+
+    fn upper(&self, key: &str) -> Result<OwnedFd, ImageError> {
+        open_dir(&self.snapshots.join(key).join("upper")).map_err(ImageError::io(format!("open snapshot {key}")))
+    }
+
+    fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)> {
+        let top = self.layer(chain);
+        let lower: Vec<String> = self.ancestry(chain)[1..]
+            .iter()
+            .map(|chain| self.layer(chain).join("diff").display().to_string())
+            .collect();
+        let mut out = Vec::new();
+        if !lower.is_empty() {
+            out.push(("LowerDir", lower.join(":")));
+        }
+        for (name, part) in [("MergedDir", "merged"), ("UpperDir", "diff"), ("WorkDir", "work")] {
+            out.push((name, top.join(part).display().to_string()));
+        }
+        out
     }
 
     fn keys(&self) -> Vec<String> {
@@ -333,6 +396,11 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
 }
 
+/// Names one run of the kernel.
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
 /// Renames into place; losing a race to an equal one is success.
 fn publish(temporary: &Path, path: &Path) -> io::Result<()> {
     match fs::rename(temporary, path) {
@@ -341,16 +409,11 @@ fn publish(temporary: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-fn temporary_name() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!(".tmp-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
 /// Removes what an interrupted daemon left under temporary names.
-fn sweep(dir: &Path) {
+fn sweep(dir: &Path, trash: &Trash) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(".tmp-")) {
-        if let Err(error) = fs::remove_dir_all(entry.path()) {
+        if let Err(error) = trash.discard(&entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "leftover could not be removed");
         }
     }

@@ -2,6 +2,7 @@
 //! descriptor says (fsopen(2), fsmount(2), open_tree(2), mount_setattr(2), move_mount(2)). A detached tree has no path,
 //! so nothing can leak into other namespaces, and it goes when its descriptor is closed.
 
+pub mod local;
 mod overlay;
 
 use std::ffi::CStr;

@@ -1,0 +1,184 @@
+//! A temporary file that one thread fills and others read while it grows.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use dockerd_types::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::ImageError;
+
+/// How far the writer is.
+#[derive(Debug, Default)]
+struct Progress {
+    written: u64,
+    end: Option<End>,
+}
+
+#[derive(Debug, Clone)]
+enum End {
+    Whole,
+    Broken(Arc<str>),
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    progress: Mutex<Progress>,
+    grown: Condvar,
+}
+
+impl Shared {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, end: End) {
+        self.progress().end.get_or_insert(end);
+        self.grown.notify_all();
+    }
+}
+
+/// The file, for readers; it goes away with the last of them. No descriptor is held open while nobody reads.
+#[derive(Debug, Clone)]
+pub(crate) struct Spool {
+    path: Arc<tempfile::TempPath>,
+    shared: Arc<Shared>,
+}
+
+/// The end that fills it, and hashes what passes. Dropped before [`Writer::finish`], it tells readers that the rest is
+/// missing.
+pub(crate) struct Writer {
+    file: File,
+    spool: Spool,
+    hasher: Sha256,
+    written: u64,
+}
+
+impl Spool {
+    /// A new file in `directory`.
+    pub(crate) fn create(directory: &Path) -> Result<(Writer, Self), ImageError> {
+        let file = tempfile::NamedTempFile::new_in(directory).map_err(ImageError::io("receive content"))?;
+        let (file, path) = file.into_parts();
+        let spool = Self { path: Arc::new(path), shared: Arc::default() };
+        Ok((Writer { file, spool: spool.clone(), hasher: Sha256::new(), written: 0 }, spool))
+    }
+
+    /// Reads from the start, waiting where the writer is not that far.
+    pub(crate) fn reader(&self) -> Result<SpoolReader, ImageError> {
+        let file = File::open(&*self.path).map_err(ImageError::io("read received content"))?;
+        Ok(SpoolReader { file, spool: self.clone(), position: 0 })
+    }
+
+    /// Ends it for its readers as if the writer had failed.
+    pub(crate) fn abort(&self, why: &str) {
+        self.shared.end(End::Broken(why.into()));
+    }
+
+    /// How much has been written.
+    pub(crate) fn len(&self) -> u64 {
+        self.shared.progress().written
+    }
+
+    /// Its path, as long as it is temporary.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Writer {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        self.spool.shared.progress().written = self.written;
+        self.spool.shared.grown.notify_all();
+        Ok(())
+    }
+
+    /// All is written; its digest.
+    pub(crate) fn finish(self) -> Digest {
+        self.spool.shared.end(End::Whole);
+        Digest::sha256(&self.hasher.clone().finalize().into())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Without effect after `finish`: the first end counts.
+        self.spool.abort("unexpected EOF");
+    }
+}
+
+/// Reads a [`Spool`].
+#[derive(Debug)]
+pub(crate) struct SpoolReader {
+    file: File,
+    spool: Spool,
+    position: u64,
+}
+
+impl Read for SpoolReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = {
+            let mut progress = self.spool.shared.progress();
+            loop {
+                if let Some(End::Broken(why)) = &progress.end {
+                    return Err(io::Error::other(why.to_string()));
+                }
+                if progress.written > self.position {
+                    break progress.written - self.position;
+                }
+                if progress.end.is_some() {
+                    return Ok(0);
+                }
+                progress = self.spool.shared.grown.wait(progress).unwrap_or_else(PoisonError::into_inner);
+            }
+        };
+        let length = usize::try_from(available).map_or(buffer.len(), |available| available.min(buffer.len()));
+        let length = self.file.read_at(&mut buffer[..length], self.position)?;
+        self.position += length as u64;
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_follow_the_writer_and_hear_of_its_end() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut writer, spool) = Spool::create(dir.path()).expect("made");
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                let mut reader = spool.reader().expect("opened");
+                std::thread::spawn(move || {
+                    let mut out = Vec::new();
+                    reader.read_to_end(&mut out).map(|_| out)
+                })
+            })
+            .collect();
+        for _ in 0..100 {
+            writer.write(&[7; 999]).expect("written");
+        }
+        let digest = writer.finish();
+        assert_eq!(digest, Digest::sha256(&Sha256::digest([7; 99_900]).into()));
+        for reader in readers {
+            assert_eq!(reader.join().expect("joined").expect("read"), [7; 99_900]);
+        }
+    }
+
+    #[test]
+    fn a_writer_that_goes_away_is_an_error() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (writer, spool) = Spool::create(dir.path()).expect("made");
+        let mut reader = spool.reader().expect("opened");
+        drop(writer);
+        assert_eq!(reader.read_to_end(&mut Vec::new()).expect_err("broken").to_string(), "unexpected EOF");
+        drop((reader, spool));
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0);
+    }
+}

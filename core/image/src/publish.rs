@@ -1,0 +1,137 @@
+//! From staged layers to visible ones, and from layers to images. A layer is published when its digest is verified; an
+//! image when all its layers are. What no image takes in the end goes with the lease.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dockerd_store::{Durability, document};
+use dockerd_types::{Digest, Reference, Timestamp};
+
+use crate::document::ImageDocument;
+use crate::error::ImageError;
+use crate::intake::stage::{StagedLayer, stage_stream};
+use crate::lease::Lease;
+use crate::store::{Image, ImageStore, LayerRef, chain_id, image_of, layer_document};
+
+/// An image whose layers are there.
+#[derive(Debug)]
+pub(crate) struct NewImage {
+    pub(crate) raw_config: Bytes,
+    pub(crate) layers: Vec<LayerRef>,
+    pub(crate) references: Vec<Reference>,
+    pub(crate) parent: Option<Digest>,
+    /// Whether its names count as given now (`LastTagTime`), as they do for all but a load.
+    pub(crate) tagged: bool,
+}
+
+impl ImageStore {
+    /// Makes a layer of the plain tar `reader`, whatever its digest.
+    pub(crate) fn new_layer(
+        &self,
+        lease: &Lease,
+        parent: Option<&LayerRef>,
+        reader: &mut (dyn Read + Send),
+    ) -> Result<LayerRef, ImageError> {
+        let staged = stage_stream(reader, &**self.snapshots(), self.content().temporary())?;
+        let diff_id = staged.diff_id.clone().ok_or_else(|| ImageError::Archive("layer without a digest".to_owned()))?;
+        self.publish_layer(lease, parent, &diff_id, || Ok(staged))
+    }
+
+    /// The layer `diff_id` above `parent`: as it is where it is there already, else what `stage` brings, whose digest
+    /// must have been verified. Two who want the same layer at once get one.
+    pub(crate) fn publish_layer(
+        &self,
+        lease: &Lease,
+        parent: Option<&LayerRef>,
+        diff_id: &Digest,
+        stage: impl FnOnce() -> Result<StagedLayer, ImageError>,
+    ) -> Result<LayerRef, ImageError> {
+        let parent = parent.map(|parent| &parent.chain_id);
+        let chain_id = chain_id(parent, diff_id);
+        let _turn = self.turns().take(&chain_id);
+        lease.cover(&chain_id);
+        lease.cover(diff_id);
+        let size = match self.snapshots().layer_size(&chain_id) {
+            Some(size) if self.snapshots().has_layer(&chain_id) && self.content().has(diff_id) => size,
+            _ => {
+                let StagedLayer { tar, files, .. } = stage()?;
+                let size = files.size;
+                self.content().adopt(&tar, diff_id)?;
+                self.snapshots().commit(files, &chain_id, parent)?;
+                size
+            }
+        };
+        Ok(LayerRef { diff_id: diff_id.clone(), chain_id, size })
+    }
+
+    /// Stages a layer anew from the content store.
+    pub(crate) fn restage(&self, diff_id: &Digest) -> Result<StagedLayer, ImageError> {
+        let mut blob = self.content().get(diff_id)?;
+        let staged = stage_stream(&mut blob, &**self.snapshots(), self.content().temporary())?;
+        match &staged.diff_id {
+            Some(found) if found == diff_id => Ok(staged),
+            found => Err(ImageError::WrongDigest {
+                what: "layer".to_owned(),
+                expected: diff_id.clone(),
+                found: found.clone().unwrap_or_else(|| diff_id.clone()),
+            }),
+        }
+    }
+
+    /// Adds images and their names, all at once. On disk when this returns; their layers soon after.
+    pub(crate) fn add_images(&self, new: Vec<NewImage>) -> Result<Vec<Arc<Image>>, ImageError> {
+        let mut ids = Vec::new();
+        for image in &new {
+            ids.push(self.content().put(&image.raw_config)?);
+        }
+        {
+            let _changes = self.lock();
+            let index = self.index();
+            let (mut images, mut names) = (index.images.clone(), index.references.clone());
+            for (image, id) in new.into_iter().zip(&ids) {
+                self.add_one(image, id, &mut images, &mut names)?;
+            }
+            if names != index.references {
+                self.write_references(&names)?;
+            }
+            self.publish(images, names);
+        }
+        self.settle_soon();
+        let index = self.index();
+        let found = ids
+            .into_iter()
+            .map(|id| index.images.get(&id).cloned().ok_or_else(|| ImageError::NotFound(id.to_string())));
+        found.collect()
+    }
+
+    fn add_one(
+        &self,
+        new: NewImage,
+        id: &Digest,
+        images: &mut std::collections::HashMap<Digest, Arc<Image>>,
+        names: &mut BTreeMap<Reference, Digest>,
+    ) -> Result<(), ImageError> {
+        let NewImage { raw_config, layers, references, parent, tagged } = new;
+        let now = Timestamp::now();
+        let known = images.get(id);
+        let tagged = (tagged && !references.is_empty()).then_some(now);
+        if known.is_none() || tagged.is_some() {
+            let stored = ImageDocument {
+                id: id.clone(),
+                layers: layers.iter().map(layer_document).collect(),
+                arrived: known.map_or(now, |image| image.arrived),
+                parent: known.and_then(|image| image.parent.clone()).or(parent),
+                last_tagged: tagged.or_else(|| known.and_then(|image| image.last_tagged)),
+            };
+            document::write(&self.document_path(id), &stored, Durability::Disk)?;
+            let references = known.map(|image| image.references.clone()).unwrap_or_default();
+            images.insert(id.clone(), Arc::new(Image { references, ..image_of(stored, raw_config)? }));
+        }
+        for reference in references {
+            names.insert(reference.with_default_tag(), id.clone());
+        }
+        Ok(())
+    }
+}
