@@ -10,6 +10,7 @@ mod flags;
 mod hosts;
 mod listen;
 mod logging;
+mod memory;
 mod notify;
 mod pidfile;
 mod signals;
@@ -90,7 +91,7 @@ fn daemon(cli: Cli, short_help: bool) -> Result<ExitCode> {
     tracing::info!("Starting up");
     config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let _pidfile = PidFile::claim(&config.pidfile)?;
-    save_memory();
+    memory::prepare();
     // Containers keep pipes open here; they themselves get the limit this process was started with.
     if let Err(error) = dockerd_sys::process::raise_open_files(None) {
         tracing::warn!(%error, "the limit of open files stays as it is");
@@ -107,13 +108,6 @@ fn daemon(cli: Cli, short_help: bool) -> Result<ExitCode> {
     result
 }
 
-/// Ten megabytes of an idle daemon were the unused rest of huge pages; the supervisor takes this back for itself.
-fn save_memory() {
-    if let Err(error) = dockerd_sys::process::allow_huge_pages(false) {
-        tracing::debug!(%error, "huge pages stay");
-    }
-}
-
 async fn run(config: Config, tls: Option<tokio_rustls::TlsAcceptor>, mut reloader: Reloader) -> Result<ExitCode> {
     let mut signals = Signals::watch()?;
     let server = ServerConfig { version: config.engine.version.clone(), experimental: config.engine.experimental };
@@ -125,6 +119,7 @@ async fn run(config: Config, tls: Option<tokio_rustls::TlsAcceptor>, mut reloade
     let serving = tokio::spawn(api_compat::serve(sockets.listeners, services.clone(), server, stopping));
     notify("READY=1");
     notify::feed_watchdog();
+    memory::watch();
     tracing::info!("Daemon has completed initialization");
     signals.until_end(&services, &mut reloader).await;
     notify("STOPPING=1");

@@ -175,6 +175,11 @@ impl Runtimes {
         Some(Adopted { key, pid, pidfd: Some(pidfd), io: ProcessIo::default(), tty: false, exited: None })
     }
 
+    /// Has the supervisor go on as `program`, its processes kept, as it does by itself for a daemon of another version.
+    pub async fn renew_supervisor(&self, program: &Path) -> Result<(), SupervisorError> {
+        self.shared.client().upgrade(program).await
+    }
+
     /// The supervisor's side of things, for people.
     pub async fn describe(&self) -> String {
         use std::fmt::Write;

@@ -2,7 +2,7 @@
 //! supervisor. Needs root and busybox. The binary has a `main` of its own, because it is also the supervisor.
 
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,9 +39,10 @@ fn main() {
         terminal_and_init(&host).await;
         survives_the_daemon(&host).await;
         survives_the_supervisor(&host).await;
+        upgrades_in_place(&host).await;
         speed(&host).await;
     });
-    writeln!(std::io::stdout(), "8 passed, 0 failed").expect("stdout");
+    writeln!(std::io::stdout(), "9 passed, 0 failed").expect("stdout");
 }
 
 /// A root file system and an exec root of the test's own.
@@ -329,6 +330,37 @@ async fn survives_the_supervisor(host: &Host) {
     let exit = next_exit(&mut exits).await;
     assert_eq!((exit.key.container(), exit.code), (&id, ExitCode::Unknown));
     finish(&runtimes, &second, &exit).await;
+    finish(&runtimes, &id, &exit).await;
+}
+
+/// The supervisor executes another program in place: the same process, its children, descriptors and exits kept.
+async fn upgrades_in_place(host: &Host) {
+    let (runtimes, mut exits, _) = host.open().await;
+    let (ended, _launched) = launch(host, &runtimes, &["sh", "-c", "exit 3"], StdioRequest::default()).await;
+    assert_eq!(next_exit(&mut exits).await.code, ExitCode::Exited(3));
+    let stdio = StdioRequest { stdin: true, ..StdioRequest::default() };
+    let (id, launched) = launch(host, &runtimes, &["sh", "-c", "read x; echo got $x; exit 6"], stdio).await;
+    let key = ProcessKey::Container(id.clone());
+    let (kept, _other) = rustix::pipe::pipe().expect("a pipe");
+    runtimes.keep(&key, &[kept.as_fd(), kept.as_fd()]).expect("kept");
+
+    let supervisor = host.supervisor_pid();
+    let started = || std::fs::read_to_string(format!("/proc/{supervisor}/cmdline")).expect("it lives");
+    assert!(!started().contains("--resume"));
+    runtimes.renew_supervisor(Path::new("/proc/self/exe")).await.expect("upgraded");
+    assert!(host.supervisor_pid() == supervisor && started().contains("--resume"), "in place");
+
+    drop((launched, exits, runtimes));
+    let (runtimes, mut exits, adopted) = host.open().await;
+    let of = |id: &ContainerId| adopted.iter().find(|a| a.key.container() == id).expect("known");
+    assert_eq!(of(&ended).exited.as_ref().map(|exit| exit.code), Some(ExitCode::Exited(3)));
+    assert_eq!((of(&id).io.kept.len(), of(&id).pid > 0), (2, true));
+    rustix::io::write(of(&id).io.stdin.as_ref().expect("stdin"), b"word\n").expect("written");
+    let exit = next_exit(&mut exits).await;
+    assert_eq!((exit.key.container(), exit.code), (&id, ExitCode::Exited(6)), "still its child");
+    let output = adopted.into_iter().find(|a| a.key.container() == &id).and_then(|a| a.io.stdout);
+    assert_eq!(read_all(output.expect("stdout")), "got word\n");
+    finish(&runtimes, &ended, &exit).await;
     finish(&runtimes, &id, &exit).await;
 }
 

@@ -7,6 +7,7 @@ pub mod caps;
 pub mod command;
 pub mod fdpass;
 pub mod inside;
+pub mod memory;
 pub mod mount;
 pub mod netlink;
 pub mod ns;

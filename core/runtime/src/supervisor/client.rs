@@ -103,23 +103,28 @@ impl Client {
     }
 
     async fn check_version(&self, program: &Path) -> Result<(), SupervisorError> {
-        let hello = |reply: Reply| match reply {
-            Reply::Hello(protocol, version) => Ok((protocol, version)),
-            other => Err(SupervisorError::Protocol(format!("{other:?}"))),
-        };
-        let (reply, _) = self.ask(Request::Hello, &[]).await?;
-        let (protocol, version) = hello(reply)?;
+        let (protocol, version) = self.hello().await?;
         if protocol == VERSION && version == env!("CARGO_PKG_VERSION") {
             return Ok(());
         }
         if protocol < OLDEST_RESUMABLE {
             return Err(SupervisorError::TooOld { version, protocol });
         }
-        // It executes our program in place and keeps the connection; success is told by the next Hello.
+        self.upgrade(program).await
+    }
+
+    async fn hello(&self) -> Result<(u32, String), SupervisorError> {
+        match self.ask(Request::Hello, &[]).await?.0 {
+            Reply::Hello(protocol, version) => Ok((protocol, version)),
+            other => Err(SupervisorError::Protocol(format!("{other:?}"))),
+        }
+    }
+
+    /// Has the supervisor execute `program` in place. It keeps the connection; success is told by the next Hello.
+    pub(crate) async fn upgrade(&self, program: &Path) -> Result<(), SupervisorError> {
         let program = File::open(program)?;
         self.tell(Request::Upgrade, &[program.as_fd()]).await?;
-        let (reply, _) = self.ask(Request::Hello, &[]).await?;
-        match hello(reply)? {
+        match self.hello().await? {
             (VERSION, _) => Ok(()),
             (other, _) => Err(SupervisorError::Protocol(format!("supervisor stays at protocol {other}"))),
         }
