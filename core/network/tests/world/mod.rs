@@ -322,8 +322,13 @@ impl Drop for Server {
 
 /// What a server at `address` answers; from the calling thread's namespace.
 pub(crate) fn answer(address: SocketAddr) -> Result<String, std::io::ErrorKind> {
+    // A link that was made this moment may lose the first packet; the next one comes after a second.
+    answer_within(address, LIMIT)
+}
+
+fn answer_within(address: SocketAddr, limit: Duration) -> Result<String, std::io::ErrorKind> {
     let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        let mut stream = TcpStream::connect_timeout(&address, limit)?;
         stream.set_read_timeout(Some(LIMIT))?;
         stream.shutdown(Shutdown::Write)?;
         let mut text = String::new();
@@ -336,6 +341,11 @@ pub(crate) fn answer(address: SocketAddr) -> Result<String, std::io::ErrorKind> 
 /// What a server at `address` answers to somebody in `netns`.
 pub(crate) fn answer_in(netns: &OwnedFd, address: SocketAddr) -> Result<String, std::io::ErrorKind> {
     inside(netns, move || answer(address))
+}
+
+/// Whether nobody at `address` answers somebody in `netns`.
+pub(crate) fn is_silent(netns: &OwnedFd, address: SocketAddr) -> bool {
+    inside(netns, move || answer_within(address, PATIENCE)).is_err()
 }
 
 /// Sends back every datagram, once.
