@@ -80,8 +80,11 @@ fn config(t: &Case<'_>, what: &str, layers: &[&[u8]]) -> Vec<u8> {
     .into_bytes()
 }
 
+/// Names, layers, configuration.
+type ArchiveImage<'a> = (&'a [String], &'a [&'a [u8]], &'a [u8]);
+
 /// An archive as `docker save` made them for years.
-fn archive(images: &[(&[String], &[&[u8]], &[u8])]) -> Vec<u8> {
+fn archive(images: &[ArchiveImage<'_>]) -> Vec<u8> {
     let (mut files, mut manifest): (Vec<(String, Vec<u8>)>, Vec<Value>) = (Vec::new(), Vec::new());
     for (tags, layers, config) in images {
         let names: Vec<String> = layers.iter().map(|layer| format!("{}/layer.tar", hash(layer))).collect();
