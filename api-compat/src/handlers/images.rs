@@ -125,15 +125,27 @@ pub(crate) async fn load(context: Context) -> Result {
     Ok(reply::stream("application/json", body))
 }
 
-/// Names of what was loaded; ids only where nothing has a name.
+/// Names of what was loaded, with whom they were taken from; ids where the last image has no name, as stock tells them.
 fn loaded_lines(loaded: &[Loaded]) -> Vec<Value> {
-    let name = |r: &dockerd_types::Reference| json!({"stream": format!("Loaded image: {}\n", r.clone().with_default_tag().familiar())});
-    let lines: Vec<Value> = loaded.iter().flat_map(|item| &item.references).map(name).collect();
-    if !lines.is_empty() {
-        return lines;
+    let mut lines = Vec::new();
+    for item in loaded {
+        for reference in &item.references {
+            let name = reference.clone().with_default_tag();
+            if let Some((_, old)) = item.moved.iter().find(|(moved, _)| *moved == name) {
+                let text = format!(
+                    "The image {} already exists, renaming the old one with ID {old} to empty string\n",
+                    name.familiar()
+                );
+                lines.push(json!({ "stream": text }));
+            }
+            lines.push(json!({"stream": format!("Loaded image: {}\n", name.familiar())}));
+        }
     }
-    let ids: String = loaded.iter().map(|item| format!("Loaded image ID: {}\n", item.image.id)).collect();
-    vec![if ids.is_empty() { json!({}) } else { json!({ "stream": ids }) }]
+    if loaded.last().is_none_or(|item| item.references.is_empty()) {
+        let ids: String = loaded.iter().map(|item| format!("Loaded image ID: {}\n", item.image.id)).collect();
+        lines.push(if ids.is_empty() { json!({}) } else { json!({ "stream": ids }) });
+    }
+    lines
 }
 
 pub(crate) async fn commit(mut context: Context) -> Result {

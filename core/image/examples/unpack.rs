@@ -1,6 +1,7 @@
 //! Times the unpacking of one plain tar into a new directory, without the rest of a load: `unpack TAR DIRECTORY`.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -17,6 +18,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let begun = Instant::now();
     let options = UnpackOptions { whiteouts: true, ..UnpackOptions::default() };
     let unpacked = unpack(File::open(&tar)?, root.as_fd(), options)?;
-    println!("{} entries, {} bytes in {:.3} s", unpacked.entries, unpacked.bytes, begun.elapsed().as_secs_f64());
-    Ok(())
+    let (seconds, mut out) = (begun.elapsed().as_secs_f64(), std::io::stdout());
+    Ok(writeln!(out, "{} entries, {} bytes in {seconds:.3} s", unpacked.entries, unpacked.bytes)?)
 }

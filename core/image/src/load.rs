@@ -27,6 +27,8 @@ pub struct Loaded {
     pub image: Arc<Image>,
     /// The names it was given; empty for an image without one.
     pub references: Vec<Reference>,
+    /// Names that were another image's before.
+    pub moved: Vec<(Reference, Digest)>,
 }
 
 /// What a load is doing.
@@ -59,9 +61,17 @@ impl ImageStore {
             new.push(self.assemble(&lease, &arrivals, planned, progress)?);
         }
         let references: Vec<Vec<Reference>> = new.iter().map(|image| image.references.clone()).collect();
+        let mut before = self.index().references.clone();
         let images = self.add_images(new)?;
-        let loaded = images.into_iter().zip(references);
-        Ok(loaded.map(|(image, references)| Loaded { image, references }).collect())
+        let loaded = images.into_iter().zip(references).map(|(image, references)| {
+            let mut moved = Vec::new();
+            for reference in references.iter().map(|reference| reference.clone().with_default_tag()) {
+                let old = before.insert(reference.clone(), image.id.clone());
+                moved.extend(old.filter(|old| *old != image.id).map(|old| (reference, old)));
+            }
+            Loaded { image, references, moved }
+        });
+        Ok(loaded.collect())
     }
 
     fn assemble(
