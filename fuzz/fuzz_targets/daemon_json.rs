@@ -1,7 +1,4 @@
-//! See `agrees_with_the_parser` in the file included here: the daemon is a program, not a library.
+//! See `dockerd_types::fuzz::daemon_json`.
 #![no_main]
 
-#[path = "../../dockerd-rs/src/go_json.rs"]
-mod go_json;
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| go_json::agrees_with_the_parser(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| dockerd_types::fuzz::daemon_json(data));

@@ -32,6 +32,15 @@ pub(crate) fn run(seconds: u32, only: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Checks that the targets compile, without the sanitizers and the time they take.
+pub(crate) fn check() -> Result<()> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["check", "--manifest-path", "fuzz/Cargo.toml", "--target-dir", "target/fuzz-check"]);
+    let status = command.env("RUSTFLAGS", "--cfg fuzzing").current_dir(workspace()).status()?;
+    ensure!(status.success(), "the fuzz targets do not compile");
+    Ok(())
+}
+
 /// Every target has a directory of seeds of its name.
 fn targets(seeds: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();

@@ -78,6 +78,7 @@ fn main() -> Result<()> {
             cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
             tidy::run()?;
             deny()?;
+            fuzz::check()?;
             test()?;
             // Each micro bench once, so that they keep working.
             cargo(&["test", "--package", "dockerd-bench", "--benches"])

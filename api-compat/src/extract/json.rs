@@ -50,7 +50,7 @@ fn invalid(what: &str) -> ApiError {
 
 impl Object {
     /// Parses a body; an empty one and `null` are the empty object. Data after the value is refused.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn parse(body: &[u8]) -> Result<Self> {
         Self::parse_into(body, Target::ANY)
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow, ensure};
 
 use super::api::Order;
+use super::daemon::Daemon;
 use super::process;
 use super::sample::{Series, Unit};
 use super::{Bench, IMAGE, since};
@@ -65,37 +66,58 @@ fn list_of(bench: &mut Bench, size: usize, ids: &mut [Vec<String>]) -> Result<()
     })
 }
 
-/// Containers that idle at once: memory of our processes for each, and `ps` with them there.
+/// Containers that idle at once: memory of the daemon's processes for each, and `ps` with them there.
 pub(super) fn idle(bench: &mut Bench) -> Result<()> {
     let counts = [bench.options.idle, bench.options.idle_stock];
     let daemons = bench.daemons.len();
-    let numbers = if daemons > 1 { format!("{}; stock {}", counts[0], counts[1]) } else { counts[0].to_string() };
-    let port = if bench.publish { " with a published port" } else { "" };
-    let line = |title: String, unit, target| Series::new(title, unit, target, daemons);
-    let mut memory =
-        line(format!("memory per idle container{port} (PSS; {numbers} at once)"), Unit::Megabytes, Some(0.3));
-    let mut start = line(format!("create and start of each of them{port}"), Unit::Millis, None);
-    let mut ps = line(format!("ps with idle containers ({numbers})"), Unit::Millis, Some(5.0));
+    let counts = &counts[..daemons.min(counts.len())];
+    let (fewest, most) = (counts.iter().copied().min().unwrap_or(0), counts.iter().copied().max().unwrap_or(0));
+    let port = if bench.publish { ", port published" } else { "" };
+    let mut memory = Series::new(format!("memory per idle container{port} (PSS)"), Unit::Megabytes, Some(0.3), daemons);
+    let mut start = Series::new(format!("create and start{port}, others idle"), Unit::Millis, None, daemons);
+    let mut ps = [fewest, most].map(|count| {
+        let target = (count == most).then_some(5.0);
+        Series::new(format!("ps with {count} idle containers"), Unit::Millis, target, daemons)
+    });
     let mut done = Ok(());
-    for (at, count) in counts.into_iter().enumerate().take(daemons) {
+    for (at, count) in counts.iter().copied().enumerate() {
         let mut ids = Vec::new();
-        let measured = idle_on(bench, at, count, &mut ids);
+        let measured = idle_on(bench, at, fewest, count, &mut ids);
         ids.iter().try_for_each(|id| bench.daemons[at].api.remove(id))?;
         match measured {
-            Ok((bytes, starts, reads)) => {
-                memory.samples[at].push(megabytes(bytes) / count as f64);
-                start.samples[at] = starts;
-                ps.samples[at] = reads;
+            Ok(found) => {
+                memory.samples[at].push(megabytes(found.bytes) / count as f64);
+                start.samples[at] = found.starts;
+                ps[0].samples[at] = found.reads_early;
+                if count == most {
+                    ps[1].samples[at] = found.reads;
+                }
             }
             Err(error) => done = Err(error.context(bench.daemons[at].name)),
         }
     }
-    bench.report.extend([memory, start, ps]);
+    let list = counts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    bench.report.note(format!("idle containers at once: {list}"));
+    let [few, many] = ps;
+    bench.report.extend([memory, start, few]);
+    if most > fewest {
+        bench.report.extend([many]);
+    }
     done
 }
 
-/// Bytes all of them cost together, the time each took to start, and the times of `ps`.
-fn idle_on(bench: &mut Bench, at: usize, count: usize, ids: &mut Vec<String>) -> Result<(u64, Vec<f64>, Vec<f64>)> {
+/// What idle containers cost.
+struct Idle {
+    /// All of them together.
+    bytes: u64,
+    /// Time each took to create and start.
+    starts: Vec<f64>,
+    /// Times of `ps` when as many were there as every daemon gets, and when all were there.
+    reads_early: Vec<f64>,
+    reads: Vec<f64>,
+}
+
+fn idle_on(bench: &mut Bench, at: usize, early: usize, count: usize, ids: &mut Vec<String>) -> Result<Idle> {
     let order = Order { image: IMAGE, network: &bench.network, command: &["sleep", "100000"], publish: bench.publish };
     let daemon = &mut bench.daemons[at];
     // One life first, so that what the first container costs once is not counted for each.
@@ -103,24 +125,32 @@ fn idle_on(bench: &mut Bench, at: usize, count: usize, ids: &mut Vec<String>) ->
     daemon.api.start(&first)?;
     daemon.api.remove(&first)?;
     let before = process::memory(daemon.pid, &[])?;
-    let mut starts = Vec::new();
+    let (mut starts, mut reads_early) = (Vec::new(), Vec::new());
     for _ in 0..count {
         let begun = Instant::now();
         let id = daemon.api.create(&order)?;
         ids.push(id.clone());
         daemon.api.start(&id)?;
         starts.push(since(begun));
+        if ids.len() == early {
+            reads_early = read_list(daemon)?;
+        }
     }
     let running = daemon.api.own(false)?.len();
     ensure!(running == count, "{running} of {count} containers run");
     let after = process::memory(daemon.pid, ids)?;
+    let bytes = after.proportional.saturating_sub(before.proportional);
+    Ok(Idle { bytes, starts, reads_early, reads: read_list(daemon)? })
+}
+
+fn read_list(daemon: &mut Daemon) -> Result<Vec<f64>> {
     let mut reads = Vec::new();
     for _ in 0..READS {
         let begun = Instant::now();
         daemon.api.list(false)?;
         reads.push(since(begun));
     }
-    Ok((after.proportional.saturating_sub(before.proportional), starts, reads))
+    Ok(reads)
 }
 
 fn megabytes(bytes: u64) -> f64 {

@@ -1,7 +1,7 @@
 //! Fuzz targets of this crate's parsers: what must hold for every text a client can send.
 
 use crate::network::Port;
-use crate::{Filters, Reference};
+use crate::{Filters, Reference, go_json};
 
 /// A reference that parses is written in a way that parses to the same.
 pub fn reference(data: &[u8]) {
@@ -39,6 +39,13 @@ pub fn port(data: &[u8]) {
     }
 }
 
+/// What serde_json takes has no syntax error, and anything is looked at without harm.
+pub fn daemon_json(data: &[u8]) {
+    let found = go_json::syntax_error(data);
+    let parsed = serde_json::from_slice::<serde_json::Value>(data);
+    assert!(parsed.is_err() || found.is_none(), "{found:?}");
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -46,5 +53,6 @@ mod tests {
         fuzz_mutate::run("reference", 20_000, super::reference);
         fuzz_mutate::run("filters", 20_000, super::filters);
         fuzz_mutate::run("port", 5_000, super::port);
+        fuzz_mutate::run("daemon_json", 10_000, super::daemon_json);
     }
 }

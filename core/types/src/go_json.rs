@@ -205,22 +205,9 @@ impl Scanner<'_> {
     }
 }
 
-/// Fuzz target: what serde_json takes has no error, and anything is looked at without harm.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn agrees_with_the_parser(data: &[u8]) {
-    let found = syntax_error(data);
-    let parsed = serde_json::from_slice::<serde_json::Value>(data);
-    assert!(parsed.is_err() || found.is_none(), "{found:?}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::syntax_error;
-
-    #[test]
-    fn seeds_and_mutations() {
-        fuzz_mutate::run("daemon_json", 10_000, super::agrees_with_the_parser);
-    }
 
     #[test]
     fn deep_documents_do_not_exhaust_the_stack() {

@@ -7,7 +7,7 @@ use super::number;
 
 const WIDTH: f64 = 860.0;
 /// Where the plotted area begins and ends; left of it are titles, right of it ratios.
-const LEFT: f64 = 300.0;
+const LEFT: f64 = 320.0;
 const RIGHT: f64 = 780.0;
 const ROW: f64 = 34.0;
 
@@ -86,7 +86,7 @@ pub(super) fn bars(series: &Series) -> String {
 
 /// What part of the runs was done after how long: one step curve for each daemon.
 pub(super) fn distribution(series: &Series) -> String {
-    const TOP: f64 = 8.0;
+    const TOP: f64 = 12.0;
     const BOTTOM: f64 = 190.0;
     let all = || series.samples.iter().flatten().copied().filter(|value| *value > 0.0);
     let (low, high) = (all().fold(f64::INFINITY, f64::min), all().fold(0.0, f64::max));
@@ -96,10 +96,10 @@ pub(super) fn distribution(series: &Series) -> String {
     let axis = Log::new(low, high);
     let mut svg = open(BOTTOM + 30.0, &format!("Distribution of {}", series.title));
     axis.draw(&mut svg, BOTTOM + 6.0);
-    text(&mut svg, LEFT - 12.0, 24.0, "end", &series.title);
+    text(&mut svg, LEFT - 52.0, TOP + 4.0, "end", &series.title);
     for part in [0.0, 0.5, 1.0] {
         let y = BOTTOM - part * (BOTTOM - TOP);
-        text(&mut svg, LEFT - 12.0, y + if part > 0.9 { 34.0 } else { 4.0 }, "end", &format!("{:.0} %", part * 100.0));
+        text(&mut svg, LEFT - 12.0, y + 4.0, "end", &format!("{:.0} %", part * 100.0));
     }
     for (daemon, samples) in series.samples.iter().enumerate() {
         let mut sorted = samples.clone();
@@ -137,15 +137,18 @@ impl Log {
     }
 
     fn draw(&self, svg: &mut String, bottom: f64) {
+        // Few decades have room for lines between them.
+        let steps: &[f64] = if self.high - self.low < 2.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         // From a microsecond to a quarter of an hour.
-        for decade in -3..=6 {
-            let value = 10f64.powi(decade);
+        for value in (-3..=6).flat_map(|decade| steps.iter().map(move |step| step * 10f64.powi(decade))) {
             if value.log10() < self.low || value.log10() > self.high {
                 continue;
             }
             let x = self.x(value);
             let _ = write!(svg, "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"{bottom}\"/>");
-            text(svg, x, bottom + 16.0, "middle", &format!("{value} ms"));
+            // Products of powers of ten are not exact.
+            let label = (value * 1e6).round() / 1e6;
+            text(svg, x, bottom + 16.0, "middle", &format!("{label} ms"));
         }
     }
 }
