@@ -66,14 +66,27 @@ impl Context {
         Object::parse_into(&bytes, target)
     }
 
-    /// The body piece by piece, for archives; a few pieces ahead at most.
-    pub(crate) fn into_stream(self) -> mpsc::Receiver<std::io::Result<Bytes>> {
-        self.into_drained_stream().0
+    /// The body as a stream, if what was `read` of the rest of the request is right. A refusal is told only when the
+    /// client has sent its body.
+    pub(crate) async fn into_stream_if<T>(
+        self,
+        read: Result<T, ApiError>,
+    ) -> Result<(T, BodyStream, Drained), ApiError> {
+        let (body, drained) = self.into_drained_stream();
+        match read {
+            Ok(read) => Ok((read, body, drained)),
+            Err(error) => {
+                drop(body);
+                drained.wait().await;
+                Err(error)
+            }
+        }
     }
 
-    /// As [`Context::into_stream`], and when the body has been read to its end. Who stops reading earlier must wait for
-    /// that before it answers: clients that are still writing take an answer in between for a broken connection.
-    pub(crate) fn into_drained_stream(self) -> (mpsc::Receiver<std::io::Result<Bytes>>, Drained) {
+    /// The body piece by piece, for archives, a few pieces ahead at most; and when it has been read to its end. Who stops
+    /// reading earlier must wait for that before it answers: clients that are still writing take an answer in between
+    /// for a broken connection.
+    fn into_drained_stream(self) -> (BodyStream, Drained) {
         let (sender, receiver) = mpsc::channel(4);
         let mut body = self.request.into_body();
         let task = tokio::spawn(async move {
@@ -92,6 +105,9 @@ impl Context {
         (receiver, Drained(task))
     }
 }
+
+/// The pieces of a body.
+pub(crate) type BodyStream = mpsc::Receiver<std::io::Result<Bytes>>;
 
 /// A body being read to its end.
 #[derive(Debug)]

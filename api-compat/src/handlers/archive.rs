@@ -33,13 +33,13 @@ pub(crate) async fn get(context: Context) -> Result {
 }
 
 pub(crate) async fn put(context: Context) -> Result {
-    let path = path(&context)?;
+    let path = path(&context);
     let options = ExtractOptions {
         no_overwrite_dir_non_dir: context.query.flag("noOverwriteDirNonDir"),
         copy_uid_gid: context.query.flag("copyUIDGID"),
     };
     let (engine, name) = (context.engine.clone(), context.name().to_owned());
-    let (body, drained) = context.into_drained_stream();
+    let (path, body, drained) = context.into_stream_if(path).await?;
     let extracted = engine.containers.extract(&name, &path, options, body).await;
     drained.wait().await;
     extracted?;

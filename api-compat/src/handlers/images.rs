@@ -99,11 +99,11 @@ fn save(context: &Context, names: Vec<String>) -> Result {
 }
 
 pub(crate) async fn load(context: Context) -> Result {
-    let platform = platform(&context, LOAD_PLATFORM)?;
+    let platform = platform(&context, LOAD_PLATFORM);
     let quiet = context.query.flag("quiet");
     let images = context.engine.images.clone();
     let (sender, body) = mpsc::channel(16);
-    let input = context.into_stream();
+    let (platform, input, drained) = context.into_stream_if(platform).await?;
     tokio::spawn(async move {
         // Work goes on when the client leaves: what it sent is whole by the time anything is added.
         let steps = sender.clone();
@@ -116,7 +116,10 @@ pub(crate) async fn load(context: Context) -> Result {
         };
         let lines = match images.load(input, platform, step).await {
             Ok(loaded) => loaded_lines(&loaded),
-            Err(error) => vec![progress::failure(&error)],
+            Err(error) => {
+                drained.wait().await;
+                vec![progress::failure(&error)]
+            }
         };
         for line in lines {
             let _ = sender.send(progress::line(&line)).await;
@@ -169,6 +172,21 @@ pub(crate) async fn commit(mut context: Context) -> Result {
 }
 
 pub(crate) async fn create(context: Context) -> Result {
+    let images = context.engine.images.clone();
+    let options = import_options(&context);
+    let (options, input, drained) = context.into_stream_if(options).await?;
+    // A task of its own, which goes on when the client leaves; nothing is sent before its end, so errors have a status.
+    let image = tokio::spawn(async move { images.import(input, options).await }).await;
+    if !matches!(image, Ok(Ok(_))) {
+        drained.wait().await;
+    }
+    let image = image.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
+    let (sender, body) = mpsc::channel(1);
+    let _ = sender.send(progress::line(&json!({"status": image.id.as_str()}))).await;
+    Ok(reply::stream("application/json", body))
+}
+
+fn import_options(context: &Context) -> std::result::Result<ImportOptions, ApiError> {
     let query = &context.query;
     if query.text("fromSrc").is_empty() {
         return Err(ApiError::not_built("pulling from a registry"));
@@ -177,7 +195,7 @@ pub(crate) async fn create(context: Context) -> Result {
         return Err(ApiError::not_built("importing from a URL"));
     }
     let reference = convert::new_reference(query.text("repo"), query.text("tag"))?;
-    let options = ImportOptions {
+    Ok(ImportOptions {
         reference,
         changes: query.all("changes"),
         message: Some(query.text("message").to_owned())
@@ -185,13 +203,5 @@ pub(crate) async fn create(context: Context) -> Result {
             .unwrap_or_else(|| "Imported from -".to_owned()),
         engine_version: context.engine.facts().config.version.clone(),
         platform: dockerd_core::image::platform::parse(query.text("platform"))?,
-    };
-    let images = context.engine.images.clone();
-    let input = context.into_stream();
-    // A task of its own, which goes on when the client leaves; nothing is sent before its end, so errors have a status.
-    let image = tokio::spawn(async move { images.import(input, options).await }).await;
-    let image = image.map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))??;
-    let (sender, body) = mpsc::channel(1);
-    let _ = sender.send(progress::line(&json!({"status": image.id.as_str()}))).await;
-    Ok(reply::stream("application/json", body))
+    })
 }
