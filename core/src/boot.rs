@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dockerd_runtime::{Adopted, ProcessExit, ProcessIo, ProcessKey};
@@ -95,6 +96,9 @@ fn engine_id(path: &Path) -> Result<String, EngineError> {
     Ok(id)
 }
 
+/// How long boot waits for what follows from exits that happened meanwhile.
+const EXITS_LIMIT: Duration = Duration::from_secs(5);
+
 /// A container as it lies on disk.
 #[derive(Debug)]
 struct Stored {
@@ -137,14 +141,21 @@ pub(crate) async fn restore(core: &Arc<Core>, adopted: Vec<Adopted>) -> Result<(
     }
     restore_network(core, &revived).await?;
     remove_leftovers(core).await;
+    let mut ending = Vec::new();
     for Revived { container, exit, .. } in revived {
         if let Some(exit) = exit {
+            ending.push(container.subscribe());
             container.tell(Command::Exited(exit)).await?;
         } else if container.snapshot().state.is_running() {
             container.tell(Command::Adopted).await?;
         } else {
             start_by_policy(core, &container).await;
         }
+    }
+    // The first client shall not be told that they run. One whose output is held open is not waited for.
+    let all = futures_util::future::join_all(ending.iter_mut().map(|s| s.wait_for(|s| s.exits > 0 || s.removed)));
+    if tokio::time::timeout(EXITS_LIMIT, all).await.is_err() {
+        tracing::warn!("containers that ended meanwhile are still being taken down");
     }
     Ok(())
 }
