@@ -64,6 +64,7 @@ impl Trash {
     }
 
     fn work(&self) {
+        dockerd_sys::process::give_way();
         loop {
             let path = {
                 let mut queue = self.queue();

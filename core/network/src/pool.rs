@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use dockerd_sys::process;
 use tokio::sync::oneshot;
 
 use crate::error::NetworkError;
@@ -161,6 +162,7 @@ impl Drop for Worker {
 
 impl Worker {
     fn run(self) {
+        process::give_way();
         while let Some((index, blueprint)) = self.next() {
             let made = self.workshop.make(&blueprint);
             if made.is_err() && !self.workshop.is_home() {

@@ -231,6 +231,16 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// How much nicer threads are whose work nobody waits for.
+const BACKGROUND_NICENESS: i32 = 10;
+
+/// Lets the calling thread's work give way to that of others: for tear-down and for what is made ahead. Only a wish, so
+/// a refusal is of no interest.
+pub fn give_way() {
+    // On Linux a process of 0 here means the calling thread alone (setpriority(2), "C library/kernel differences").
+    let _ = rustix::process::setpriority_process(None, BACKGROUND_NICENESS);
+}
+
 /// Makes orphaned descendants of this process its children (prctl(2), `PR_SET_CHILD_SUBREAPER`).
 pub fn become_subreaper() -> io::Result<()> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, 1)

@@ -24,6 +24,7 @@ impl Sweeper {
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let (sender, receiver) = mpsc::channel::<u32>();
         let run = move || {
+            dockerd_sys::process::give_way();
             let mut due: VecDeque<(Instant, u32)> = VecDeque::new();
             loop {
                 let rest = due.front().map(|(at, _)| at.saturating_duration_since(Instant::now()));

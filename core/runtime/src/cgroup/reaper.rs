@@ -111,6 +111,7 @@ impl Queue {
     }
 
     fn run(&self) {
+        dockerd_sys::process::give_way();
         while let Some(mut job) = self.next() {
             let result = (job.removal)(&job.path);
             let mut state = self.lock();

@@ -37,8 +37,10 @@ pub(super) fn assemble(plan: &LaunchPlan, rootfs: &OwnedFd) -> Setup<()> {
             _ => {}
         }
     }
+    let mut parent = None;
     for device in &plan.devices {
-        make_node(root, device).at(Step::Device, &device.path)?;
+        let (name, directory) = open_parent(root, device, &mut parent).at(Step::Device, &device.path)?;
+        make_node(directory, name, device).at(Step::Device, &device.path)?;
     }
     link_devices(root).at(Step::Device, "/dev")
 }
@@ -125,9 +127,21 @@ fn symlink(root: BorrowedFd<'_>, path: &str, to: &str) -> io::Result<()> {
     }
 }
 
-fn make_node(root: BorrowedFd<'_>, device: &DeviceNode) -> io::Result<()> {
-    let (parent, name) = device.path.rsplit_once('/').unwrap_or(("", &device.path));
-    let parent = inside::locate_or_make(root, parent, Missing::Directory)?;
+/// The node's name and directory. Nearly all are in /dev, so the last directory stays open in `last`.
+fn open_parent<'a, 'b>(
+    root: BorrowedFd<'_>,
+    device: &'a DeviceNode,
+    last: &'b mut Option<(&'a str, OwnedFd)>,
+) -> io::Result<(&'a str, BorrowedFd<'b>)> {
+    let (path, name) = device.path.rsplit_once('/').unwrap_or(("", &device.path));
+    if last.as_ref().is_none_or(|(known, _)| *known != path) {
+        *last = Some((path, inside::locate_or_make(root, path, Missing::Directory)?));
+    }
+    let (_, directory) = last.as_ref().ok_or(io::ErrorKind::NotFound)?;
+    Ok((name, directory.as_fd()))
+}
+
+fn make_node(parent: BorrowedFd<'_>, name: &str, device: &DeviceNode) -> io::Result<()> {
     let kind = match device.kind {
         'b' => FileType::BlockDevice,
         'p' => FileType::Fifo,
@@ -135,16 +149,16 @@ fn make_node(root: BorrowedFd<'_>, device: &DeviceNode) -> io::Result<()> {
     };
     let mode = Mode::from_raw_mode(device.mode);
     let number = rustix::fs::makedev(device.major, device.minor);
-    match rustix::fs::mknodat(&parent, name, kind, mode, number) {
+    match rustix::fs::mknodat(parent, name, kind, mode, number) {
         Ok(()) => {}
         Err(Errno::EXIST) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
-    // The umask has had its say on the mode.
-    rustix::fs::chmodat(&parent, name, mode, AtFlags::empty())?;
+    // The directory's default ACL may have had its say on the mode.
+    rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
     if (device.uid, device.gid) != (0, 0) {
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
 }
