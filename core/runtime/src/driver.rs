@@ -57,7 +57,7 @@ pub struct ProcessIo {
     pub kept: Vec<OwnedFd>,
 }
 
-/// A process whose `execve` has succeeded.
+/// A process that is set up and about to execute its program, which was found.
 #[derive(Debug)]
 pub struct Launched {
     /// Process id in the daemon's namespace.
@@ -294,7 +294,8 @@ pub trait RuntimeDriver: Send + Sync + fmt::Debug {
     /// Makes ahead of [`start`](Self::start) what needs neither root file system nor network: the cgroup at `path`, with
     /// these limits. A driver whose program does that itself does nothing here. `delete` gives it back. Blocking.
     fn reserve(&self, id: &ContainerId, path: &str, resources: &LinuxResources) -> Result<(), LaunchError>;
-    /// Makes the container and runs its process; ready once the workload's `execve` has succeeded.
+    /// Makes the container and runs its process; ready once the workload is set up and its
+    /// `execve` is the next thing it does, as after `runc start`.
     fn start(&self, request: LaunchRequest) -> BoxFuture<'_, Result<Launched, LaunchError>>;
     /// Runs one more process in a running container.
     fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<Launched, LaunchError>>;

@@ -1,5 +1,5 @@
 //! What runs in the new process between `clone3` and `execve`. The parent has one thread, so ordinary code is fine here.
-//! Talks to the supervisor over one close-on-exec socket: the terminal's master, a word before `execve`, or a failure;
+//! Talks to the supervisor over one close-on-exec socket: the terminal's master, a word just before `execve`, or a failure;
 //! the end of the socket without a failure means that the workload runs.
 
 use std::ffi::CString;

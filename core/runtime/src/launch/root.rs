@@ -56,9 +56,9 @@ pub(super) fn protect(plan: &LaunchPlan, rootfs: &OwnedFd) -> Setup<()> {
     for path in &plan.readonly_paths {
         make_read_only(rootfs.as_fd(), path).at(Step::Mask, path)?;
     }
-    let mut null = None;
+    let mut covers = Covers::default();
     for path in &plan.masked_paths {
-        mask(rootfs.as_fd(), path, &mut null).at(Step::Mask, path)?;
+        mask(rootfs.as_fd(), path, &mut covers).at(Step::Mask, path)?;
     }
     if plan.readonly_root {
         let attributes = Attributes { set: READ_ONLY, clear: 0 };
@@ -181,19 +181,32 @@ fn make_read_only(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {
     mount::attach(tree, target)
 }
 
-/// A directory is covered by an empty read-only tmpfs, anything else by /dev/null, opened once into `null`.
-fn mask(root: BorrowedFd<'_>, path: &str, null: &mut Option<OwnedFd>) -> io::Result<()> {
+/// What masked paths are covered with, made or opened once.
+#[derive(Default)]
+struct Covers {
+    /// An empty read-only file system, for directories; it is the same for all of them.
+    empty: Option<OwnedFd>,
+    /// `/dev/null`, for anything else.
+    null: Option<OwnedFd>,
+}
+
+fn mask(root: BorrowedFd<'_>, path: &str, covers: &mut Covers) -> io::Result<()> {
     let Some(target) = existing(root, path)? else { return Ok(()) };
-    let tree = if inside::is_directory(&target)? {
-        mount::file_system("tmpfs", &["source=tmpfs", "nr_blocks=1", "nr_inodes=1"].map(str::to_owned), READ_ONLY)?
-    } else {
-        if null.is_none() {
-            *null = Some(inside::locate(root, "/dev/null")?);
+    if !inside::is_directory(&target)? {
+        if covers.null.is_none() {
+            covers.null = Some(inside::locate(root, "/dev/null")?);
         }
-        let Some(null) = null else { return Err(io::ErrorKind::NotFound.into()) };
-        mount::bind_fd(null, false)?
-    };
-    mount::attach(tree, target)
+        let null = covers.null.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        return mount::attach(mount::bind_fd(null, false)?, target);
+    }
+    if let Some(empty) = &covers.empty {
+        return mount::attach(mount::bind_fd(empty, false)?, target);
+    }
+    let options = ["source=tmpfs", "nr_blocks=1", "nr_inodes=1"].map(str::to_owned);
+    let empty = mount::file_system("tmpfs", &options, READ_ONLY)?;
+    mount::attach(&empty, target)?;
+    covers.empty = Some(empty);
+    Ok(())
 }
 
 fn existing(root: BorrowedFd<'_>, path: &str) -> io::Result<Option<OwnedFd>> {

@@ -295,7 +295,7 @@ impl Server {
         self.pending.insert(token, pending);
     }
 
-    /// A launch under way has said something, or its socket has ended: then the workload runs.
+    /// A launch under way has said something, or its socket has ended without a word.
     fn progress(&mut self, token: u64) {
         let Some(pending) = self.pending.get_mut(&token) else { return };
         let received = fdpass::receive(&pending.sync, &mut self.buffer);
@@ -305,7 +305,12 @@ impl Server {
         }
         match postcard::from_bytes(&self.buffer[..length]) {
             Ok(ChildMessage::Terminal) => pending.master = fds.pop(),
-            Ok(ChildMessage::Ready(micros)) => pending.timings.setup = micros,
+            // All that can be refused has passed. What `execve` itself says goes to the workload's standard error, so
+            // nobody need wait for it.
+            Ok(ChildMessage::Ready(micros)) => {
+                pending.timings.setup = micros;
+                self.settle(token, None);
+            }
             Ok(ChildMessage::Failed(failure)) => self.settle(token, Some(Ok(failure))),
             Err(error) => self.settle(token, Some(Err(error.to_string()))),
         }
