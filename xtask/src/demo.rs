@@ -11,6 +11,8 @@ use crate::{cargo, image, packages, workspace};
 
 /// How long the daemon may take to answer.
 const LIMIT: Duration = Duration::from_secs(20);
+/// Asks the published port until its server is up.
+const FETCH: &str = "until wget -qO- http://127.0.0.1:8080/; do usleep 10000; done 2>/dev/null";
 /// Runs that are timed.
 const ROUNDS: usize = 20;
 
@@ -29,7 +31,7 @@ impl Drop for Daemon {
 
 /// Runs the demo.
 pub(crate) fn run() -> Result<()> {
-    packages::install(&["busybox", "docker"])?;
+    packages::install(&["busybox", "docker", "ip"])?;
     cargo(&["build", "--release", "--package", "dockerd-rs"])?;
     let dir = workspace().join("target/demo");
     let daemon = start(&dir)?;
@@ -37,12 +39,18 @@ pub(crate) fn run() -> Result<()> {
     image::build_tar(&tar)?;
     docker(&daemon, &["import", "--change", "CMD [\"sh\"]", &tar.to_string_lossy(), "busybox:latest"])?;
     docker(&daemon, &["version"])?;
-    docker(&daemon, &["run", "--rm", "--network", "none", "busybox", "echo", "hello from a container on dockerd-rs"])?;
+    docker(&daemon, &["run", "--rm", "busybox", "echo", "hello from a container on dockerd-rs"])?;
+    let page = "echo hello from port 8080 > /index.html; httpd -f -h /";
+    docker(&daemon, &["run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sh", "-c", page])?;
+    docker(&daemon, &["ps"])?;
+    // The demo's host is a network namespace of the daemon's own, so nothing of this machine's network is touched.
+    docker(&daemon, &["run", "--rm", "--network", "host", "busybox", "sh", "-c", FETCH])?;
+    docker(&daemon, &["rm", "-f", "web"])?;
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
         let begun = Instant::now();
         let mut command = client(&daemon);
-        let status = command.args(["run", "--rm", "--network", "none", "busybox", "true"]).status()?;
+        let status = command.args(["run", "--rm", "busybox", "true"]).status()?;
         ensure!(status.success(), "docker run failed");
         times.push(begun.elapsed());
     }
@@ -61,8 +69,16 @@ fn start(dir: &Path) -> Result<Daemon> {
     let path = |name: &str| -> PathBuf { dir.join(name) };
     let host = format!("unix://{}", path("docker.sock").display());
     let log = File::create(path("log"))?;
-    let mut command = Command::new(workspace().join("target/release/dockerd-rs"));
-    command.arg("-H").arg(&host).arg("--data-root").arg(path("data")).arg("--exec-root").arg(path("exec"));
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"]);
+    command
+        .arg(workspace().join("target/release/dockerd-rs"))
+        .arg("-H")
+        .arg(&host)
+        .arg("--data-root")
+        .arg(path("data"))
+        .arg("--exec-root")
+        .arg(path("exec"));
     command.arg("--pidfile").arg(path("pid")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let daemon = Daemon { process: command.spawn().context("start the daemon (are you root?)")?, host };
     let begun = Instant::now();
