@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             during_creates_and_removes,
             supervisor_is_killed,
             graceful_stop_ends_containers,
+            networks_are_taken_over,
         ],
     }
     .main()
@@ -392,4 +393,29 @@ fn graceful_stop_ends_containers(_: &Case<'_>) -> Result<()> {
     assert_eq!(own.inspect("ends", "{{.State.Status}} {{.State.ExitCode}}")?, "exited 4");
     own.wait_for(&["inspect", "-f", "{{.State.Status}}", "again"], |out| out == "running")?;
     Ok(())
+}
+
+fn networks_are_taken_over(_: &Case<'_>) -> Result<()> {
+    let mut own = Own::start()?;
+    // A first container makes what is kept for the next ones.
+    own.ok(&["run", "--rm", "--network", "none", "busybox", "true"])?;
+    let before = Holdings::settled(&own.daemon, &Watch::begin(own.host())?)?;
+    let serve = "echo hello >/tmp/index.html; httpd -f -h /tmp";
+    own.ok(&["run", "-d", "--name", "web", "-p", "18080:80", "busybox", "sh", "-c", serve])?;
+    let ask = ["run", "--rm", "--network", "host", "busybox", "wget", "-qO-", "http://127.0.0.1:18080"];
+    own.wait_for(&ask, |out| out == "hello")?;
+    let settings = |own: &Own| own.inspect("web", "{{json .NetworkSettings}}");
+    let known = settings(&own)?;
+    own.daemon.kill()?;
+    own.daemon.restart()?;
+    let watch = Watch::begin(own.host())?;
+    assert_eq!(settings(&own)?, known);
+    own.wait_for(&ask, |out| out == "hello")?;
+    let second = own.host().docker(&["run", "--rm", "-p", "18080:80", "busybox", "true"], "");
+    ensure!(second.err.contains("port is already allocated"), "{}", second.err);
+    assert_eq!(own.ok(&["run", "--rm", "busybox", "hostname", "-i"])?, "172.17.0.3", "the other one is taken");
+    own.ok(&["rm", "-f", "web"])?;
+    let refused = own.host().docker(&ask, "");
+    ensure!(refused.err.contains("refused"), "{}", refused.err);
+    own.finish(&watch, &before)
 }
