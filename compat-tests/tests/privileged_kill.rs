@@ -106,24 +106,27 @@ fn wait_gone(pid: &str) -> Result<()> {
 
 fn no_line_is_lost(_: &Case<'_>) -> Result<()> {
     let mut own = Own::start()?;
-    // Quick enough that there is always one on its way, with an end, so that all of them can be asked for.
-    own.run(
-        "count",
-        &[],
-        "i=0; while test $i -lt 3000; do echo $i; i=$((i+1)); test $((i % 20)) = 0 && usleep 2000; done; exit 0",
-    )?;
+    // Quick enough that there is always one on its way, and it goes on for as long as it takes.
+    let script =
+        "i=0; until test -e /stop; do echo $i; i=$((i+1)); test $((i % 20)) = 0 && usleep 2000; done; echo end $i";
+    own.run("count", &[], script)?;
     for _ in 0..3 {
         let before = own.ok(&["logs", "--tail", "1", "count"])?;
         own.wait_for(&["logs", "--tail", "1", "count"], |out| out != before)?;
         own.daemon.kill()?;
         own.daemon.restart()?;
     }
+    own.ok(&["exec", "count", "touch", "/stop"])?;
     assert_eq!(own.ok(&["wait", "count"])?, "0");
     let out = own.ok(&["logs", "count"])?;
-    let lines: Vec<u32> = out.lines().filter_map(|line| line.parse().ok()).collect();
-    let missing: Vec<u32> = (0..3000).filter(|number| !lines.contains(number)).collect();
+    let (lines, end) = out.rsplit_once("\nend ").context("the last line is missing")?;
+    let total: u32 = end.parse()?;
+    ensure!(total > 100, "only {total} lines");
+    let lines = lines.lines().map(str::parse).collect::<Result<Vec<u32>, _>>()?;
+    let seen: BTreeSet<u32> = lines.iter().copied().collect();
+    let missing: Vec<u32> = (0..total).filter(|number| !seen.contains(number)).collect();
     ensure!(missing.is_empty(), "{} lines are missing: {:?}", missing.len(), &missing[..missing.len().min(20)]);
-    ensure!(lines.len() == 3000, "{} lines, so some stand there twice", lines.len());
+    ensure!(lines.len() == total as usize, "{} of {total} lines, so some stand there twice", lines.len());
     ensure!(lines.is_sorted(), "lines are out of order");
     Ok(())
 }
