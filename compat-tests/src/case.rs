@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::host::{Host, Kind};
 use crate::http::Response;
+use crate::leaks::{self, CGROUPS};
 use crate::{LIMIT, NETWORK};
 
 /// What a command printed and how it ended.
@@ -41,13 +42,14 @@ pub struct Case<'a> {
     volumes: Mutex<Vec<String>>,
     images: Mutex<Vec<String>>,
     files: Mutex<Vec<PathBuf>>,
+    cgroups: Mutex<Vec<String>>,
 }
 
 impl<'a> Case<'a> {
     /// A test that runs `image` and whose names begin with `prefix`.
     pub fn new(host: &'a Host, image: &'a str, prefix: String) -> Self {
-        let (containers, volumes, images, files) = Default::default();
-        Self { host, image, prefix, containers, volumes, images, files }
+        let (containers, volumes, images, files, cgroups) = Default::default();
+        Self { host, image, prefix, containers, volumes, images, files, cgroups }
     }
 
     /// The daemon.
@@ -83,6 +85,11 @@ impl<'a> Case<'a> {
     /// An image's name, with tag.
     pub fn tag(&self, what: &str) -> String {
         keep(&self.images, format!("{}-{what}:tag", self.prefix))
+    }
+
+    /// A control group containers may be put below. A daemon leaves it there, so it is removed at the end.
+    pub fn cgroup(&self, what: &str) -> String {
+        keep(&self.cgroups, format!("{}-{what}", self.prefix))
     }
 
     /// A directory the daemon can see: as the daemon names it, and as this process reaches it.
@@ -196,10 +203,24 @@ impl Drop for Case<'_> {
         for name in taken(&self.images) {
             let _ = self.http("DELETE", &format!("/images/{name}?force=1"));
         }
+        let cgroups = taken(&self.cgroups);
+        if !cgroups.is_empty() {
+            remove_cgroups(&cgroups);
+        }
         for dir in taken(&self.files) {
             let _ = std::fs::remove_dir_all(dir);
         }
     }
+}
+
+/// Removes control groups by their names: where they are depends on the hierarchy and on where the daemon itself is.
+fn remove_cgroups(names: &[String]) {
+    leaks::walk(Path::new(CGROUPS), &mut |path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if names.iter().any(|known| *known == name) {
+            let _ = std::fs::remove_dir(path);
+        }
+    });
 }
 
 /// The network, where it is not what is tested.

@@ -43,7 +43,7 @@ impl<'a> Golden<'a> {
     }
 
     /// Compares what CLI commands print and how they end with the golden file `name`. `{x}` in a command stands for this
-    /// test's container `x`, `{image}` for its image.
+    /// test's container `x`, `{image}` for its image, `{cgroup}` for a control group of its own.
     pub fn check_commands(&self, case: &Case<'_>, name: &str, commands: &[&str]) -> Result<()> {
         let mut all = Map::new();
         for command in commands {
@@ -125,6 +125,9 @@ fn words(case: &Case<'_>, command: &str) -> Vec<String> {
     });
     let named = |word: &str| {
         let word = word.replace("{image}", case.image());
+        if word == "{cgroup}" {
+            return case.cgroup("parent");
+        }
         match (word.find('{'), word.find('}')) {
             // `{{...}}` is a format, not a name.
             (Some(open), Some(close)) if !word.contains("{{") && open < close => {

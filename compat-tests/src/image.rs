@@ -7,13 +7,18 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+/// A file that only the image has.
+pub const OWN_FILE: &str = "/data/from-image";
+/// What stands in it.
+pub const OWN_TEXT: &str = "copied\n";
+
 /// Writes the image's only layer to `tar`.
 pub fn build(tar: &Path) -> Result<()> {
     let root = tar.with_extension("root");
     for dir in ["bin", "etc", "tmp", "root", "data", "home/user"] {
         fs::create_dir_all(root.join(dir))?;
     }
-    fs::write(root.join("data/from-image"), "copied\n")?;
+    fs::write(root.join(OWN_FILE.trim_start_matches('/')), OWN_TEXT)?;
     let busybox = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
     let busybox = busybox.context("busybox-static is not installed")?;
     fs::copy(busybox, root.join("bin/busybox"))?;

@@ -24,7 +24,7 @@ use crate::host::Host;
 use crate::http;
 
 /// Where control groups are.
-const CGROUPS: &str = "/sys/fs/cgroup";
+pub(crate) const CGROUPS: &str = "/sys/fs/cgroup";
 /// What a descriptor of a network namespace is called.
 const NAMESPACE: &str = "net";
 /// Network namespaces the daemon may keep ready, for both kinds of network, and its own.
@@ -249,7 +249,7 @@ fn mounts(proc: &Path, dir: &Path) -> Result<BTreeSet<String>> {
 }
 
 /// Every directory below `dir`.
-fn walk(dir: &Path, visit: &mut dyn FnMut(&Path)) {
+pub(crate) fn walk(dir: &Path, visit: &mut dyn FnMut(&Path)) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     let dirs = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     for path in dirs.map(|entry| entry.path()).collect::<Vec<PathBuf>>() {

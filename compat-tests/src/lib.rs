@@ -15,7 +15,6 @@
 //! | [`golden`] | comparing JSON and text with what stock answered |
 //! | [`expected`] | what is known not to be right yet |
 //! | [`leaks`] | what a daemon holds of the machine |
-//! | [`private`] | a daemon of ours for one test alone |
 //! | [`image`] | the image tests run |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
@@ -30,11 +29,9 @@ pub mod host;
 pub mod http;
 pub mod image;
 pub mod leaks;
-pub mod private;
 pub mod suite;
 
 pub use case::{Case, Ran};
-pub use private::PrivateDaemon;
 pub use suite::Suite;
 
 /// How long a daemon may take to answer, and a condition to come true.

@@ -118,6 +118,12 @@ fn begin(flags: &[&str]) -> Result<Session> {
         }
     };
     session.image = import(&session.host, &session.prefix)?;
+    if session.own.is_none()
+        && let Err(error) = commands_stay_inside(&session.host, &session.image, &session.prefix)
+    {
+        session.host.http("DELETE", &format!("/images/{}?force=1", session.image))?;
+        return Err(error);
+    }
     if let Some(own) = &mut session.own {
         // A first container makes what is kept for the next ones.
         let ran = session.host.docker(&["run", "--rm", "--network", crate::NETWORK, &session.image, "true"], "");
@@ -125,6 +131,20 @@ fn begin(flags: &[&str]) -> Result<Session> {
         own.before = Holdings::settled(&own.daemon, &own.watch)?;
     }
     Ok(session)
+}
+
+/// Refuses a daemon whose `exec` does not enter the container: under one that was started by chroot(1) it runs at the
+/// root of the mount namespace, which is this machine's, and tests write and remove files.
+fn commands_stay_inside(host: &Host, image: &str, prefix: &str) -> Result<()> {
+    let name = format!("{prefix}-inside");
+    let run = ["run", "-d", "--name", &name, "--network", crate::NETWORK, image, "sleep", "1000"];
+    let started = host.docker(&run, "");
+    let seen = host.docker(&["exec", &name, "cat", image::OWN_FILE], "");
+    host.http("DELETE", &format!("/containers/{name}?force=1"))?;
+    ensure!(started.code == 0, "the first container: {}", started.err);
+    let is_inside = seen.code == 0 && seen.out == image::OWN_TEXT.trim();
+    ensure!(is_inside, "exec does not enter the container, so no test is run: {} {}", seen.out, seen.err);
+    Ok(())
 }
 
 /// Nobody else's names begin like this.

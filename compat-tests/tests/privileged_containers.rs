@@ -133,7 +133,7 @@ fn exit_texts(t: &Case<'_>) -> Result<()> {
         "run --rm --network none --memory 64m --memory-reservation 128m {image} true",
         "run --rm --network none --pids-limit -5 {image} true",
         "run --rm --network none --oom-score-adj 2000 {image} true",
-        "run --rm --network none --cgroup-parent nope.slice {image} true",
+        "run --rm --network none --cgroup-parent {cgroup} {image} true",
         "run --rm --network none --stop-signal nope {image} true",
         "run --rm --network none --gpus all {image} true",
         "run --rm --network none --volumes-from nope {image} true",

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             during_creates_and_removes,
             supervisor_is_killed,
             graceful_stop_ends_containers,
+            networks_are_taken_over,
         ],
     }
     .main()
@@ -105,24 +106,27 @@ fn wait_gone(pid: &str) -> Result<()> {
 
 fn no_line_is_lost(_: &Case<'_>) -> Result<()> {
     let mut own = Own::start()?;
-    // Quick enough that there is always one on its way, with an end, so that all of them can be asked for.
-    own.run(
-        "count",
-        &[],
-        "i=0; while test $i -lt 3000; do echo $i; i=$((i+1)); test $((i % 20)) = 0 && usleep 2000; done; exit 0",
-    )?;
+    // Quick enough that there is always one on its way, and it goes on for as long as it takes.
+    let script =
+        "i=0; until test -e /stop; do echo $i; i=$((i+1)); test $((i % 20)) = 0 && usleep 2000; done; echo end $i";
+    own.run("count", &[], script)?;
     for _ in 0..3 {
         let before = own.ok(&["logs", "--tail", "1", "count"])?;
         own.wait_for(&["logs", "--tail", "1", "count"], |out| out != before)?;
         own.daemon.kill()?;
         own.daemon.restart()?;
     }
+    own.ok(&["exec", "count", "touch", "/stop"])?;
     assert_eq!(own.ok(&["wait", "count"])?, "0");
     let out = own.ok(&["logs", "count"])?;
-    let lines: Vec<u32> = out.lines().filter_map(|line| line.parse().ok()).collect();
-    let missing: Vec<u32> = (0..3000).filter(|number| !lines.contains(number)).collect();
+    let (lines, end) = out.rsplit_once("\nend ").context("the last line is missing")?;
+    let total: u32 = end.parse()?;
+    ensure!(total > 100, "only {total} lines");
+    let lines = lines.lines().map(str::parse).collect::<Result<Vec<u32>, _>>()?;
+    let seen: BTreeSet<u32> = lines.iter().copied().collect();
+    let missing: Vec<u32> = (0..total).filter(|number| !seen.contains(number)).collect();
     ensure!(missing.is_empty(), "{} lines are missing: {:?}", missing.len(), &missing[..missing.len().min(20)]);
-    ensure!(lines.len() == 3000, "{} lines, so some stand there twice", lines.len());
+    ensure!(lines.len() == total as usize, "{} of {total} lines, so some stand there twice", lines.len());
     ensure!(lines.is_sorted(), "lines are out of order");
     Ok(())
 }
@@ -392,4 +396,29 @@ fn graceful_stop_ends_containers(_: &Case<'_>) -> Result<()> {
     assert_eq!(own.inspect("ends", "{{.State.Status}} {{.State.ExitCode}}")?, "exited 4");
     own.wait_for(&["inspect", "-f", "{{.State.Status}}", "again"], |out| out == "running")?;
     Ok(())
+}
+
+fn networks_are_taken_over(_: &Case<'_>) -> Result<()> {
+    let mut own = Own::start()?;
+    // A first container makes what is kept for the next ones.
+    own.ok(&["run", "--rm", "--network", "none", "busybox", "true"])?;
+    let before = Holdings::settled(&own.daemon, &Watch::begin(own.host())?)?;
+    let serve = "echo hello >/tmp/index.html; httpd -f -h /tmp";
+    own.ok(&["run", "-d", "--name", "web", "-p", "18080:80", "busybox", "sh", "-c", serve])?;
+    let ask = ["run", "--rm", "--network", "host", "busybox", "wget", "-qO-", "http://127.0.0.1:18080"];
+    own.wait_for(&ask, |out| out == "hello")?;
+    let settings = |own: &Own| own.inspect("web", "{{json .NetworkSettings}}");
+    let known = settings(&own)?;
+    own.daemon.kill()?;
+    own.daemon.restart()?;
+    let watch = Watch::begin(own.host())?;
+    assert_eq!(settings(&own)?, known);
+    own.wait_for(&ask, |out| out == "hello")?;
+    let second = own.host().docker(&["run", "--rm", "-p", "18080:80", "busybox", "true"], "");
+    ensure!(second.err.contains("port is already allocated"), "{}", second.err);
+    assert_eq!(own.ok(&["run", "--rm", "busybox", "hostname", "-i"])?, "172.17.0.3", "the other one is taken");
+    own.ok(&["rm", "-f", "web"])?;
+    let refused = own.host().docker(&ask, "");
+    ensure!(refused.err.contains("refused"), "{}", refused.err);
+    own.finish(&watch, &before)
 }

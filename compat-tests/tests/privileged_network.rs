@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use compat_tests::{Case, PrivateDaemon, Suite, tests};
+use compat_tests::{Case, Suite, tests};
 
 /// Serves `hello` on port 80.
 const SERVER: [&str; 3] = ["sh", "-c", "echo hello >/tmp/index.html; httpd -f -h /tmp"];
@@ -27,7 +27,6 @@ fn main() -> ExitCode {
             joined_host_and_no_network,
             refused_settings,
             networks_are_listed,
-            a_killed_daemon_takes_its_networks_over,
         ],
     }
     .main()
@@ -175,7 +174,11 @@ fn a_port_has_one_owner(case: &Case<'_>) -> Result<()> {
         let start =
             "failed to set up container networking: driver failed programming external connectivity on endpoint";
         has(&ran.err, &format!("{start} {name} ("))?;
-        has(&ran.err, &format!("): Bind for 0.0.0.0:{number} failed: port is already allocated"))?;
+        // Now and then stock comes to the other address first; ours always names this one.
+        let other = format!("): Bind for :::{number} failed: port is already allocated");
+        if case.is_ours() || !ran.err.contains(&other) {
+            has(&ran.err, &format!("): Bind for 0.0.0.0:{number} failed: port is already allocated"))?;
+        }
         equal(case.inspect(&name, "{{.State.Status}} {{.State.ExitCode}}").as_str(), "created 128")?;
     }
     Ok(())
@@ -239,25 +242,4 @@ fn networks_are_listed(case: &Case<'_>) -> Result<()> {
     equal(inspect("{{.Id}}")?, case.inspect(&name, "{{.NetworkSettings.Networks.bridge.NetworkID}}"))?;
     has(&case.docker(&["network", "inspect", "no-such"]).err, "network no-such not found")?;
     has(&case.docker(&["network", "rm", "bridge"]).err, "bridge is a pre-defined network and cannot be removed")
-}
-
-fn a_killed_daemon_takes_its_networks_over(case: &Case<'_>) -> Result<()> {
-    if !case.is_ours() {
-        return Ok(());
-    }
-    let mut daemon = PrivateDaemon::start()?;
-    let start = ["run", "-d", "--name", "web", "-p", "18080:80", "busybox"];
-    daemon.docker(&[&start, &SERVER[..]].concat()).ok()?;
-    let ask = ["run", "--rm", "--network", "host", "busybox", "wget", "-qO-", "http://127.0.0.1:18080"];
-    daemon.wait_for(&ask, "hello")?;
-    let settings = ["inspect", "--format", "{{json .NetworkSettings}}", "web"];
-    let before = daemon.docker(&settings).ok()?;
-    daemon.kill_and_restart()?;
-    equal(daemon.docker(&settings).ok()?, before)?;
-    daemon.wait_for(&ask, "hello")?;
-    let second = daemon.docker(&["run", "--rm", "-p", "18080:80", "busybox", "true"]);
-    has(&second.err, "port is already allocated")?;
-    equal(daemon.docker(&["run", "--rm", "busybox", "hostname", "-i"]).ok()?.as_str(), "172.17.0.3")?;
-    daemon.docker(&["rm", "-f", "web"]).ok()?;
-    has(&daemon.docker(&ask).err, "refused")
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dockerd_runtime::cgroup::CgroupDriver;
 use dockerd_runtime::{
     Adopted, ExecRequest, ExitCode, Exits, LaunchRequest, Launched, ProcessExit, ProcessKey, Runtimes, RuntimesConfig,
     StdioRequest,
@@ -41,6 +42,7 @@ fn main() {
         survives_the_supervisor(&host).await;
         upgrades_in_place(&host).await;
         speed(&host).await;
+        no_cgroup_is_left();
     });
     writeln!(std::io::stdout(), "9 passed, 0 failed").expect("stdout");
 }
@@ -95,6 +97,10 @@ impl Drop for Host {
                 let _ = dockerd_sys::process::kill(pid, 9);
             }
         }
+        // After a failed assertion; otherwise it is gone by now.
+        if let Ok(driver) = CgroupDriver::detect() {
+            let _ = driver.remove(&cgroups());
+        }
     }
 }
 
@@ -105,6 +111,29 @@ fn container_id() -> ContainerId {
     // The cgroup is named by the short id, so the number must be in it.
     bytes[2..6].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
     ContainerId::from_random(bytes).expect("has letters")
+}
+
+/// What all control groups of this test are in.
+fn cgroups() -> String {
+    format!("/dockerd-rs-test-{}", std::process::id())
+}
+
+/// A container's control group.
+fn cgroup(id: &ContainerId) -> String {
+    format!("{}/{}", cgroups(), id.short())
+}
+
+/// The directory that holds the test's control groups goes, in every hierarchy, which it does only if nothing is in it.
+fn no_cgroup_is_left() {
+    for tree in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
+        let parent = tree.path().join(cgroups().trim_start_matches('/'));
+        if parent.exists() {
+            std::fs::remove_dir(&parent).unwrap_or_else(|error| panic!("{}: {error}", parent.display()));
+        }
+    }
+    // With one hierarchy it is at the top.
+    let parent = Path::new("/sys/fs/cgroup").join(cgroups().trim_start_matches('/'));
+    assert!(!parent.exists() || std::fs::remove_dir(parent).is_ok());
 }
 
 fn process(args: &[&str]) -> Process {
@@ -152,7 +181,7 @@ async fn try_launch(
 ) -> Result<Launched, dockerd_runtime::LaunchError> {
     let mut spec = spec;
     let mut linux = spec.linux().clone().expect("linux");
-    linux.set_cgroups_path(Some(format!("/dockerd-rs-test-{}/{}", std::process::id(), id.short()).into()));
+    linux.set_cgroups_path(Some(cgroup(id).into()));
     spec.set_linux(Some(linux));
     let driver = runtimes.driver("runc").expect("native");
     let request =
@@ -175,6 +204,7 @@ fn read_all(fd: OwnedFd) -> String {
 async fn finish(runtimes: &Runtimes, id: &ContainerId, exit: &ProcessExit) {
     runtimes.acknowledge(&exit.key);
     runtimes.driver("runc").expect("native").delete(id).await.expect("deleted");
+    runtimes.cgroups().drain();
 }
 
 async fn runs_and_reports(host: &Host) {
@@ -239,6 +269,7 @@ async fn failures(host: &Host) {
         assert_eq!(error.exit_code(), code, "{error}");
         assert!(error.to_string().ends_with(words), "{error}");
     }
+    runtimes.cgroups().drain();
 }
 
 async fn execs(host: &Host) {
@@ -295,6 +326,7 @@ async fn survives_the_daemon(host: &Host) {
     let (id, launched) = launch(host, &runtimes, &["sh", "-c", script], stdio).await;
     drop((launched, exits, runtimes));
     let (runtimes, mut exits, adopted) = host.open().await;
+    runtimes.restore(&id, &cgroup(&id));
     let found = adopted.into_iter().find(|a| a.key.container() == &id).expect("adopted");
     assert!(found.exited.is_none() && found.pid > 0);
     rustix::io::write(found.io.stdin.as_ref().expect("stdin"), b"word\n").expect("written");
@@ -303,6 +335,7 @@ async fn survives_the_daemon(host: &Host) {
     drop((exits, runtimes));
     // Not acknowledged: the next daemon hears of it again.
     let (runtimes, _exits, adopted) = host.open().await;
+    runtimes.restore(&id, &cgroup(&id));
     let again = adopted.into_iter().find(|a| a.key.container() == &id).expect("still known");
     assert_eq!(again.exited.as_ref().map(|exit| exit.code), Some(ExitCode::Exited(5)));
     finish(&runtimes, &id, &exit).await;
@@ -352,6 +385,9 @@ async fn upgrades_in_place(host: &Host) {
 
     drop((launched, exits, runtimes));
     let (runtimes, mut exits, adopted) = host.open().await;
+    for id in [&ended, &id] {
+        runtimes.restore(id, &cgroup(id));
+    }
     let of = |id: &ContainerId| adopted.iter().find(|a| a.key.container() == id).expect("known");
     assert_eq!(of(&ended).exited.as_ref().map(|exit| exit.code), Some(ExitCode::Exited(3)));
     assert_eq!((of(&id).io.kept.len(), of(&id).pid > 0), (2, true));
@@ -378,8 +414,4 @@ async fn speed(host: &Host) {
     }
     rows.sort_by_key(|row| row.0);
     eprintln!("launch of `true`, median: {:?}", rows[rows.len() / 2]);
-    runtimes.cgroups().drain();
-    for tree in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
-        let _ = std::fs::remove_dir(tree.path().join(format!("dockerd-rs-test-{}", std::process::id())));
-    }
 }
