@@ -56,6 +56,11 @@ impl Watch {
         Ok(Self { ids })
     }
 
+    /// Adds one that was made before this began.
+    pub fn add(&self, id: &str) {
+        self.ids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id.to_owned());
+    }
+
     /// Directories of control groups named after one of the containers.
     fn cgroups(&self) -> BTreeSet<String> {
         let ids = self.ids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();

@@ -179,7 +179,8 @@ fn client_that_disappears(t: &Case<'_>) -> Result<()> {
         drop(http::open(&t.host().socket, "GET", &format!("/containers/{name}/logs?follow=1&stdout=1"), &[], b"")?);
         drop(http::open(&t.host().socket, "POST", &format!("/containers/{name}/wait"), &[], b"")?);
     }
-    t.docker(&["exec", &name, "touch", "/go"]).ok()?;
+    // The container may end, and the command with it, before that is told.
+    t.docker(&["exec", &name, "touch", "/go"]);
     assert_eq!(t.docker(&["wait", &name]).out, "8");
     Ok(())
 }

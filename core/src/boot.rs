@@ -202,6 +202,13 @@ fn bring_back(
         }
     }
     let was_running = state.is_running();
+    let cgroup = oci::cgroups_path(&spec, core.config.cgroup_parent.as_deref());
+    let cgroup = cgroup.to_string_lossy();
+    if found.as_ref().is_none_or(|process| is_recorded(&state, process.exited.as_ref())) {
+        // No process of it is left, but the daemon may have died between making its cgroup and launching, or between an
+        // exit and the cgroup's removal.
+        core.runtimes.discard(&cgroup);
+    }
     let mut exit = None;
     let mut io = None;
     match found {
@@ -213,8 +220,7 @@ fn bring_back(
             }
             state.pid = process.pid;
             state.started_at.get_or_insert_with(Timestamp::now);
-            let cgroup = oci::cgroups_path(&spec, core.config.cgroup_parent.as_deref());
-            core.runtimes.restore(&id, &cgroup.to_string_lossy());
+            core.runtimes.restore(&id, &cgroup);
             exit = process.exited;
             if exit.is_none() {
                 for point in &spec.mounts {

@@ -83,6 +83,10 @@ impl RuntimeSet for Runtimes {
         Runtimes::restore(self, id, cgroup);
     }
 
+    fn discard(&self, cgroup: &str) {
+        self.cgroups().remove_later(cgroup);
+    }
+
     fn acknowledge(&self, key: &ProcessKey) {
         Runtimes::acknowledge(self, key);
     }

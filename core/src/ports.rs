@@ -247,6 +247,8 @@ pub trait RuntimeSet: Send + Sync + Debug {
     fn driver(&self, name: &str) -> Option<Arc<dyn RuntimeDriver>>;
     /// Tells which cgroup a container that lived on is in.
     fn restore(&self, id: &ContainerId, cgroup: &str);
+    /// Takes a cgroup away in the background, with all that is in it, if it is there.
+    fn discard(&self, cgroup: &str);
     /// The exit is on disk; the supervisor may forget it.
     fn acknowledge(&self, key: &ProcessKey);
     /// Has a process that outlives the daemon keep these, for the daemon that comes next. Never waits.

@@ -62,7 +62,8 @@ impl Signals {
     /// While the daemon ends: gives up when it was asked to often enough. Returns the exit code.
     pub(crate) async fn until_forced(&mut self) -> u8 {
         for _ in 2..FORCED {
-            next_end(&mut self.terminate, &mut self.interrupt).await;
+            let name = next_end(&mut self.terminate, &mut self.interrupt).await;
+            tracing::info!("Processing signal '{name}'");
         }
         let name = next_end(&mut self.terminate, &mut self.interrupt).await;
         tracing::info!("Forcing docker daemon shutdown without cleanup; {FORCED} interrupts received");

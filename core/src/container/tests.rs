@@ -113,6 +113,7 @@ impl RuntimeSet for Fake {
         Some(Arc::new(Self(self.0.clone())))
     }
     fn restore(&self, _: &ContainerId, _: &str) {}
+    fn discard(&self, _: &str) {}
     fn acknowledge(&self, _: &ProcessKey) {
         *lock(&self.0.acknowledged) += 1;
     }
