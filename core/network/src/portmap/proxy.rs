@@ -4,18 +4,36 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-/// A port being served; it ends when dropped.
+/// A worker of the runtime drops an ended task at once; this is for one that is stopped itself.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// A port being served. It ends when dropped, which waits until the socket is closed: the port is free then. Not to be
+/// dropped by the only worker of a runtime.
 #[derive(Debug)]
-pub struct Proxy(JoinHandle<()>);
+pub struct Proxy {
+    task: JoinHandle<()>,
+    /// Hangs up when the task is gone.
+    closed: mpsc::Receiver<()>,
+}
+
+/// What the task owns, in the order it is given back.
+struct Service {
+    listener: TcpListener,
+    _closed: mpsc::Sender<()>,
+}
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        // Nothing is ever sent: this ends by the hanging up.
+        let _ = self.closed.recv_timeout(ENDING);
     }
 }
 
@@ -24,11 +42,18 @@ impl Proxy {
     pub fn start(runtime: &Handle, listening: OwnedFd, to: SocketAddr) -> io::Result<Self> {
         let _runtime = runtime.enter();
         let listener = TcpListener::from_std(std::net::TcpListener::from(listening))?;
-        Ok(Self(runtime.spawn(serve(listener, to))))
+        let (sender, closed) = mpsc::channel();
+        let service = Service { listener, _closed: sender };
+        let task = runtime.spawn(async move {
+            // The whole of it, not only the field that is named below.
+            let service = service;
+            serve(&service.listener, to).await;
+        });
+        Ok(Self { task, closed })
     }
 }
 
-async fn serve(listener: TcpListener, to: SocketAddr) {
+async fn serve(listener: &TcpListener, to: SocketAddr) {
     // Connections live in the set, so that they end with the task.
     let mut connections = tokio::task::JoinSet::new();
     loop {
