@@ -1,6 +1,8 @@
 //! Sandboxes made ahead. A network namespace and a pair of links cost more than everything else a start does with the
-//! network, so one background thread keeps a few of each kind on a shelf and fills up behind the starts. A shelf grows
-//! when it was found empty and shrinks when nobody comes.
+//! network, so one background thread keeps a few of each kind on a shelf and fills up behind the starts: when a start is
+//! over and a shelf is nearly empty, else when starts rest. Making one is most of a millisecond in the kernel, which
+//! would otherwise keep the start it follows from its processor. A shelf grows when it was found empty and shrinks when
+//! nobody comes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,12 +21,30 @@ const LEAST: usize = 4;
 const MOST: usize = 32;
 /// A shelf nobody came to for so long gets smaller.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Starts rest when none came for so long.
+const QUIET: Duration = Duration::from_millis(20);
 /// After a failure with nobody waiting, the next attempt comes so much later.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// A kind of sandbox that is kept ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShelfId(usize);
+
+impl Shelf {
+    fn is_short(&self) -> bool {
+        self.ready.len() < self.target
+    }
+
+    fn is_nearly_empty(&self) -> bool {
+        self.ready.len() * 4 <= self.target
+    }
+
+    /// When the next one is to be made; `None` while the shelf is full.
+    fn due(&self) -> Option<Instant> {
+        let due = if self.hurry { self.last_taken } else { self.last_taken + QUIET };
+        self.is_short().then(|| self.not_before.map_or(due, |at| at.max(due)))
+    }
+}
 
 type Made = Result<Sandbox, NetworkError>;
 
@@ -35,8 +55,8 @@ struct Shelf {
     waiting: VecDeque<oneshot::Sender<Made>>,
     /// How many should be ready.
     target: usize,
-    /// Filling is on: it starts when half are gone and ends when all are back.
-    filling: bool,
+    /// Starts are not waited for: it was found nearly empty and is not full again.
+    hurry: bool,
     last_taken: Instant,
     not_before: Option<Instant>,
 }
@@ -85,7 +105,7 @@ impl SandboxPool {
             ready: VecDeque::new(),
             waiting: VecDeque::new(),
             target: LEAST,
-            filling: true,
+            hurry: true,
             last_taken: Instant::now(),
             not_before: None,
         });
@@ -107,14 +127,9 @@ impl SandboxPool {
             let found = shelf.ready.pop_front();
             if found.is_none() {
                 shelf.target = (shelf.target * 2).min(MOST);
+                shelf.hurry = true;
             }
-            let wake = !shelf.filling && shelf.ready.len() * 2 <= shelf.target;
-            shelf.filling |= wake;
             if let Some(sandbox) = found {
-                drop(state);
-                if wake {
-                    self.shared.changed.notify_one();
-                }
                 return Ok(sandbox);
             }
             let (sender, receiver) = oneshot::channel();
@@ -123,6 +138,20 @@ impl SandboxPool {
         };
         self.shared.changed.notify_one();
         receiver.await.unwrap_or_else(|_| Err(NetworkError::PoolClosed("its thread has ended".to_owned())))
+    }
+
+    /// A start is over: what it took is made again, now or soon.
+    pub fn refill(&self) {
+        let mut state = self.shared.lock();
+        let mut wanting = false;
+        for shelf in &mut state.shelves {
+            shelf.hurry |= shelf.is_nearly_empty();
+            wanting |= shelf.is_short();
+        }
+        drop(state);
+        if wanting {
+            self.shared.changed.notify_one();
+        }
     }
 
     /// How many lie ready on a shelf.
@@ -183,10 +212,8 @@ impl Worker {
             let now = Instant::now();
             // Those who wait come first.
             let wanted = state.shelves.iter().position(|shelf| !shelf.waiting.is_empty());
-            let wanted = wanted.or_else(|| {
-                let open = |shelf: &Shelf| shelf.filling && shelf.not_before.is_none_or(|at| at <= now);
-                state.shelves.iter().position(open)
-            });
+            let wanted =
+                wanted.or_else(|| state.shelves.iter().position(|shelf| shelf.due().is_some_and(|at| at <= now)));
             if let Some(index) = wanted {
                 return Some((index, state.shelves[index].blueprint.clone()));
             }
@@ -219,7 +246,7 @@ impl Worker {
         match made {
             Ok(sandbox) => {
                 shelf.ready.push_back(sandbox);
-                shelf.filling = shelf.ready.len() < shelf.target;
+                shelf.hurry &= shelf.is_short();
                 shelf.not_before = None;
             }
             Err(error) => {
@@ -246,9 +273,8 @@ fn shrink(state: &mut State, now: Instant) -> Vec<Sandbox> {
 /// How long nothing will be to do unless somebody comes.
 fn rest(state: &State, now: Instant) -> Option<Duration> {
     let due = state.shelves.iter().flat_map(|shelf| {
-        let retry = shelf.not_before.filter(|_| shelf.filling);
         let shrink = (shelf.target > LEAST).then(|| shelf.last_taken + PATIENCE);
-        retry.into_iter().chain(shrink)
+        shelf.due().into_iter().chain(shrink)
     });
     due.min().map(|at| at.saturating_duration_since(now).max(Duration::from_millis(1)))
 }

@@ -172,6 +172,11 @@ impl NetworkStack {
         Ok(Joined { netns, attached })
     }
 
+    /// A start is over, well or not: sandboxes are made ahead again.
+    pub fn refill(&self) {
+        self.pool.refill();
+    }
+
     /// Gives back everything of a container's; idempotent.
     pub async fn leave(&self, container: &ContainerId) -> Result<(), NetworkError> {
         let Some(bridge) = self.bridge.clone() else { return Ok(()) };

@@ -135,6 +135,7 @@ impl Networks for StackNetworks {
     }
 
     fn started(&self, id: &ContainerId, pid: i32) {
+        self.stack.refill();
         let Some(sandbox) = self.lock().get(id).cloned() else { return };
         let file = namespace_file(&self.netns_dir, &sandbox);
         let (sandboxes, id) = (Arc::clone(&self.sandboxes), id.clone());
@@ -154,6 +155,8 @@ impl Networks for StackNetworks {
         let file = sandbox.map(|sandbox| namespace_file(&self.netns_dir, &sandbox));
         Box::pin(async move {
             stack.leave(&id).await.map_err(networking)?;
+            // For starts that failed after they had taken one.
+            stack.refill();
             if let Some(file) = file {
                 // One unlink on tmpfs; it may never have been made.
                 tokio::task::spawn_blocking(move || _ = std::fs::remove_file(file));
