@@ -21,6 +21,7 @@ use crate::container::files::ResolverDefaults;
 use crate::container::oci;
 use crate::container::registry::Registry;
 use crate::container::restart_policy;
+use crate::container::root::RootCloser;
 use crate::container::spec::{ContainerDocument, MountPointKind, State};
 use crate::container::state_writer::STATE_FILE;
 use crate::core::Core;
@@ -74,6 +75,7 @@ impl Core {
             execs,
             containers: Registry::default(),
             reaper: Reaper::new(),
+            roots: RootCloser::start().map_err(|error| EngineError::io("start a thread", error))?,
             resolver,
             started_at: Timestamp::now(),
         }))
@@ -241,6 +243,9 @@ fn bring_back(
     }
     let container = Container::adopt(core, spec, &name, state);
     if let Some(io) = io {
+        if exit.is_none() {
+            container.root().keep_of(container.snapshot().state.pid);
+        }
         reconnect(&container, io);
     }
     Some(Revived { container, exit })

@@ -13,6 +13,7 @@ use crate::config::EngineConfig;
 use crate::container::files::ResolverDefaults;
 use crate::container::oci::HostFacts;
 use crate::container::registry::Registry;
+use crate::container::root::RootCloser;
 use crate::container::validate::HostLimits;
 use crate::ports::{Events, Execs, Images, Networks, RuntimeSet, StreamsMaker, Volumes};
 use crate::reaper::Reaper;
@@ -44,6 +45,8 @@ pub(crate) struct Core {
     pub(crate) containers: Registry,
     /// Tear-down off the path of replies.
     pub(crate) reaper: Reaper,
+    /// Lets go of root file systems.
+    pub(crate) roots: RootCloser,
     /// This host, for specifications.
     pub(crate) facts: HostFacts,
     /// This host, for checks.

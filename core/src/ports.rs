@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::Ipv4Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ pub trait Images: Send + Sync + Debug {
     fn mount(&self, owner: &ContainerId) -> Result<OwnedFd, EngineError>;
     /// Takes a writable layer away; idempotent. Blocking.
     fn remove(&self, owner: &ContainerId) -> Result<(), EngineError>;
+    /// Throws a file or directory of the data root away: it is gone at once and deleted in the background. Blocking.
+    fn discard(&self, path: &Path) -> Result<(), EngineError>;
     /// Whose writable layers there are. Blocking.
     fn layer_owners(&self) -> Vec<ContainerId>;
     /// Bytes in the writable layer. Blocking.

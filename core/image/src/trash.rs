@@ -5,8 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::ImageError;
+
+/// Deleting waits until nothing was thrown away for so long: while containers come and go it would be in their way,
+const QUIET: Duration = Duration::from_millis(20);
+/// but not longer than until so much lies there.
+const MOST: usize = 64;
 
 /// The trash directory, on the file system of everything that is thrown into it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -23,6 +29,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Vec<PathBuf>,
+    /// When the last one came.
+    newest: Option<Instant>,
     /// Whether a thread deletes.
     working: bool,
 }
@@ -52,6 +60,7 @@ impl Trash {
     fn delete_soon(&self, path: PathBuf) {
         let mut queue = self.queue();
         queue.waiting.push(path);
+        queue.newest = Some(Instant::now());
         if queue.working {
             return;
         }
@@ -66,22 +75,32 @@ impl Trash {
     fn work(&self) {
         dockerd_sys::process::give_way();
         loop {
-            let path = {
+            let paths = {
                 let mut queue = self.queue();
-                let Some(path) = queue.waiting.pop() else {
+                if queue.waiting.is_empty() {
                     queue.working = false;
                     return;
-                };
-                path
+                }
+                let quiet = queue.newest.map_or(QUIET, |at| at.elapsed());
+                if quiet < QUIET && queue.waiting.len() < MOST {
+                    drop(queue);
+                    std::thread::sleep(QUIET - quiet);
+                    continue;
+                }
+                std::mem::take(&mut queue.waiting)
             };
-            let directory = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
-            let removed = if directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            if let Err(error) = removed
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), %error, "trash could not be emptied");
-            }
+            paths.iter().for_each(|path| delete(path));
         }
+    }
+}
+
+fn delete(path: &Path) {
+    let directory = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+    let removed = if directory { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    if let Err(error) = removed
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "trash could not be emptied");
     }
 }
 

@@ -113,12 +113,15 @@ pub fn add_veth(batch: &mut Batch, order: VethOrder<'_>) {
     let mut message = batch.message(libc::RTM_NEWLINK, ACK | CREATE | EXCLUSIVE);
     message.raw(&link_header(0, UP, UP)).c_text(libc::IFLA_IFNAME, order.host_name).u32(libc::IFLA_MTU, order.mtu);
     message.u32(libc::IFLA_MASTER, order.bridge);
+    // Said outright: else the kernel makes one for each processor and takes them back, behind an RCU grace period.
+    message.u32(libc::IFLA_NUM_TX_QUEUES, 1).u32(libc::IFLA_NUM_RX_QUEUES, 1);
     message.nest(libc::IFLA_LINKINFO, |info| {
         info.text(libc::IFLA_INFO_KIND, "veth").nest(libc::IFLA_INFO_DATA, |data| {
             data.nest(VETH_PEER, |peer| {
                 let netns = u32::try_from(order.netns.as_raw_fd()).unwrap_or(u32::MAX);
                 peer.raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, order.inner_name);
                 peer.u32(libc::IFLA_MTU, order.mtu).u32(libc::IFLA_NET_NS_FD, netns);
+                peer.u32(libc::IFLA_NUM_TX_QUEUES, 1).u32(libc::IFLA_NUM_RX_QUEUES, 1);
             });
         });
     });

@@ -130,11 +130,11 @@ impl Workshop {
                 outcome => outcome.map_err(NetworkError::io(format!("set {setting}")))?,
             }
         }
-        let find =
-            |socket, name| link::by_name(socket, name).map_err(NetworkError::kernel("find the container's link"));
-        let missing = || NetworkError::io("find the container's link")(io::ErrorKind::NotFound.into());
-        let inner = find(inside, INNER_NAME)?.ok_or_else(missing)?.index;
-        let host = find(&self.socket, &host_name)?.ok_or_else(missing)?.index;
+        // Not asked by netlink: that would first settle the state of the new links, behind an RCU grace period each.
+        let find = |socket: &Socket, name| {
+            ns::interface_index(socket, name).map_err(NetworkError::io("find the container's link"))
+        };
+        let (inner, host) = (find(inside, INNER_NAME)?, find(&self.socket, &host_name)?);
         let mut batch = Batch::new();
         link::set_up(&mut batch, inner);
         inside.transact(&batch).map_err(NetworkError::kernel("bring up the container's link"))?;

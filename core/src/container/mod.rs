@@ -48,6 +48,7 @@ mod rename;
 mod resize;
 mod restart;
 pub mod restart_policy;
+pub(crate) mod root;
 pub mod security;
 pub mod spec;
 mod start;
@@ -63,6 +64,7 @@ mod wait;
 use actor::{Actor, Command, Reply};
 use error::ContainerError;
 pub(crate) use prune::until as prune_until;
+use root::HeldRoot;
 use spec::{ContainerSpec, Snapshot, State};
 pub use wait::WaitHandle;
 
@@ -134,6 +136,7 @@ pub struct Container {
     io: Arc<dyn Streams>,
     /// Held for reading by those who look at its files from outside, for writing while it starts.
     tree: Arc<RwLock<()>>,
+    root: Arc<HeldRoot>,
     /// What the running process was made from.
     pub(crate) oci: ArcSwapOption<Spec>,
 }
@@ -146,8 +149,15 @@ impl Container {
         let id = spec.id.clone();
         let snapshot = Snapshot { spec, name: name.into(), state, exits: 0, removed: false, removal_error: None };
         let published = watch::Sender::new(Arc::new(snapshot));
-        let container =
-            Arc::new(Self { id, published, mailbox, io, tree: Arc::default(), oci: ArcSwapOption::empty() });
+        let container = Arc::new(Self {
+            id,
+            published,
+            mailbox,
+            io,
+            tree: Arc::default(),
+            root: Arc::default(),
+            oci: ArcSwapOption::empty(),
+        });
         Actor::spawn(core.clone(), container.clone(), queue);
         core.containers.insert(container.clone());
         container
@@ -181,6 +191,11 @@ impl Container {
     /// Keeps its files from being mounted twice.
     pub(crate) fn tree(&self) -> &Arc<RwLock<()>> {
         &self.tree
+    }
+
+    /// Its root file system while it runs and for a moment longer.
+    pub(crate) fn root(&self) -> &Arc<HeldRoot> {
+        &self.root
     }
 
     /// The runtime it was made for.

@@ -1,6 +1,6 @@
 //! `docker rm`, auto-remove and what removal takes away. The reply waits for one rename(2): the container's directory
-//! goes to the trash, from where the reaper deletes it, the writable layer and the rest. Name, id and ports are free when
-//! the reply is sent.
+//! goes to the trash; the writable layer and the rest follow behind the reply. Name, id and ports are free when the reply
+//! is sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,22 +97,15 @@ impl Actor {
         let id = self.container.id().clone();
         self.restart_at = None;
         self.writer.close();
-        let (from, to) = (self.core.layout.container_dir(&id), self.core.layout.trash_dir().join(id.as_str()));
-        let moved = tokio::task::spawn_blocking({
-            let (from, to) = (from.clone(), to.clone());
-            move || std::fs::rename(from, to)
-        })
-        .await
-        .unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
-        if let Err(error) = moved
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            let text: Arc<str> = format!("unable to remove {}: {error}", from.display()).into();
+        let (images, directory) = (self.core.images.clone(), self.core.layout.container_dir(&id));
+        let moved = crate::image::blocking(move || images.discard(&directory)).await.and_then(|moved| moved);
+        if let Err(error) = moved {
+            let text: Arc<str> = format!("unable to {error}").into();
             self.update(|s| {
                 s.state.status = Status::Dead;
                 s.removal_error = Some(text);
             });
-            return Err(EngineError::io(format!("unable to remove filesystem for {id}"), error));
+            return Err(EngineError::io(format!("unable to remove filesystem for {id}"), std::io::Error::other(error)));
         }
         self.core.containers.remove(&id, &snapshot.name);
         self.container.io().discard();
@@ -121,12 +114,12 @@ impl Actor {
         self.core.volumes.release(&id, volumes).await;
         self.event("destroy", &[]);
         self.update(|s| s.removed = true);
-        self.clean_up(to);
+        self.clean_up();
         Ok(())
     }
 
     /// The slow rest, behind the reply.
-    fn clean_up(&mut self, trash: std::path::PathBuf) {
+    fn clean_up(&mut self) {
         let core = self.core.clone();
         let id = self.container.id().clone();
         let teardown = self.teardown.take();
@@ -140,7 +133,6 @@ impl Actor {
                 if let Err(error) = core.images.remove(&id) {
                     tracing::warn!(container = %id, %error, "writable layer could not be removed");
                 }
-                let _ = std::fs::remove_dir_all(&trash);
                 let _ = std::fs::remove_dir_all(core.layout.container_exec_dir(&id));
             });
             let _ = done.await;

@@ -108,12 +108,17 @@ impl Actor {
         // Three parts that take kernel time, side by side; the first waits for the network's addresses near its end.
         let (tell, told) = oneshot::channel();
         let disk = {
-            let (core, spec, io, devices) = (core.clone(), spec.clone(), self.container.io().clone(), devices.clone());
-            tokio::task::spawn_blocking(move || make_disk_side(&core, &spec, &*io, devices, &security, joins, told))
+            let (core, spec, held) = (core.clone(), spec.clone(), self.container.root().clone());
+            let devices = devices.clone();
+            tokio::task::spawn_blocking(move || {
+                // Of the run before.
+                held.release();
+                make_disk_side(&core, &spec, devices, &security, joins, told)
+            })
         };
         let cgroup = {
-            let (driver, core, spec) = (driver.clone(), core.clone(), spec.clone());
-            tokio::task::spawn_blocking(move || reserve_cgroup(&*driver, &core, &spec, &devices))
+            let (driver, core, spec, io) = (driver.clone(), core.clone(), spec.clone(), self.container.io().clone());
+            tokio::task::spawn_blocking(move || make_cgroup_side(&*driver, &core, &spec, &*io, &devices))
         };
         let network = sandbox(&core, &spec, &snapshot.name).await;
         match &network {
@@ -169,6 +174,8 @@ impl Actor {
             health: HealthPlan::of(&spec.config).map(|_| Health::default()),
         };
         let DiskSide { rootfs, oci } = disk;
+        let held = rootfs.try_clone().map_err(|error| EngineError::io("hold the root file system", error))?;
+        self.container.root().keep(held);
         let tty = spec.config.tty;
         let (height, width) = spec.host.console_size;
         let request = LaunchRequest {
@@ -183,8 +190,9 @@ impl Actor {
             },
             init: spec.host.init.unwrap_or(self.core.config.init) && spec.host.pid_mode == PidMode::Private,
         };
-        let written = self.writer.write(state.clone());
-        let (launched, _) = tokio::join!(driver.start(request), written);
+        // The plan is sent first: handing over the writing may mean that a thread is made.
+        let written = async { self.writer.write(state.clone()).await };
+        let (launched, _) = tokio::join!(biased; driver.start(request), written);
         let launched = launched.map_err(|error| {
             tracing::debug!(container = %spec.id, ?error, "launch failed");
             launch_error(&error)
@@ -213,6 +221,7 @@ impl Actor {
     async fn undo(&mut self, has_sandbox: bool) {
         let id = self.container.id();
         self.container.io().end();
+        self.core.roots.retire(self.container.root());
         if has_sandbox && let Err(error) = self.core.network.remove_sandbox(id).await {
             tracing::warn!(container = %id, %error, "network of a failed start could not be taken down");
         }
@@ -357,58 +366,54 @@ async fn collect_devices(spec: &Arc<ContainerSpec>) -> Result<DeviceSet, EngineE
     crate::image::blocking(move || devices::collect(&spec.host)).await?.map_err(oci_error)
 }
 
-/// Makes the cgroup while root file system and network are being made. Blocking.
-fn reserve_cgroup(
+/// Makes the cgroup, the log and the files that need no address, while root file system and network are being made.
+/// Blocking.
+fn make_cgroup_side(
     driver: &dyn RuntimeDriver,
     core: &Core,
     spec: &ContainerSpec,
+    io: &dyn Streams,
     devices: &DeviceSet,
 ) -> Result<(), EngineError> {
     let resources = oci::resources::build(&spec.host, devices).map_err(oci_error)?;
     let path = oci::cgroups_path(spec, core.config.cgroup_parent.as_deref());
-    Ok(driver.reserve(&spec.id, &path.to_string_lossy(), &resources).map_err(|error| launch_error(&error))?)
-}
-
-fn launch_error(error: &LaunchError) -> ContainerError {
-    ContainerError::Launch { text: error.to_string(), exit_code: error.exit_code() }
-}
-
-/// The disk side of a start: root file system, mounts and files, then, once `network` tells the addresses, the
-/// specification. Blocking.
-fn make_disk_side(
-    core: &Core,
-    spec: &ContainerSpec,
-    io: &dyn Streams,
-    devices: DeviceSet,
-    security: &SecurityOptions,
-    joins: Joins,
-    network: oneshot::Receiver<Vec<EndpointState>>,
-) -> Result<DiskSide, EngineError> {
-    let (rootfs, parts) = prepare(core, spec, io, devices)?;
-    let endpoints = network.blocking_recv().map_err(|_| ContainerError::Start("no network".to_owned()))?;
-    let oci = describe(core, spec, &endpoints, security, joins, parts)?;
-    Ok(DiskSide { rootfs, oci: Arc::new(oci) })
-}
-
-/// Root file system, mounts and files. Blocking.
-fn prepare(
-    core: &Core,
-    spec: &ContainerSpec,
-    io: &dyn Streams,
-    devices: DeviceSet,
-) -> Result<(OwnedFd, DiskParts), EngineError> {
+    driver.reserve(&spec.id, &path.to_string_lossy(), &resources).map_err(|error| launch_error(&error))?;
     io.prepare()?;
-    let rootfs = core.images.mount(&spec.id)?;
-    let mounts = spec.mounts.iter().map(|point| resolve(core, &spec.id, point)).collect::<Result<_, _>>()?;
-    let dir = core.layout.container_dir(&spec.id);
-    let paths = files::paths(&dir);
     if spec.joins_network_of().is_none() {
+        let paths = files::paths(&core.layout.container_dir(&spec.id));
         let host_network = spec.host.network_mode == NetworkMode::Host;
         let resolver = files::HostResolver::read();
         let text = files::resolv_conf(&spec.host, &core.resolver, &resolver, host_network);
         write_file(&paths.resolv_conf, &text)?;
         write_file(&paths.hostname, &format!("{}\n", spec.config.hostname))?;
     }
+    Ok(())
+}
+
+fn launch_error(error: &LaunchError) -> ContainerError {
+    ContainerError::Launch { text: error.to_string(), exit_code: error.exit_code() }
+}
+
+/// The disk side of a start: root file system and mounts, then, once `network` tells the addresses, what depends on them
+/// and the specification. Blocking.
+fn make_disk_side(
+    core: &Core,
+    spec: &ContainerSpec,
+    devices: DeviceSet,
+    security: &SecurityOptions,
+    joins: Joins,
+    network: oneshot::Receiver<Vec<EndpointState>>,
+) -> Result<DiskSide, EngineError> {
+    let (rootfs, parts) = prepare(core, spec, devices)?;
+    let endpoints = network.blocking_recv().map_err(|_| ContainerError::Start("no network".to_owned()))?;
+    let oci = describe(core, spec, &endpoints, security, joins, parts)?;
+    Ok(DiskSide { rootfs, oci: Arc::new(oci) })
+}
+
+/// Root file system, mounts and accounts. Blocking.
+fn prepare(core: &Core, spec: &ContainerSpec, devices: DeviceSet) -> Result<(OwnedFd, DiskParts), EngineError> {
+    let rootfs = core.images.mount(&spec.id)?;
+    let mounts = spec.mounts.iter().map(|point| resolve(core, &spec.id, point)).collect::<Result<_, _>>()?;
     let accounts = user::read_files(rootfs.as_fd());
     let identity = user::resolve(&spec.config.user, &spec.host.group_add, &accounts)
         .map_err(|e| ContainerError::Start(e.to_string()))?;

@@ -139,6 +139,9 @@ impl Images for Fake {
     fn mount(&self, _: &ContainerId) -> Result<OwnedFd, EngineError> {
         Ok(World::null())
     }
+    fn discard(&self, _: &std::path::Path) -> Result<(), EngineError> {
+        Ok(())
+    }
     fn remove(&self, _: &ContainerId) -> Result<(), EngineError> {
         Ok(())
     }

@@ -70,7 +70,10 @@ fn assemble(core: &Core, container: &Container, scope: Scope) -> Result<OwnedFd,
     let at_rest = running.is_none();
     let root = match running {
         Some(root) => root,
-        None => core.images.mount(container.id())?,
+        None => {
+            container.root().release();
+            core.images.mount(container.id())?
+        }
     };
     let attributes = match spec.host.readonly_rootfs {
         true => Attributes { set: HARMLESS | READ_ONLY, clear: 0 },

@@ -69,6 +69,8 @@ fn parse_size(text: &str) -> Option<u64> {
 pub(crate) struct JsonLog {
     settings: LogSettings,
     file: Option<File>,
+    /// Open, but not a file yet: the first record makes it.
+    awaited: bool,
     size: u64,
     /// Lines that have not ended yet: standard output's, standard error's.
     partial: [Vec<u8>; 2],
@@ -86,22 +88,42 @@ struct Spooled {
 
 impl JsonLog {
     pub(crate) fn new(settings: LogSettings) -> Self {
-        Self { settings, file: None, size: 0, partial: [Vec::new(), Vec::new()], spooled: None }
+        Self { settings, file: None, awaited: false, size: 0, partial: [Vec::new(), Vec::new()], spooled: None }
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.settings.path
     }
 
-    /// Opens the file for appending.
+    /// Opens the log for appending. The file is made by the first record: it costs a start more than most else it does on
+    /// disk, and many containers say nothing.
     pub(crate) fn open(&mut self) -> io::Result<()> {
-        if self.file.is_none() {
-            let file = File::options().create(true).append(true).read(true).mode(0o640).open(&self.settings.path)?;
-            self.size = file.metadata()?.len();
-            self.file = Some(file);
-            self.end_torn_record()?;
+        if self.file.is_some() || self.awaited {
+            return Ok(());
         }
-        Ok(())
+        match File::options().append(true).read(true).open(&self.settings.path) {
+            Ok(file) => {
+                self.size = file.metadata()?.len();
+                self.file = Some(file);
+                self.end_torn_record()
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.size = 0;
+                self.awaited = true;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The file of an open log.
+    fn file(&mut self) -> io::Result<Option<&mut File>> {
+        if self.awaited {
+            self.file =
+                Some(File::options().create(true).append(true).read(true).mode(0o640).open(&self.settings.path)?);
+            self.awaited = false;
+        }
+        Ok(self.file.as_mut())
     }
 
     /// A machine that went down may have left half a record; what is appended must not become part of it.
@@ -119,6 +141,7 @@ impl JsonLog {
 
     pub(crate) fn close(&mut self) {
         self.file = None;
+        self.awaited = false;
         self.spooled = None;
         self.partial.iter_mut().for_each(Vec::clear);
     }
@@ -217,7 +240,7 @@ impl JsonLog {
         {
             tracing::error!(path = %self.settings.path.display(), %error, "log could not be rotated");
         }
-        let written = self.file.as_mut().map_or(Ok(()), |file| file.write_all(records));
+        let written = self.file().and_then(|file| file.map_or(Ok(()), |file| file.write_all(records)));
         match written {
             Ok(()) => self.size += records.len() as u64,
             Err(error) => {

@@ -236,10 +236,11 @@ impl CgroupDriver {
         }
     }
 
-    /// Takes the cgroup away, killing what is left in it. Idempotent. Waits only for processes to end, at most two
-    /// seconds; for the start and stop paths there is [`CgroupDriver::remove_later`].
+    /// Takes the cgroup away, killing what is left in it, also if that was to be done later. Idempotent. Waits only for
+    /// processes to end, at most two seconds; for the start and stop paths there is [`CgroupDriver::remove_later`].
     pub fn remove(&self, path: &str) -> Result<(), CgroupError> {
         check_path(path)?;
+        self.reaper.forget(path);
         self.shared_remove(path)
     }
 

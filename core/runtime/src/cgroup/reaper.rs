@@ -12,6 +12,11 @@ use super::CgroupError;
 
 type Removal = Box<dyn Fn(&str) -> Result<(), CgroupError> + Send>;
 
+/// Removals wait until none came for so long: while containers come and go they would be in the way of their starts,
+const QUIET: Duration = Duration::from_millis(20);
+/// but not longer than until so many wait.
+const MOST: usize = 32;
+
 /// Waits between tries; after the last one the reaper gives up.
 const PAUSES: [Duration; 6] = [
     Duration::from_millis(10),
@@ -36,8 +41,12 @@ struct Queue {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// When the last one came.
+    newest: Option<Instant>,
     active: Option<String>,
     running: bool,
+    /// Somebody waits until everything is done.
+    drained: bool,
     closed: bool,
 }
 
@@ -46,6 +55,14 @@ struct Job {
     not_before: Instant,
     tries: usize,
     removal: Removal,
+}
+
+impl State {
+    /// When the next removal may begin.
+    fn rested_at(&self, now: Instant) -> Instant {
+        let wait = !self.closed && !self.drained && self.jobs.len() < MOST;
+        self.newest.filter(|_| wait).map_or(now, |newest| newest + QUIET)
+    }
 }
 
 impl Reaper {
@@ -57,6 +74,7 @@ impl Reaper {
             return;
         }
         state.jobs.push_back(job);
+        state.newest = Some(Instant::now());
         if !state.running {
             let queue = Arc::clone(&self.queue);
             // Without a thread the cgroup stays until its path is used again; nothing else depends on it.
@@ -81,9 +99,12 @@ impl Reaper {
     /// Waits until nothing is left to do.
     pub(super) fn drain(&self) {
         let mut state = self.queue.lock();
+        state.drained = true;
+        self.queue.changed.notify_all();
         while state.running && (state.active.is_some() || !state.jobs.is_empty()) {
             state = self.queue.wait(state);
         }
+        state.drained = false;
     }
 }
 
@@ -136,7 +157,8 @@ impl Queue {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
-            if let Some(at) = state.jobs.iter().position(|job| job.not_before <= now) {
+            let rested = state.rested_at(now);
+            if let Some(at) = state.jobs.iter().position(|job| job.not_before.max(rested) <= now) {
                 let job = state.jobs.remove(at)?;
                 state.active = Some(job.path.clone());
                 return Some(job);
@@ -145,7 +167,7 @@ impl Queue {
                 state.running = false;
                 return None;
             }
-            let pause = state.jobs.iter().map(|job| job.not_before - now).min();
+            let pause = state.jobs.iter().map(|job| job.not_before.max(rested) - now).min();
             state = match pause {
                 Some(pause) => self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.wait(state),

@@ -246,9 +246,9 @@ impl ExternalDriver {
 }
 
 impl RuntimeDriver for ExternalDriver {
-    fn reserve(&self, _: &ContainerId, _: &str, _: &LinuxResources) -> Result<(), LaunchError> {
-        // The program makes the cgroup as its specification says.
-        Ok(())
+    fn reserve(&self, _: &ContainerId, path: &str, _: &LinuxResources) -> Result<(), LaunchError> {
+        // The program makes the cgroup as its specification says; what the run before has left must not be taken for it.
+        self.shared.cgroups.remove(path).map_err(|error| LaunchError::Cgroup(error.to_string()))
     }
 
     fn start(&self, request: LaunchRequest) -> BoxFuture<'_, Result<Launched, LaunchError>> {
