@@ -100,8 +100,6 @@ fn daemon(cli: Cli, short_help: bool) -> Result<ExitCode> {
     let reloader = Reloader { cli, log, level };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4)))
-        // A start uses several at once, and making one in its course costs it a tenth of a millisecond.
-        .thread_keep_alive(Duration::from_secs(60))
         .enable_all()
         .build()?;
     let result = runtime.block_on(run(config, tls, reloader));

@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 
 use super::Options;
 use super::daemon::Daemon;
-use super::sample::Series;
+use super::sample::{Series, Unit};
+
+/// A measure, and what it took the stock daemon in milliseconds on the machine the targets were set on.
+const REFERENCE: (&str, f64) = ("docker run --rm busybox true", 188.0);
 
 /// Collected results.
 #[derive(Debug)]
@@ -65,7 +68,8 @@ impl Report {
     }
 
     /// Prints the table and writes the files into `dir`. An error if a measure failed.
-    pub(super) fn write(&self, dir: &Path) -> Result<()> {
+    pub(super) fn write(&mut self, dir: &Path) -> Result<()> {
+        self.notes.extend(self.at_reference_speed());
         let facts = self.facts();
         let mut out = io::stdout().lock();
         write!(out, "{}", table::text(self, &facts))?;
@@ -76,6 +80,24 @@ impl Report {
         writeln!(out, "\n{}\n{}", page.display(), document.display())?;
         ensure!(self.failures.is_empty(), "{}", self.failures.join("\n"));
         Ok(())
+    }
+
+    /// The times with a target at the speed of the machine the targets were set on: told by what the same run took the
+    /// stock daemon there and here.
+    fn at_reference_speed(&self) -> Option<String> {
+        let (title, reference) = REFERENCE;
+        let stock = self.series.iter().find(|series| series.title == title)?.summary(1)?.median;
+        let with_target = self.series.iter().filter(|series| series.unit == Unit::Millis && series.target.is_some());
+        let scaled = |series: &Series| {
+            let time = series.summary(0)?.median * reference / stock;
+            Some(format!("{} {} ms", series.title, number(time)))
+        };
+        let times: Vec<String> = with_target.filter_map(scaled).collect();
+        Some(format!(
+            "the targets were set where {title:?} took the stock daemon {reference} ms, here {} ms; at that speed ours: {}",
+            number(stock),
+            times.join(", "),
+        ))
     }
 
     /// What the numbers depend on, as names and values.
@@ -142,7 +164,6 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{Series, Unit};
     use super::*;
 
     /// A small report, for the tests of what is made of it.
@@ -176,6 +197,17 @@ mod tests {
         assert_eq!(document["measures"][0]["daemons"][1]["samples"][2], 260.0);
         assert_eq!(document["measures"][1]["daemons"][1], Value::Null);
         assert_eq!(document["facts"]["network"], "none");
+    }
+
+    #[test]
+    fn a_slower_machine_is_told() {
+        let mut report = sample();
+        assert_eq!(report.at_reference_speed(), None, "the reference was not measured");
+        let mut run = Series::new(REFERENCE.0, Unit::Millis, Some(20.0), 2);
+        run.samples = vec![vec![40.0], vec![376.0]];
+        report.extend([run]);
+        let note = report.at_reference_speed().unwrap();
+        assert!(note.contains("here 376 ms; at that speed ours: create to exit 2.75 ms,"), "{note}");
     }
 
     #[test]
