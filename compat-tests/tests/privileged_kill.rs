@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             restart_policies_while_down,
             during_many_starts,
             during_creates_and_removes,
+            right_after_removals,
             supervisor_is_killed,
             graceful_stop_ends_containers,
             networks_are_taken_over,
@@ -360,6 +361,25 @@ fn during_creates_and_removes(_: &Case<'_>) -> Result<()> {
     let watch = Watch::begin(own.host())?;
     for volume in own.ok(&["volume", "ls", "-q"])?.lines() {
         own.host().docker(&["volume", "rm", volume], "");
+    }
+    own.finish(&watch, &before)
+}
+
+/// What a removal leaves to be done later is done by the next daemon.
+fn right_after_removals(_: &Case<'_>) -> Result<()> {
+    let mut own = Own::start()?;
+    let watch = Watch::begin(own.host())?;
+    own.ok(&["run", "--rm", "--network", "none", "busybox", "true"])?;
+    let before = Holdings::settled(&own.daemon, &watch)?;
+    for round in 0..3 {
+        let names: Vec<String> = (0..4).map(|n| format!("gone-{round}-{n}")).collect();
+        for name in &names {
+            watch.add(&own.run(name, &[], "exec sleep 1000")?);
+        }
+        let remove: Vec<&str> = ["rm", "-f"].into_iter().chain(names.iter().map(String::as_str)).collect();
+        own.ok(&remove)?;
+        own.daemon.kill()?;
+        own.daemon.restart()?;
     }
     own.finish(&watch, &before)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dockerd_runtime::{Adopted, ProcessExit, ProcessIo, ProcessKey};
+use dockerd_store::layout::CONTAINER_DOCUMENT;
 use dockerd_store::{Layout, document};
 use dockerd_types::container::Status;
 use dockerd_types::{ContainerId, Timestamp};
@@ -390,6 +391,7 @@ async fn remove_leftovers(core: &Arc<Core>) {
             }
         }
         empty(&core.layout.tmp_dir());
+        discard_cgroups_of(&core, &core.layout.trash_dir());
         empty(&core.layout.trash_dir());
         let Ok(entries) = fs::read_dir(core.layout.exec_root().join("containers")) else { return };
         for entry in entries.flatten() {
@@ -402,6 +404,17 @@ async fn remove_leftovers(core: &Arc<Core>) {
     });
     if swept.await.is_err() {
         tracing::warn!("leftovers could not be swept");
+    }
+}
+
+/// Containers that were removed: their cgroups may still have been waiting to be.
+fn discard_cgroups_of(core: &Core, trash: &Path) {
+    let Ok(entries) = fs::read_dir(trash) else { return };
+    let document =
+        |entry: fs::DirEntry| document::read::<ContainerDocument>(&entry.path().join(CONTAINER_DOCUMENT)).ok();
+    for ContainerDocument { spec, .. } in entries.flatten().filter_map(document) {
+        let cgroup = oci::cgroups_path(&spec, core.config.cgroup_parent.as_deref());
+        core.runtimes.discard(&cgroup.to_string_lossy());
     }
 }
 

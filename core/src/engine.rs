@@ -87,6 +87,10 @@ impl RuntimeSet for Runtimes {
         self.cgroups().remove_later(cgroup);
     }
 
+    fn drain(&self) {
+        self.cgroups().drain();
+    }
+
     fn acknowledge(&self, key: &ProcessKey) {
         Runtimes::acknowledge(self, key);
     }

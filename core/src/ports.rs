@@ -251,6 +251,8 @@ pub trait RuntimeSet: Send + Sync + Debug {
     fn restore(&self, id: &ContainerId, cgroup: &str);
     /// Takes a cgroup away in the background, with all that is in it, if it is there.
     fn discard(&self, cgroup: &str);
+    /// Waits until every cgroup is gone that was to go. Blocking.
+    fn drain(&self);
     /// The exit is on disk; the supervisor may forget it.
     fn acknowledge(&self, key: &ProcessKey);
     /// Has a process that outlives the daemon keep these, for the daemon that comes next. Never waits.

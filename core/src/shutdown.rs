@@ -26,6 +26,10 @@ pub(crate) async fn shutdown(core: &Arc<Core>) {
         }
     }
     core.reaper.drain().await;
+    let core = core.clone();
+    if tokio::task::spawn_blocking(move || core.runtimes.drain()).await.is_err() {
+        tracing::warn!("cgroups are left for the next start");
+    }
 }
 
 /// The daemon's shutdown timeout, or more where a container asks for more.

@@ -114,6 +114,7 @@ impl RuntimeSet for Fake {
     }
     fn restore(&self, _: &ContainerId, _: &str) {}
     fn discard(&self, _: &str) {}
+    fn drain(&self) {}
     fn acknowledge(&self, _: &ProcessKey) {
         *lock(&self.0.acknowledged) += 1;
     }

@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 
 use dockerd_types::ContainerId;
 
+/// File name of a container's document in its directory.
+pub const CONTAINER_DOCUMENT: &str = "container.json";
+
 /// Paths below the two roots. Makes no directories by itself except through [`Layout::create`].
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -93,7 +96,7 @@ impl Layout {
 
     /// One container's document.
     pub fn container_document(&self, id: &ContainerId) -> PathBuf {
-        self.container_dir(id).join("container.json")
+        self.container_dir(id).join(CONTAINER_DOCUMENT)
     }
 
     /// One container's json-file log.
