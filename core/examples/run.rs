@@ -185,10 +185,6 @@ impl Images for OneImage {
         ];
         dockerd_sys::mount::file_system("overlay", &options, 0).map_err(io)
     }
-    fn discard(&self, _: &std::path::Path) -> Result<(), EngineError> {
-        Ok(())
-    }
-
     fn remove(&self, owner: &ContainerId) -> Result<(), EngineError> {
         fs::remove_dir_all(self.dir(owner)).map_err(io)
     }

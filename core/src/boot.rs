@@ -22,11 +22,11 @@ use crate::container::files::ResolverDefaults;
 use crate::container::oci;
 use crate::container::registry::Registry;
 use crate::container::restart_policy;
-use crate::container::root::RootCloser;
 use crate::container::spec::{ContainerDocument, MountPointKind, State};
 use crate::container::state_writer::STATE_FILE;
 use crate::core::Core;
 use crate::error::EngineError;
+use crate::janitor::Janitor;
 use crate::ports::{Events, Execs, Images, KeptSandbox, Networks, RuntimeSet, StreamsMaker, Volumes};
 use crate::reaper::Reaper;
 use crate::system::host;
@@ -60,6 +60,7 @@ impl Core {
             search: config.dns_search.clone(),
         };
         let config = Arc::new(config);
+        let janitor = Janitor::start(runtimes.clone()).map_err(|error| EngineError::io("start a thread", error))?;
         Ok(Arc::new(Self {
             facts: host::facts(),
             limits: host::limits(&config),
@@ -76,7 +77,7 @@ impl Core {
             execs,
             containers: Registry::default(),
             reaper: Reaper::new(),
-            roots: RootCloser::start().map_err(|error| EngineError::io("start a thread", error))?,
+            janitor,
             resolver,
             started_at: Timestamp::now(),
         }))

@@ -13,8 +13,8 @@ use crate::config::EngineConfig;
 use crate::container::files::ResolverDefaults;
 use crate::container::oci::HostFacts;
 use crate::container::registry::Registry;
-use crate::container::root::RootCloser;
 use crate::container::validate::HostLimits;
+use crate::janitor::Janitor;
 use crate::ports::{Events, Execs, Images, Networks, RuntimeSet, StreamsMaker, Volumes};
 use crate::reaper::Reaper;
 
@@ -45,8 +45,8 @@ pub(crate) struct Core {
     pub(crate) containers: Registry,
     /// Tear-down off the path of replies.
     pub(crate) reaper: Reaper,
-    /// Lets go of root file systems.
-    pub(crate) roots: RootCloser,
+    /// Chores for pauses.
+    pub(crate) janitor: Janitor,
     /// This host, for specifications.
     pub(crate) facts: HostFacts,
     /// This host, for checks.

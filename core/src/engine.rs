@@ -91,6 +91,10 @@ impl RuntimeSet for Runtimes {
         self.cgroups().drain();
     }
 
+    fn settle(&self) {
+        self.cgroups().settle();
+    }
+
     fn acknowledge(&self, key: &ProcessKey) {
         Runtimes::acknowledge(self, key);
     }

@@ -13,6 +13,7 @@ pub mod error;
 pub mod event_bus;
 pub mod execs;
 pub mod image;
+mod janitor;
 pub mod network;
 pub mod open;
 pub mod peer;

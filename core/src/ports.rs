@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::Ipv4Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,8 +67,6 @@ pub trait Images: Send + Sync + Debug {
     fn mount(&self, owner: &ContainerId) -> Result<OwnedFd, EngineError>;
     /// Takes a writable layer away; idempotent. Blocking.
     fn remove(&self, owner: &ContainerId) -> Result<(), EngineError>;
-    /// Throws a file or directory of the data root away: it is gone at once and deleted in the background. Blocking.
-    fn discard(&self, path: &Path) -> Result<(), EngineError>;
     /// Whose writable layers there are. Blocking.
     fn layer_owners(&self) -> Vec<ContainerId>;
     /// Bytes in the writable layer. Blocking.
@@ -253,6 +251,8 @@ pub trait RuntimeSet: Send + Sync + Debug {
     fn discard(&self, cgroup: &str);
     /// Waits until every cgroup is gone that was to go. Blocking.
     fn drain(&self);
+    /// As [`RuntimeSet::drain`], but leaves alone what did not go at the first try. Blocking.
+    fn settle(&self);
     /// The exit is on disk; the supervisor may forget it.
     fn acknowledge(&self, key: &ProcessKey);
     /// Has a process that outlives the daemon keep these, for the daemon that comes next. Never waits.

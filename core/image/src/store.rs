@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
@@ -88,7 +88,6 @@ struct Inner {
     images_dir: PathBuf,
     references_file: PathBuf,
     content: ContentStore,
-    trash: Trash,
     snapshots: Arc<dyn SnapshotDriver>,
     index: ArcSwap<ImageIndex>,
     changes: Mutex<()>,
@@ -112,8 +111,7 @@ impl ImageStore {
         let inner = Inner {
             images_dir,
             references_file: layout.image_dir().join("references.json"),
-            content: ContentStore::open(&layout.image_dir().join("content"), &layout.tmp_dir(), trash.clone())?,
-            trash,
+            content: ContentStore::open(&layout.image_dir().join("content"), &layout.tmp_dir(), trash)?,
             snapshots: Arc::new(snapshots),
             index: ArcSwap::default(),
             changes: Mutex::default(),
@@ -248,12 +246,6 @@ impl ImageStore {
         images.insert(image.clone(), Arc::new(tagged));
         self.publish(images, references);
         Ok(())
-    }
-
-    /// Throws a file or directory of the data root away: gone at once, deleted in the background; one that is not there
-    /// is fine. Blocking.
-    pub fn discard(&self, path: &Path) -> Result<(), ImageError> {
-        self.inner.trash.discard(path)
     }
 
     /// Keeps `image` from removal on behalf of `owner`.

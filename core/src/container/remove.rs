@@ -97,15 +97,22 @@ impl Actor {
         let id = self.container.id().clone();
         self.restart_at = None;
         self.writer.close();
-        let (images, directory) = (self.core.images.clone(), self.core.layout.container_dir(&id));
-        let moved = crate::image::blocking(move || images.discard(&directory)).await.and_then(|moved| moved);
-        if let Err(error) = moved {
-            let text: Arc<str> = format!("unable to {error}").into();
+        let (from, to) = (self.core.layout.container_dir(&id), self.core.layout.trash_dir().join(id.as_str()));
+        let moved = tokio::task::spawn_blocking({
+            let (from, to) = (from.clone(), to.clone());
+            move || std::fs::rename(from, to)
+        })
+        .await
+        .unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+        if let Err(error) = moved
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            let text: Arc<str> = format!("unable to remove {}: {error}", from.display()).into();
             self.update(|s| {
                 s.state.status = Status::Dead;
                 s.removal_error = Some(text);
             });
-            return Err(EngineError::io(format!("unable to remove filesystem for {id}"), std::io::Error::other(error)));
+            return Err(EngineError::io(format!("unable to remove filesystem for {id}"), error));
         }
         self.core.containers.remove(&id, &snapshot.name);
         self.container.io().discard();
@@ -114,12 +121,12 @@ impl Actor {
         self.core.volumes.release(&id, volumes).await;
         self.event("destroy", &[]);
         self.update(|s| s.removed = true);
-        self.clean_up();
+        self.clean_up(to);
         Ok(())
     }
 
     /// The slow rest, behind the reply.
-    fn clean_up(&mut self) {
+    fn clean_up(&mut self, trash: std::path::PathBuf) {
         let core = self.core.clone();
         let id = self.container.id().clone();
         let teardown = self.teardown.take();
@@ -128,6 +135,8 @@ impl Actor {
             if let Some(teardown) = teardown {
                 let _ = teardown.await;
             }
+            // After the tear-down: it tells the next daemon, should this one die, what may be left to tear down.
+            core.janitor.delete(trash);
             let done = tokio::task::spawn_blocking(move || {
                 core.images.release(&image, &id);
                 if let Err(error) = core.images.remove(&id) {

@@ -221,7 +221,7 @@ impl Actor {
     async fn undo(&mut self, has_sandbox: bool) {
         let id = self.container.id();
         self.container.io().end();
-        self.core.roots.retire(self.container.root());
+        self.core.janitor.release(self.container.root());
         if has_sandbox && let Err(error) = self.core.network.remove_sandbox(id).await {
             tracing::warn!(container = %id, %error, "network of a failed start could not be taken down");
         }

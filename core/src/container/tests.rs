@@ -115,6 +115,7 @@ impl RuntimeSet for Fake {
     fn restore(&self, _: &ContainerId, _: &str) {}
     fn discard(&self, _: &str) {}
     fn drain(&self) {}
+    fn settle(&self) {}
     fn acknowledge(&self, _: &ProcessKey) {
         *lock(&self.0.acknowledged) += 1;
     }
@@ -139,9 +140,6 @@ impl Images for Fake {
     }
     fn mount(&self, _: &ContainerId) -> Result<OwnedFd, EngineError> {
         Ok(World::null())
-    }
-    fn discard(&self, _: &std::path::Path) -> Result<(), EngineError> {
-        Ok(())
     }
     fn remove(&self, _: &ContainerId) -> Result<(), EngineError> {
         Ok(())

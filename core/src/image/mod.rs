@@ -175,10 +175,6 @@ impl Images for StoredImages {
         Ok(self.store.remove_snapshot(owner.as_str())?)
     }
 
-    fn discard(&self, path: &std::path::Path) -> Result<(), EngineError> {
-        Ok(self.store.discard(path)?)
-    }
-
     fn layer_owners(&self) -> Vec<ContainerId> {
         self.store.snapshots().keys().iter().filter_map(|key| ContainerId::parse(key).ok()).collect()
     }

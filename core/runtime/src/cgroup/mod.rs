@@ -256,6 +256,11 @@ impl CgroupDriver {
         self.reaper.drain();
     }
 
+    /// Has the waiting removals tried now, and waits for that.
+    pub fn settle(&self) {
+        self.reaper.settle();
+    }
+
     fn shared_remove(&self, path: &str) -> Result<(), CgroupError> {
         const PATIENCE: Duration = Duration::from_secs(2);
         const ROUNDS: u32 = 64;

@@ -45,8 +45,8 @@ struct State {
     newest: Option<Instant>,
     active: Option<String>,
     running: bool,
-    /// Somebody waits until everything is done.
-    drained: bool,
+    /// How many wait until all is done or tried.
+    hurried: usize,
     closed: bool,
 }
 
@@ -60,7 +60,7 @@ struct Job {
 impl State {
     /// When the next removal may begin.
     fn rested_at(&self, now: Instant) -> Instant {
-        let wait = !self.closed && !self.drained && self.jobs.len() < MOST;
+        let wait = !self.closed && self.hurried == 0 && self.jobs.len() < MOST;
         self.newest.filter(|_| wait).map_or(now, |newest| newest + QUIET)
     }
 }
@@ -98,13 +98,23 @@ impl Reaper {
 
     /// Waits until nothing is left to do.
     pub(super) fn drain(&self) {
+        self.hurry(|_| true);
+    }
+
+    /// Has all that wait tried now, and waits until each was tried.
+    pub(super) fn settle(&self) {
+        self.hurry(|job| job.tries == 0);
+    }
+
+    /// Without further pauses, waits until none of `awaited` is left.
+    fn hurry(&self, awaited: impl Fn(&Job) -> bool) {
         let mut state = self.queue.lock();
-        state.drained = true;
+        state.hurried += 1;
         self.queue.changed.notify_all();
-        while state.running && (state.active.is_some() || !state.jobs.is_empty()) {
+        while state.running && (state.active.is_some() || state.jobs.iter().any(&awaited)) {
             state = self.queue.wait(state);
         }
-        state.drained = false;
+        state.hurried -= 1;
     }
 }
 
