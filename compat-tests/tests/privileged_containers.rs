@@ -241,6 +241,9 @@ fn init(t: &Case<'_>) -> Result<()> {
     // An orphan is reaped by process 1: no zombie is left.
     let script = "sh -c 'sleep 0.01 & true'; sleep 0.1; grep -l 'Z (zombie)' /proc/[0-9]*/status 2>/dev/null | wc -l";
     assert_eq!(t.shell(&["--init"], script)?, "0");
+    // What ps shows of it; names of the host's are nobody's business there.
+    let shown = t.shell(&["--init"], "tr '\\0' ' ' </proc/1/cmdline")?;
+    assert!(shown.starts_with("/sbin/docker-init -- sh -c tr"), "{shown}");
     let name = t.start("term", &["--init"], &["sleep", "1000"])?;
     t.docker(&["stop", &name]).ok()?;
     assert_eq!(t.inspect(&name, "{{.State.ExitCode}}"), "143");

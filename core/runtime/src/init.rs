@@ -4,15 +4,20 @@
 
 use std::io;
 
-use dockerd_sys::process::{self, Ended, SingleThreaded};
+use dockerd_sys::process::{self, CommandLine, Ended, SingleThreaded};
 
 /// SIGCHLD, the one signal that is for init itself.
 const SIGCHLD: i32 = 17;
 
 /// Splits the calling process, which is process 1: returns in the child, which is to become the workload; the parent
 /// stays init and never returns. All descriptors of the parent but the standard streams are closed, the supervisor's
-/// socket among them, because its end tells that the workload runs.
-pub(crate) fn become_init(proof: SingleThreaded) -> io::Result<()> {
+/// socket among them, because its end tells that the workload runs. Shows itself with the workload's arguments in
+/// `command_line`, if that could be found.
+pub(crate) fn become_init(
+    proof: SingleThreaded,
+    command_line: Option<CommandLine>,
+    workload: &[String],
+) -> io::Result<()> {
     process::block_all_signals()?;
     match process::fork(proof)? {
         None => {
@@ -23,6 +28,14 @@ pub(crate) fn become_init(proof: SingleThreaded) -> io::Result<()> {
         }
         Some(pid) => {
             process::set_name(c"docker-init");
+            if let Some(line) = command_line {
+                line.replace(
+                    ["/sbin/docker-init", "--"]
+                        .into_iter()
+                        .chain(workload.iter().map(String::as_str))
+                        .map(str::as_bytes),
+                );
+            }
             process::without_descriptors(|| serve(pid))
         }
     }

@@ -264,6 +264,39 @@ pub fn set_name(name: &CStr) {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
+/// Where the arguments of this process are in memory, as ps reads them (proc_pid_stat(5), `arg_start` and `arg_end`).
+#[derive(Debug)]
+pub struct CommandLine {
+    start: usize,
+    length: usize,
+}
+
+impl CommandLine {
+    /// Looks it up; `/proc` must be mounted.
+    pub fn find() -> io::Result<Self> {
+        let stat = std::fs::read_to_string("/proc/self/stat")?;
+        // The name, in parentheses, may contain anything; what follows it begins with the third field.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let mut fields = fields.split_whitespace().skip(48 - 3).filter_map(|field| field.parse::<usize>().ok());
+        match (fields.next(), fields.next()) {
+            (Some(start), Some(end)) if 0 < start && start < end => Ok(Self { start, length: end - start }),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Shows `arguments` in the place of the real ones, as many bytes of them as those had.
+    #[allow(unsafe_code, reason = "the arguments' memory has no owner in Rust")]
+    pub fn replace<'a>(self, arguments: impl Iterator<Item = &'a [u8]>) {
+        let bytes = arguments.flat_map(|argument| argument.iter().copied().chain([0]));
+        let bytes = bytes.take(self.length - 1).chain(std::iter::repeat(0)).take(self.length);
+        for (offset, byte) in bytes.enumerate() {
+            // SAFETY: the kernel has put the arguments into these bytes of the initial stack, which stay mapped and
+            // writable. Each string in there still ends: the last byte is zero.
+            unsafe { std::ptr::with_exposed_provenance_mut::<u8>(self.start + offset).write_volatile(byte) };
+        }
+    }
+}
+
 #[allow(unsafe_code, reason = "prctl has no safe wrapper for these options here")]
 fn prctl(option: i32, value: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the options used here take plain numbers.
