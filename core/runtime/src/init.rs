@@ -4,7 +4,7 @@
 
 use std::io;
 
-use dockerd_sys::process::{self, CommandLine, Ended, SingleThreaded};
+use dockerd_sys::process::{self, Arguments, Ended, SingleThreaded};
 
 /// SIGCHLD, the one signal that is for init itself.
 const SIGCHLD: i32 = 17;
@@ -12,12 +12,8 @@ const SIGCHLD: i32 = 17;
 /// Splits the calling process, which is process 1: returns in the child, which is to become the workload; the parent
 /// stays init and never returns. All descriptors of the parent but the standard streams are closed, the supervisor's
 /// socket among them, because its end tells that the workload runs. Shows itself with the workload's arguments in
-/// `command_line`, if that could be found.
-pub(crate) fn become_init(
-    proof: SingleThreaded,
-    command_line: Option<CommandLine>,
-    workload: &[String],
-) -> io::Result<()> {
+/// `arguments`, if that could be found.
+pub(crate) fn become_init(proof: SingleThreaded, arguments: Option<Arguments>, workload: &[String]) -> io::Result<()> {
     process::block_all_signals()?;
     match process::fork(proof)? {
         None => {
@@ -28,7 +24,7 @@ pub(crate) fn become_init(
         }
         Some(pid) => {
             process::set_name(c"docker-init");
-            if let Some(line) = command_line {
+            if let Some(line) = arguments {
                 line.replace(
                     ["/sbin/docker-init", "--"]
                         .into_iter()

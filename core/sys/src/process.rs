@@ -266,12 +266,12 @@ pub fn set_name(name: &CStr) {
 
 /// Where the arguments of this process are in memory, as ps reads them (proc_pid_stat(5), `arg_start` and `arg_end`).
 #[derive(Debug)]
-pub struct CommandLine {
+pub struct Arguments {
     start: usize,
     length: usize,
 }
 
-impl CommandLine {
+impl Arguments {
     /// Looks it up; `/proc` must be mounted.
     pub fn find() -> io::Result<Self> {
         let stat = std::fs::read_to_string("/proc/self/stat")?;

@@ -199,7 +199,7 @@ fn become_workload(
 ) -> Setup<std::convert::Infallible> {
     let env = environment(plan);
     // Before a filter has its say about opening files.
-    let command_line = init.as_ref().and_then(|_| process::CommandLine::find().ok());
+    let arguments = init.as_ref().and_then(|_| process::Arguments::find().ok());
     limit_open_files(plan)?;
     if plan.no_new_privileges {
         process::no_new_privileges().at(Step::Privileges, "no_new_privs")?;
@@ -228,7 +228,7 @@ fn become_workload(
     let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX).max(1);
     tell(sync, &ChildMessage::Ready(micros), &[]).at(Step::Exec, "ready")?;
     if let Some(proof) = init {
-        crate::init::become_init(proof, command_line, &plan.argv).at(Step::Exec, "init")?;
+        crate::init::become_init(proof, arguments, &plan.argv).at(Step::Exec, "init")?;
     }
     process::reset_signals().at(Step::Exec, "signals")?;
     let error = process::exec(&file, &argv, &env);
