@@ -11,8 +11,8 @@ const SIGCHLD: i32 = 17;
 
 /// Splits the calling process, which is process 1: returns in the child, which is to become the workload; the parent
 /// stays init and never returns. All descriptors of the parent but the standard streams are closed, the supervisor's
-/// socket among them, because its end tells that the workload runs. Shows itself with the workload's arguments in
-/// `arguments`, if that could be found.
+/// socket among them, because its end tells that the workload runs. Shows itself as Docker's init before the command line
+/// `workload`, if its own `arguments` could be found.
 pub(crate) fn become_init(proof: SingleThreaded, arguments: Option<Arguments>, workload: &[String]) -> io::Result<()> {
     process::block_all_signals()?;
     match process::fork(proof)? {
@@ -24,13 +24,9 @@ pub(crate) fn become_init(proof: SingleThreaded, arguments: Option<Arguments>, w
         }
         Some(pid) => {
             process::set_name(c"docker-init");
-            if let Some(line) = arguments {
-                line.replace(
-                    ["/sbin/docker-init", "--"]
-                        .into_iter()
-                        .chain(workload.iter().map(String::as_str))
-                        .map(str::as_bytes),
-                );
+            if let Some(shown) = arguments {
+                let all = ["/sbin/docker-init", "--"].into_iter().chain(workload.iter().map(String::as_str));
+                shown.replace(all.map(str::as_bytes));
             }
             process::without_descriptors(|| serve(pid))
         }

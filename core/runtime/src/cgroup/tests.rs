@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResourcesBuilder};
 
@@ -95,7 +96,13 @@ fn privileged_v1_default_container() {
     let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let inside = own.lines().filter(|line| line.ends_with(&path)).count();
     assert_eq!(inside, handle.join.tasks.len(), "{own}");
-    let stats = fixture.driver.stats(&path);
+    // What a process uses is on its account when the processor is taken from it, or with the next tick.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut stats = fixture.driver.stats(&path);
+    while stats.cpu.total == 0 && Instant::now() < deadline {
+        std::thread::yield_now();
+        stats = fixture.driver.stats(&path);
+    }
     assert!(stats.pids.current == 1 && stats.pids.limit.is_none() && stats.memory.limit.is_none());
     assert!(
         stats.cpu.total > 0
