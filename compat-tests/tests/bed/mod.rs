@@ -124,9 +124,9 @@ impl Bed {
         Ok(())
     }
 
-    /// Starts it where it is to fail: what it says.
+    /// Starts it where it is to fail: what it says. It may get as far as making its bridge, which goes with the namespace.
     pub(crate) fn refused(&self, flags: &[&str]) -> Result<Said> {
-        run(Command::new(binary()?).args(flags))
+        run(Command::new("unshare").arg("--net").arg(binary()?).args(flags))
     }
 
     /// What the daemon has logged.
