@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     if arguments.nth(1).is_some_and(|mode| mode == "supervisor") {
         dockerd_runtime::modes::supervisor_main(arguments);
     }
+    // Before there is another thread: the engine's bridge and rules are gone with this program.
+    dockerd_sys::ns::unshare(dockerd_sys::process::NEW_NET)?;
     let base = tempfile::tempdir()?;
     let (data, exec) = (base.path().join("data"), base.path().join("exec"));
     make_image(&Layout::new(&data, &exec))?;
