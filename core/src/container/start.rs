@@ -113,7 +113,11 @@ impl Actor {
             tokio::task::spawn_blocking(move || {
                 // Of the run before.
                 held.release();
-                make_disk_side(&core, &spec, devices, &security, joins, told)
+                let disk = make_disk_side(&core, &spec, devices, &security, joins, told)?;
+                // From here on, so that whatever fails beside it, no async worker is the last to let go.
+                let root = disk.rootfs.try_clone();
+                held.keep(root.map_err(|error| EngineError::io("hold the root file system", error))?);
+                Ok(disk)
             })
         };
         let cgroup = {
@@ -174,8 +178,6 @@ impl Actor {
             health: HealthPlan::of(&spec.config).map(|_| Health::default()),
         };
         let DiskSide { rootfs, oci } = disk;
-        let held = rootfs.try_clone().map_err(|error| EngineError::io("hold the root file system", error))?;
-        self.container.root().keep(held);
         let tty = spec.config.tty;
         let (height, width) = spec.host.console_size;
         let request = LaunchRequest {
