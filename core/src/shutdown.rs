@@ -10,7 +10,7 @@ use crate::container::actor::Command;
 use crate::container::{Container, ContainerService, StopOptions};
 use crate::core::Core;
 
-/// Time given on top of a container's own stop timeout.
+/// Time given on top of a container's own stop timeout, and to the tear-down of cgroups.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// Stops what must be stopped and waits for the tear-down.
@@ -27,7 +27,9 @@ pub(crate) async fn shutdown(core: &Arc<Core>) {
     }
     core.reaper.drain().await;
     let core = core.clone();
-    if tokio::task::spawn_blocking(move || core.runtimes.drain()).await.is_err() {
+    let drained = tokio::task::spawn_blocking(move || core.runtimes.drain());
+    // One whose processes cannot be killed must not keep the daemon.
+    if !matches!(tokio::time::timeout(SLACK, drained).await, Ok(Ok(()))) {
         tracing::warn!("cgroups are left for the next start");
     }
 }
