@@ -323,6 +323,25 @@ mod tests {
     }
 
     #[test]
+    fn the_first_line_makes_the_file() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("log");
+        let mut log = JsonLog::new(LogSettings::of(path.clone(), &BTreeMap::new(), &BTreeMap::new()));
+        log.open().expect("opened");
+        log.write(StdStream::Stdout, b"no whole line");
+        assert!(!path.exists());
+        log.close();
+        log.write(StdStream::Stdout, b"after the end\n");
+        assert!(!path.exists(), "a closed log takes nothing");
+        for line in ["one\n", "two\n"] {
+            log.open().expect("opened again");
+            log.write(StdStream::Stdout, line.as_bytes());
+            log.close();
+        }
+        assert_eq!(lines(&path), ["one\n", "two\n"]);
+    }
+
+    #[test]
     fn rotation_keeps_so_many_files() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("log");
