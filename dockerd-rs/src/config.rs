@@ -325,8 +325,8 @@ fn build(settings: &Settings, warnings: Vec<String>) -> Result<Config, ConfigErr
     let roots = (read.absolute("data-root", "/var/lib/docker")?, read.absolute("exec-root", "/var/run/docker")?);
     let mut engine = EngineConfig::new(roots.0, roots.1);
     // Noted by the build script.
-    env!("DOCKERD_RS_COMMIT").clone_into(&mut engine.git_commit);
-    env!("DOCKERD_RS_COMMIT_TIME").clone_into(&mut engine.build_time);
+    engine.git_commit = env!("DOCKERD_RS_COMMIT").to_owned();
+    engine.build_time = env!("DOCKERD_RS_COMMIT_TIME").to_owned();
     fill(&mut engine, &read)?;
     let level = if engine.debug { "debug" } else { read.text("log-level").unwrap_or("info") };
     Ok(Config {

@@ -30,6 +30,21 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShelfId(usize);
 
+type Made = Result<Sandbox, NetworkError>;
+
+#[derive(Debug)]
+struct Shelf {
+    blueprint: Blueprint,
+    ready: VecDeque<Sandbox>,
+    waiting: VecDeque<oneshot::Sender<Made>>,
+    /// How many should be ready.
+    target: usize,
+    /// Starts are not waited for: it was found nearly empty and is not full again.
+    hurry: bool,
+    last_taken: Instant,
+    not_before: Option<Instant>,
+}
+
 impl Shelf {
     fn is_short(&self) -> bool {
         self.ready.len() < self.target
@@ -44,21 +59,6 @@ impl Shelf {
         let due = if self.hurry { self.last_taken } else { self.last_taken + QUIET };
         self.is_short().then(|| self.not_before.map_or(due, |at| at.max(due)))
     }
-}
-
-type Made = Result<Sandbox, NetworkError>;
-
-#[derive(Debug)]
-struct Shelf {
-    blueprint: Blueprint,
-    ready: VecDeque<Sandbox>,
-    waiting: VecDeque<oneshot::Sender<Made>>,
-    /// How many should be ready.
-    target: usize,
-    /// Starts are not waited for: it was found nearly empty and is not full again.
-    hurry: bool,
-    last_taken: Instant,
-    not_before: Option<Instant>,
 }
 
 #[derive(Debug, Default)]

@@ -136,6 +136,7 @@ pub struct Container {
     io: Arc<dyn Streams>,
     /// Held for reading by those who look at its files from outside, for writing while it starts.
     tree: Arc<RwLock<()>>,
+    /// The root file system of the run that is on, or was the last.
     root: Arc<HeldRoot>,
     /// What the running process was made from.
     pub(crate) oci: ArcSwapOption<Spec>,
