@@ -104,7 +104,7 @@ impl ImageStore {
         if let Some(name) = driver.filter(|name| !matches!(*name, "overlay2" | "overlayfs")) {
             return Err(ImageError::InvalidArgument(format!("storage driver {name:?} is not supported")));
         }
-        let trash = Trash::new(&layout.trash_dir());
+        let trash = Trash::new(&layout.trash_dir())?;
         let snapshots = Overlay2::open(&layout.driver_dir("overlay2"), trash.clone())?;
         let images_dir = layout.image_dir().join("images");
         fs::create_dir_all(&images_dir).map_err(ImageError::io("make the image directory"))?;

@@ -4,92 +4,38 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Sender;
+
+use dockerd_sys::chores;
 
 use crate::error::ImageError;
-
-/// Deleting waits until nothing was thrown away for so long: while containers come and go it would be in their way,
-const QUIET: Duration = Duration::from_millis(20);
-/// but not longer than until so much lies there.
-const MOST: usize = 64;
 
 /// The trash directory, on the file system of everything that is thrown into it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Trash {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
     directory: PathBuf,
-    queue: Mutex<Queue>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: Vec<PathBuf>,
-    /// When the last one came.
-    newest: Option<Instant>,
-    /// Whether a thread deletes.
-    working: bool,
+    /// Deletes what lies in it, in pauses between containers.
+    chores: Sender<PathBuf>,
 }
 
 impl Trash {
-    pub(crate) fn new(directory: &Path) -> Self {
-        Self { inner: Arc::new(Inner { directory: directory.to_owned(), queue: Mutex::default() }) }
+    /// Starts the thread that deletes.
+    pub(crate) fn new(directory: &Path) -> Result<Self, ImageError> {
+        let chores = chores::start("trash", |paths: Vec<PathBuf>| paths.iter().for_each(|path| delete(path)));
+        Ok(Self { directory: directory.to_owned(), chores: chores.map_err(ImageError::io("start a thread"))? })
     }
 
     /// Takes `path` away; one that is not there is fine.
     pub(crate) fn discard(&self, path: &Path) -> Result<(), ImageError> {
-        let target = self.inner.directory.join(temporary_name());
+        let target = self.directory.join(temporary_name());
         match fs::rename(path, &target) {
             Ok(()) => {
-                self.delete_soon(target);
+                // The thread lives as long as this.
+                let _ = self.chores.send(target);
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(ImageError::Io { action: format!("remove {}", path.display()), source }),
-        }
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn delete_soon(&self, path: PathBuf) {
-        let mut queue = self.queue();
-        queue.waiting.push(path);
-        queue.newest = Some(Instant::now());
-        if queue.working {
-            return;
-        }
-        let trash = self.clone();
-        let started = std::thread::Builder::new().name("trash".to_owned()).spawn(move || trash.work());
-        match started {
-            Ok(_) => queue.working = true,
-            Err(error) => tracing::warn!(%error, "trash is left for the next start"),
-        }
-    }
-
-    fn work(&self) {
-        dockerd_sys::process::give_way();
-        loop {
-            let paths = {
-                let mut queue = self.queue();
-                if queue.waiting.is_empty() {
-                    queue.working = false;
-                    return;
-                }
-                let quiet = queue.newest.map_or(QUIET, |at| at.elapsed());
-                if quiet < QUIET && queue.waiting.len() < MOST {
-                    drop(queue);
-                    std::thread::sleep(QUIET - quiet);
-                    continue;
-                }
-                std::mem::take(&mut queue.waiting)
-            };
-            paths.iter().for_each(|path| delete(path));
         }
     }
 }

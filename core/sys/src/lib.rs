@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod caps;
+pub mod chores;
 pub mod command;
 pub mod fdpass;
 pub mod inside;
