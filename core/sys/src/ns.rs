@@ -64,23 +64,7 @@ pub fn loopback_up() -> io::Result<()> {
 }
 
 /// The index of a network interface, in the network namespace of `socket`, which may be of any family (netdevice(7),
-/// `SIOCGIFINDEX`). Takes none of the kernel's network locks. Errors: `ENODEV`, and `EINVAL` for a name that is too long.
-#[allow(unsafe_code, reason = "interface ioctls have no safe wrapper")]
+/// `SIOCGIFINDEX`). Takes none of the kernel's network locks. Errors: `ENODEV`.
 pub fn interface_index(socket: impl AsFd, name: &str) -> io::Result<u32> {
-    // SAFETY: all-zero is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    // SAFETY: request is a valid ifreq that names an interface, zero-terminated.
-    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has filled in the index.
-    let index = unsafe { request.ifr_ifru.ifru_ifindex };
-    u32::try_from(index).map_err(|_| io::ErrorKind::InvalidData.into())
+    Ok(rustix::net::netdevice::name_to_index(socket, name)?)
 }
