@@ -81,6 +81,14 @@ impl Own {
         }
     }
 
+    /// What there is before a test, once a first container has had made what is kept for the next ones.
+    fn observed(&self) -> Result<(Watch, Holdings)> {
+        let watch = Watch::begin(self.host())?;
+        self.ok(&["run", "--rm", "--network", "none", "busybox", "true"])?;
+        let before = Holdings::settled(&self.daemon, &watch)?;
+        Ok((watch, before))
+    }
+
     /// Removes all containers; then nothing of them may be left, also not after the daemon's end.
     fn finish(mut self, watch: &Watch, before: &Holdings) -> Result<()> {
         for id in self.ok(&["ps", "-aq", "--no-trunc"])?.lines() {
@@ -275,9 +283,7 @@ fn restart_policies_while_down(_: &Case<'_>) -> Result<()> {
 
 fn during_many_starts(_: &Case<'_>) -> Result<()> {
     let mut own = Own::start()?;
-    let watch = Watch::begin(own.host())?;
-    own.ok(&["run", "--rm", "--network", "none", "busybox", "true"])?;
-    let before = Holdings::settled(&own.daemon, &watch)?;
+    let (_, before) = own.observed()?;
     for round in 0..4 {
         let clients: Vec<_> = (0..6)
             .map(|client| {
@@ -328,9 +334,7 @@ fn consistent(own: &Own) -> Result<()> {
 
 fn during_creates_and_removes(_: &Case<'_>) -> Result<()> {
     let mut own = Own::start()?;
-    let watch = Watch::begin(own.host())?;
-    own.ok(&["run", "--rm", "--network", "none", "busybox", "true"])?;
-    let before = Holdings::settled(&own.daemon, &watch)?;
+    let (_, before) = own.observed()?;
     for round in 0..4 {
         let clients: Vec<_> = (0..4)
             .map(|client| {
@@ -368,9 +372,7 @@ fn during_creates_and_removes(_: &Case<'_>) -> Result<()> {
 /// What a removal leaves to be done later is done by the next daemon.
 fn right_after_removals(_: &Case<'_>) -> Result<()> {
     let mut own = Own::start()?;
-    let watch = Watch::begin(own.host())?;
-    own.ok(&["run", "--rm", "--network", "none", "busybox", "true"])?;
-    let before = Holdings::settled(&own.daemon, &watch)?;
+    let (watch, before) = own.observed()?;
     for round in 0..3 {
         let names: Vec<String> = (0..4).map(|n| format!("gone-{round}-{n}")).collect();
         for name in &names {
