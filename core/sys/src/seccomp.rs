@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 /// Log every action but "allow" (`SECCOMP_FILTER_FLAG_LOG`).
 pub const FLAG_LOG: u32 = 1 << 1;
@@ -30,6 +31,14 @@ pub const fn instruction(code: u16, jump_true: u8, jump_false: u8, k: u32) -> u6
 pub const fn fields(word: u64) -> (u16, u8, u8, u32) {
     let b = word.to_ne_bytes();
     (u16::from_ne_bytes([b[0], b[1]]), b[2], b[3], u32::from_ne_bytes([b[4], b[5], b[6], b[7]]))
+}
+
+/// Whether this kernel serves x32 calls (asked once, with getpid). Most are built without.
+pub fn x32_is_served() -> bool {
+    static SERVED: OnceLock<bool> = OnceLock::new();
+    const X32_BIT: libc::c_long = 0x4000_0000;
+    // SAFETY: getpid takes nothing and changes nothing; where x32 is unknown so is the number, which answers ENOSYS.
+    *SERVED.get_or_init(|| cfg!(target_arch = "x86_64") && unsafe { libc::syscall(libc::SYS_getpid | X32_BIT) } > 0)
 }
 
 /// Installs `program` on the calling thread for good. The caller has `CAP_SYS_ADMIN` in its user namespace or has set

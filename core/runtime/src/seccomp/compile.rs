@@ -1,7 +1,7 @@
 //! Rules to classic BPF. The program looks at the architecture, then finds the call by binary search over *ranges* of
 //! numbers with the same fate: short for the kernel to translate (which is paid at every container start), short to
-//! run, and made of loads and jumps the kernel's own evaluator follows, so that calls that are always allowed skip
-//! the filter altogether.
+//! run, and made of loads and jumps the kernel's own evaluator follows, so that native calls that are always
+//! allowed skip the filter altogether.
 //!
 //! Code is emitted from its end to its beginning, since BPF jumps only forward: every target exists already.
 
@@ -43,7 +43,12 @@ pub(super) fn compile(rules: &Rules) -> Result<Vec<u64>, CompileError> {
             };
             body = code.jump(JUMP_GREATER_EQUAL, X32_BIT, other, body);
         }
-        let number = code.falls_to(body, LOAD, NUMBER);
+        let mut number = code.falls_to(body, LOAD, NUMBER);
+        if abi.abi.is_32_bit() {
+            // Here the kernel's evaluator gives up. Following all calls of a convention that is hardly used cost a sixth of
+            // every container's filter.
+            number = code.falls_to(number, LOAD, ARGUMENTS);
+        }
         next = code.jump(JUMP_EQUAL, abi.abi.audit(), number, next);
     }
     code.falls_to(next, LOAD, ARCHITECTURE);
@@ -62,6 +67,7 @@ enum Fate<'a> {
 /// The ranges, each from its first number to the next range.
 fn ranges(rules: &AbiRules, default: u32) -> Vec<(u32, Fate<'_>)> {
     let base = if rules.abi == Abi::X32 { X32_BIT } else { 0 };
+    let default = if rules.retired { Rules::TOO_NEW } else { default };
     let mut ranges: Vec<(u32, Fate<'_>)> = vec![(base, Fate::Return(default))];
     let mut add = |from: u32, fate| {
         if ranges.last().is_some_and(|last| last.0 == from) {

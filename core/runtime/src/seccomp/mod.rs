@@ -1,5 +1,5 @@
 //! Seccomp filters: Docker's profiles, the builtin one, and the compiler from OCI rules to the program the container
-//! init installs. Pure; nothing here makes a system call but to read the kernel's version.
+//! init installs. Pure; nothing here makes a system call but to ask the kernel its version and whether it knows x32.
 //!
 //! ```text
 //! Profile (JSON or builtin) --resolve(machine, capabilities)--> LinuxSeccomp (OCI) --compile--> SeccompProgram
@@ -65,7 +65,11 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Arc<SeccompProgram>, CompileErr
     if let Some(program) = cache().iter().find(|(known, _)| known == seccomp).map(|(_, program)| Arc::clone(program)) {
         return Ok(program);
     }
-    let program = Arc::new(compile_for(seccomp, Abi::NATIVE)?);
+    let mut rules = rules::Rules::from_oci(seccomp, Abi::NATIVE)?;
+    if !sys::x32_is_served() {
+        rules.retire(Abi::X32);
+    }
+    let program = Arc::new(SeccompProgram { instructions: compile::compile(&rules)?, flags: flags(seccomp) });
     let mut cache = cache();
     if cache.len() >= KEPT {
         cache.remove(0);

@@ -14,6 +14,8 @@ use super::names::Abi;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 const RET_ERRNO: u32 = 0x0005_0000;
+const RET_ALLOW: u32 = 0x7fff_0000;
+const RET_ACTION: u32 = 0xffff_0000;
 
 /// What happens to callers through an architecture the profile does not name.
 pub(super) const RET_KILL_THREAD: u32 = 0;
@@ -36,6 +38,8 @@ pub(super) struct AbiRules {
     /// Calls beyond this number are newer than the profile, and said not to exist, so that programs fall back to
     /// older ones instead of reporting a lack of permission.
     pub(super) ceiling: Option<u32>,
+    /// There are no calls at all.
+    pub(super) retired: bool,
 }
 
 /// If all conditions hold, return `action`.
@@ -81,11 +85,22 @@ impl Rules {
             .collect::<Result<_, _>>()?;
         Ok(Self { default, abis })
     }
+
+    /// This kernel knows no call of `abi`: each gets the answer that an allowed one would get. Profiles that do more to
+    /// callers than refuse stay as they are.
+    pub(super) fn retire(&mut self, abi: Abi) {
+        let mild = |action: u32| matches!(action & RET_ACTION, RET_ERRNO | RET_ALLOW);
+        for rules in self.abis.iter_mut().filter(|rules| rules.abi == abi && mild(self.default)) {
+            if rules.calls.values().flatten().all(|clause| mild(clause.action)) {
+                *rules = AbiRules { abi, calls: BTreeMap::new(), ceiling: None, retired: true };
+            }
+        }
+    }
 }
 
 impl AbiRules {
     fn new(abi: Abi, rules: &[LinuxSyscall], default: u32, permissive: bool) -> Result<Self, CompileError> {
-        let mut this = Self { abi, calls: BTreeMap::new(), ceiling: None };
+        let mut this = Self { abi, calls: BTreeMap::new(), ceiling: None, retired: false };
         for rule in rules {
             let action = action(rule.action(), rule.errno_ret())?;
             let alternatives = alternatives(rule.args().as_deref().unwrap_or_default())?;

@@ -83,6 +83,24 @@ fn default_for(bounding: u64) -> LinuxSeccomp {
     Profile::builtin().resolve(MACHINE, bounding).unwrap().unwrap()
 }
 
+#[test]
+fn a_convention_the_kernel_lacks_is_not_looked_up() {
+    let mut rules = Rules::from_oci(&default_for(capabilities::DEFAULT), Abi::X86_64).unwrap();
+    let whole = super::compile::compile(&rules).unwrap();
+    rules.retire(Abi::X32);
+    let program = super::compile::compile(&rules).unwrap();
+    assert!(program.len() < whole.len() * 3 / 4, "{} of {}", program.len(), whole.len());
+    for name in ["read", "mount"] {
+        assert_eq!(run(&program, X86_64, Abi::X32.number(name).unwrap(), [0; 6]).0, ENOSYS);
+        let native = Abi::X86_64.number(name).unwrap();
+        assert_eq!(run(&program, X86_64, native, [0; 6]).0, run(&whole, X86_64, native, [0; 6]).0);
+    }
+    let mut strict = Rules { default: RET_KILL_THREAD, ..Rules::from_oci(&default_for(0), Abi::X86_64).unwrap() };
+    let before = strict.clone();
+    strict.retire(Abi::X32);
+    assert_eq!(strict, before, "callers are killed, not refused");
+}
+
 fn answer(seccomp: &LinuxSeccomp, abi: Abi, name: &str, first: u64) -> u32 {
     let program = compile_for(seccomp, Abi::X86_64).unwrap();
     run(&program.instructions, abi.audit(), abi.number(name).unwrap(), [first, 0, 0, 0, 0, 0]).0
