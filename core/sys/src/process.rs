@@ -369,13 +369,21 @@ pub fn block_all_signals() -> io::Result<()> {
     nix::sys::signal::SigSet::all().thread_block().map_err(io::Error::from)
 }
 
-/// Puts all signals back to their defaults and unblocks them, as a program expects to find them.
+/// Puts all signals but SIGPIPE back to their defaults, so that children need not: what is ignored stays so over `execve`.
 #[allow(unsafe_code, reason = "sigaction for every number, real-time ones included")]
-pub fn reset_signals() -> io::Result<()> {
-    for signal in 1..=64 {
+pub fn default_signals() {
+    for signal in (1..=64).filter(|signal| *signal != libc::SIGPIPE) {
         // SAFETY: SIG_DFL is valid for every signal; numbers that cannot be changed answer EINVAL, which is ignored.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// In a child of a process that has called [`default_signals`]: the rest of it, and unblocks all, as a program expects to
+/// find them.
+#[allow(unsafe_code, reason = "sigaction")]
+pub fn reset_signals() -> io::Result<()> {
+    // SAFETY: SIG_DFL is valid for SIGPIPE.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     nix::sys::signal::SigSet::all().thread_unblock().map_err(io::Error::from)
 }
 

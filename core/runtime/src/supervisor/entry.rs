@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use dockerd_sys::caps;
 use dockerd_sys::process::{self, Cloned, SingleThreaded};
 
 use super::server::Server;
@@ -48,6 +49,9 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
         }
     }
     let exec_root = exec_root.ok_or_else(|| io::Error::other("--exec-root is missing"))?;
+    // Both once here, so that no child need.
+    process::default_signals();
+    caps::last_capability();
     // Each container costs four descriptors here, one more when the daemon is away.
     process::raise_open_files(open_files)?;
     let journal = journal_dir(&exec_root);
