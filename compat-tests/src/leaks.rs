@@ -2,7 +2,9 @@
 //! processes, descriptors, files. After a suite that removed its containers it must hold what it held before.
 //!
 //! The daemon keeps some network namespaces with their links ready for the next containers, more of them when many were
-//! started lately. Each is a descriptor of the daemon's, so as many links as it has such descriptors are no leak.
+//! started lately. Each is a descriptor of the daemon's, so as many links as it has such descriptors are no leak. It also keeps
+//! a few snapshots and control groups ready, under names that tell them from those of containers; not more than it says it
+//! does, and no control group of them beyond its end.
 //!
 //! Control groups are told from other daemons' by the ids of containers, which [`Watch`] reads off the daemon's events.
 
@@ -29,6 +31,14 @@ pub(crate) const CGROUPS: &str = "/sys/fs/cgroup";
 const NAMESPACE: &str = "net";
 /// Network namespaces the daemon may keep ready, for both kinds of network, and its own.
 const MOST_PREPARED: usize = 2 * 32 + 1;
+/// Snapshots and control groups the daemon may keep ready, of each.
+const MOST_SPARES: usize = 2;
+/// Where snapshots are, and how the names of those kept ready begin.
+const SPARE_SNAPSHOT: &str = "data/overlay2/snapshots/.tmp-";
+/// How names of control groups kept ready begin, before the daemon's process id.
+const SPARE_CGROUP: &str = "dockerd-rs-spare-";
+/// What the root of a file system that is mounted nowhere is called.
+const DETACHED_ROOT: &str = "/";
 /// How names of containers' links on the host begin.
 const PORT: &str = "veth";
 /// Time between two looks at what is being torn down.
@@ -40,6 +50,8 @@ const CALM: usize = 4;
 #[derive(Debug)]
 pub struct Watch {
     ids: Arc<Mutex<BTreeSet<String>>>,
+    /// Process ids the daemon had.
+    pids: Mutex<BTreeSet<u32>>,
 }
 
 impl Watch {
@@ -53,12 +65,25 @@ impl Watch {
         let ids = Arc::new(Mutex::new(BTreeSet::new()));
         let seen = Arc::clone(&ids);
         std::thread::spawn(move || follow(stream.reader, &seen));
-        Ok(Self { ids })
+        Ok(Self { ids, pids: Mutex::default() })
     }
 
     /// Adds one that was made before this began.
     pub fn add(&self, id: &str) {
         self.ids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id.to_owned());
+    }
+
+    /// Directories of control groups that were made ahead by one of the daemons seen.
+    fn spare_cgroups(&self) -> BTreeSet<String> {
+        let pids = self.pids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let mut out = BTreeSet::new();
+        walk(Path::new(CGROUPS), &mut |path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if pids.iter().any(|pid| name.starts_with(&format!("{SPARE_CGROUP}{pid}-"))) {
+                out.insert(path.to_string_lossy().into_owned());
+            }
+        });
+        out
     }
 
     /// Directories of control groups named after one of the containers.
@@ -128,7 +153,8 @@ impl Holdings {
         loop {
             let processes = processes(dir)?.into_values().collect();
             let mounts = mounts(Path::new("/proc/self"), dir)?;
-            let left = Self(BTreeMap::from([("process", processes), ("mount", mounts), ("cgroup", watch.cgroups())]));
+            let cgroups = watch.cgroups().union(&watch.spare_cgroups()).cloned().collect();
+            let left = Self(BTreeMap::from([("process", processes), ("mount", mounts), ("cgroup", cgroups)]));
             let leaks = Self::default().leaks(&left);
             if leaks.is_empty() {
                 return Ok(());
@@ -140,8 +166,22 @@ impl Holdings {
 
     fn of(daemon: &Daemon, watch: &Watch) -> Result<Self> {
         let (dir, pid) = (daemon.dir(), daemon.host().pid);
+        watch.pids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(pid);
         let proc = Path::new("/proc").join(pid.to_string());
         let processes = processes(dir)?;
+        let mut files = BTreeSet::new();
+        for root in ["data", "exec"] {
+            walk_all(&dir.join(root), &mut |path| {
+                files.insert(path.strip_prefix(dir).unwrap_or(path).to_string_lossy().into_owned());
+            });
+        }
+        let spares = take_spares(&mut files);
+        let mut cgroups = watch.cgroups();
+        let spare_cgroups = watch.spare_cgroups();
+        let names: BTreeSet<&str> = spare_cgroups.iter().filter_map(|path| path.rsplit('/').next()).collect();
+        if names.len() > MOST_SPARES {
+            cgroups.extend(spare_cgroups.iter().cloned());
+        }
         let mut namespaces = BTreeSet::new();
         let mut descriptors = BTreeSet::new();
         let mut prepared = 0;
@@ -151,16 +191,16 @@ impl Holdings {
                 namespaces.insert(namespace.to_string_lossy().into_owned());
             }
             let mut open = open_files(&proc);
-            prepared += if *process == pid { open.remove(NAMESPACE).unwrap_or(0) } else { 0 };
+            if *process == pid {
+                prepared += open.remove(NAMESPACE).unwrap_or(0);
+                open.retain(|what, _| !spare_cgroups.iter().any(|directory| what.starts_with(directory.as_str())));
+                if let Some(roots) = open.get_mut(DETACHED_ROOT) {
+                    *roots = roots.saturating_sub(spares);
+                }
+            }
             for (what, count) in open {
                 descriptors.extend((1..=count).map(|number| format!("{what}, number {number} in {name}")));
             }
-        }
-        let mut files = BTreeSet::new();
-        for root in ["data", "exec"] {
-            walk_all(&dir.join(root), &mut |path| {
-                files.insert(path.strip_prefix(dir).unwrap_or(path).to_string_lossy().into_owned());
-            });
         }
         let inside = |arguments: &[&str]| -> Result<BTreeSet<String>> {
             let mut command = Command::new("nsenter");
@@ -179,7 +219,7 @@ impl Holdings {
             ("network namespace", namespaces),
             ("descriptor", descriptors),
             ("mount", mounts(&proc, dir)?),
-            ("cgroup", watch.cgroups()),
+            ("cgroup", cgroups),
             ("file", files),
             ("link", links),
             ("firewall rule", inside(&["nft", "-s", "list", "ruleset"])?),
@@ -196,6 +236,17 @@ impl Holdings {
         }
         out
     }
+}
+
+/// Takes what lies in snapshots that are kept ready out of `files`, unless they are too many, and counts them.
+fn take_spares(files: &mut BTreeSet<String>) -> usize {
+    let spare = |path: &String| path.starts_with(SPARE_SNAPSHOT);
+    let tops = files.iter().filter(|path| spare(path) && !path[SPARE_SNAPSHOT.len()..].contains('/')).count();
+    if tops > MOST_SPARES {
+        return 0;
+    }
+    files.retain(|path| !spare(path));
+    tops
 }
 
 /// The daemon, its supervisor and all below them: process ids and what they are.

@@ -171,10 +171,14 @@ impl Images for OneImage {
     }
     fn hold(&self, _: &Digest, _: &ContainerId) {}
     fn release(&self, _: &Digest, _: &ContainerId) {}
-    fn prepare(&self, owner: &ContainerId, _: &ContainerImage) -> Result<(), EngineError> {
+    fn prepare(&self, owner: &ContainerId, _: &ContainerImage) -> Result<Option<OwnedFd>, EngineError> {
         fs::create_dir(self.dir(owner)).map_err(io)?;
         fs::create_dir(self.dir(owner).join("upper")).map_err(io)?;
-        fs::create_dir(self.dir(owner).join("work")).map_err(io)
+        fs::create_dir(self.dir(owner).join("work")).map_err(io)?;
+        Ok(None)
+    }
+    fn stock(&self, _: &Digest) -> Result<(), EngineError> {
+        Ok(())
     }
     fn mount(&self, owner: &ContainerId) -> Result<OwnedFd, EngineError> {
         let dir = self.dir(owner);
@@ -206,10 +210,8 @@ impl Images for OneImage {
 struct EmptyNetworks;
 
 impl Networks for EmptyNetworks {
-    fn create_sandbox(&self, _: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>> {
-        Box::pin(async {
-            Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), ports: Vec::new() })
-        })
+    fn create_sandbox(&self, _: SandboxOrder) -> Result<ReadySandbox, EngineError> {
+        Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), ports: Vec::new() })
     }
     fn remove_sandbox(&self, _: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })

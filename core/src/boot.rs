@@ -22,6 +22,7 @@ use crate::container::files::ResolverDefaults;
 use crate::container::oci;
 use crate::container::registry::Registry;
 use crate::container::restart_policy;
+use crate::container::root::HeldRoot;
 use crate::container::spec::{ContainerDocument, MountPointKind, State};
 use crate::container::state_writer::STATE_FILE;
 use crate::core::Core;
@@ -60,7 +61,8 @@ impl Core {
             search: config.dns_search.clone(),
         };
         let config = Arc::new(config);
-        let janitor = Janitor::start(runtimes.clone()).map_err(|error| EngineError::io("start a thread", error))?;
+        let janitor = Janitor::start(runtimes.clone(), images.clone())
+            .map_err(|error| EngineError::io("start a thread", error))?;
         Ok(Arc::new(Self {
             facts: host::facts(),
             limits: host::limits(&config),
@@ -243,7 +245,7 @@ fn bring_back(
     if state.status == Status::Removing {
         state.status = Status::Dead;
     }
-    let container = Container::adopt(core, spec, &name, state);
+    let container = Container::adopt(core, spec, &name, state, HeldRoot::default());
     if let Some(io) = io {
         if exit.is_none() {
             container.root().keep_of(container.snapshot().state.pid);
@@ -392,6 +394,7 @@ async fn remove_leftovers(core: &Arc<Core>) {
             }
         }
         empty(&core.layout.tmp_dir());
+        core.runtimes.sweep(core.config.cgroup_parent.as_deref().unwrap_or(oci::CGROUP_PARENT));
         discard_cgroups_of(&core, &core.layout.trash_dir());
         empty(&core.layout.trash_dir());
         let Ok(entries) = fs::read_dir(core.layout.exec_root().join("containers")) else { return };

@@ -87,6 +87,12 @@ impl RuntimeSet for Runtimes {
         self.cgroups().remove_later(cgroup);
     }
 
+    fn sweep(&self, parent: &str) {
+        if let Err(error) = self.cgroups().sweep(parent) {
+            tracing::warn!(%error, "cgroups made ahead by an earlier daemon are left");
+        }
+    }
+
     fn drain(&self) {
         self.cgroups().drain();
     }

@@ -1,6 +1,7 @@
 //! Chores that wait for a pause between containers (ADR 0014): letting go of root file systems, which flushes a disk, and
-//! deleting what was thrown away. One thread, many chores at a time.
+//! deleting what was thrown away, making roots ahead. One thread, many chores at a time.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -8,13 +9,17 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use dockerd_sys::chores;
+use dockerd_types::Digest;
 
-use crate::container::root::HeldRoot;
-use crate::ports::RuntimeSet;
+use crate::container::Container;
+use crate::ports::{Images, RuntimeSet};
 
 #[derive(Debug)]
 enum Chore {
-    Root(Arc<HeldRoot>),
+    /// Its root may be idle.
+    Root(Arc<Container>),
+    /// There was a container above this layer, and there may soon be another.
+    Stock(Digest),
     Directory(PathBuf),
 }
 
@@ -24,14 +29,23 @@ pub(crate) struct Janitor(Sender<Chore>);
 
 impl Janitor {
     /// Starts the thread; it ends with this, when all is done.
-    pub(crate) fn start(runtimes: Arc<dyn RuntimeSet>) -> io::Result<Self> {
-        Ok(Self(chores::start("janitor", move |chores| work(&*runtimes, chores))?))
+    pub(crate) fn start(runtimes: Arc<dyn RuntimeSet>, images: Arc<dyn Images>) -> io::Result<Self> {
+        Ok(Self(chores::start("janitor", move |chores| work(&*runtimes, &*images, chores))?))
     }
 
     /// A container has ended: its root is let go soon. Never waits.
-    pub(crate) fn release(&self, root: &Arc<HeldRoot>) {
-        if root.end() {
-            self.add(Chore::Root(root.clone()));
+    pub(crate) fn ended(&self, container: &Arc<Container>) {
+        if container.root().end() {
+            self.add(Chore::Root(container.clone()));
+        }
+    }
+
+    /// A container was created above layer `chain`: a root is made ahead for the next one, and that of this one is let go if it
+    /// is not started soon. Never waits.
+    pub(crate) fn created(&self, container: &Arc<Container>, chain: Option<Digest>) {
+        self.add(Chore::Root(container.clone()));
+        if let Some(chain) = chain {
+            self.add(Chore::Stock(chain));
         }
     }
 
@@ -46,23 +60,33 @@ impl Janitor {
     }
 }
 
-fn work(runtimes: &dyn RuntimeSet, chores: Vec<Chore>) {
-    // As long as a directory is there, the next daemon knows of the container's cgroup.
-    if chores.iter().any(|chore| matches!(chore, Chore::Directory(_))) {
-        runtimes.settle();
-    }
-    let mut roots = Vec::new();
+fn work(runtimes: &dyn RuntimeSet, images: &dyn Images, chores: Vec<Chore>) {
+    let (mut roots, mut chains, mut directories) = (Vec::new(), HashSet::new(), Vec::new());
     for chore in chores {
         match chore {
-            Chore::Root(root) => roots.push(root),
-            Chore::Directory(path) => match fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(path = %path.display(), %error, "directory of a removed container is left");
-                }
-                _ => {}
-            },
+            Chore::Root(container) => roots.push(container),
+            Chore::Stock(chain) => _ = chains.insert(chain),
+            Chore::Directory(path) => directories.push(path),
+        }
+    }
+    // First: the next container may come any moment.
+    for chain in chains {
+        if let Err(error) = images.stock(&chain) {
+            tracing::debug!(layer = %chain, %error, "no root made ahead");
+        }
+    }
+    // As long as a directory is there, the next daemon knows of the container's cgroup.
+    if !directories.is_empty() {
+        runtimes.settle();
+    }
+    for path in directories {
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "directory of a removed container is left");
+            }
+            _ => {}
         }
     }
     // Last: what was deleted need not be flushed.
-    roots.iter().for_each(|root| root.release_ended());
+    roots.iter().for_each(|container| container.root().release_idle());
 }

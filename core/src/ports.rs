@@ -61,8 +61,10 @@ pub trait Images: Send + Sync + Debug {
     fn hold(&self, image: &Digest, owner: &ContainerId);
     /// Ends a hold.
     fn release(&self, image: &Digest, owner: &ContainerId);
-    /// Makes a writable layer over the image. Blocking.
-    fn prepare(&self, owner: &ContainerId, image: &ContainerImage) -> Result<(), EngineError>;
+    /// Makes a writable layer over the image; mounted already where one was made ahead. Blocking.
+    fn prepare(&self, owner: &ContainerId, image: &ContainerImage) -> Result<Option<OwnedFd>, EngineError>;
+    /// Makes a writable layer over layer `chain` ahead of the next container. Blocking.
+    fn stock(&self, chain: &Digest) -> Result<(), EngineError>;
     /// Mounts a container's layer, detached. Blocking.
     fn mount(&self, owner: &ContainerId) -> Result<OwnedFd, EngineError>;
     /// Takes a writable layer away; idempotent. Blocking.
@@ -122,8 +124,8 @@ pub struct KeptSandbox {
 
 /// Networks.
 pub trait Networks: Send + Sync + Debug {
-    /// Makes a network namespace with all its endpoints.
-    fn create_sandbox(&self, order: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>>;
+    /// Makes a network namespace with all its endpoints. Blocking.
+    fn create_sandbox(&self, order: SandboxOrder) -> Result<ReadySandbox, EngineError>;
     /// A process is in the sandbox now. Never blocks.
     fn started(&self, id: &ContainerId, pid: i32);
     /// Gives back everything of a container's; idempotent.
@@ -249,7 +251,9 @@ pub trait RuntimeSet: Send + Sync + Debug {
     fn restore(&self, id: &ContainerId, cgroup: &str);
     /// Takes a cgroup away in the background, with all that is in it, if it is there.
     fn discard(&self, cgroup: &str);
-    /// Waits until every cgroup is gone that was to go. Blocking.
+    /// Takes away cgroups below `parent` that a daemon which is gone had made ahead. Blocking.
+    fn sweep(&self, parent: &str);
+    /// The end: waits until every cgroup is gone that was to go. Blocking.
     fn drain(&self);
     /// As [`RuntimeSet::drain`], but leaves alone what did not go at the first try. Blocking.
     fn settle(&self);

@@ -45,7 +45,9 @@ impl Root {
 
     /// Nothing but what the index says.
     fn assert_empty(&self) {
-        for path in ["overlay2/layers", "image/content/sha256", "image/images", "tmp"] {
+        let parts =
+            ["overlay2/layers", "overlay2/init", "overlay2/snapshots", "image/content/sha256", "image/images", "tmp"];
+        for path in parts {
             assert_eq!(self.names(path), Vec::<String>::new(), "{path}");
         }
     }
@@ -315,6 +317,46 @@ fn privileged_removal_takes_nothing_from_a_load_or_a_container() {
     assert_eq!(root.names("overlay2/layers").len(), 1);
     store.snapshots().mount("stopped1").expect("mounted");
     store.remove_snapshot("stopped1").expect("removed");
+    root.assert_empty();
+}
+
+#[test]
+fn privileged_snapshots_made_ahead_go_with_their_layers() {
+    let (root, store) = Root::new();
+    let archive = docker_archive(&[(&["x:1"], &[layer("a")])]);
+    let image = load(&store, &archive).expect("loaded").remove(0).image;
+    let chain = image.chain().expect("a layer");
+    let snapshots = store.snapshots();
+    assert!(snapshots.prepare("first", Some(chain)).expect("prepared").is_none(), "nothing was made ahead");
+    snapshots.stock(chain).expect("made");
+    snapshots.stock(chain).expect("it is there");
+    assert_eq!(root.names("overlay2/snapshots").len(), 2);
+    assert_eq!(snapshots.keys(), ["first"], "it is nobody's");
+
+    let tree = snapshots.prepare("second", Some(chain)).expect("prepared").expect("with its mount");
+    let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+    drop(rustix::fs::openat(&tree, "new", flags, rustix::fs::Mode::RUSR).expect("writable"));
+    drop(tree);
+    assert_eq!(snapshots.changes("second").expect("compared").len(), 1);
+    assert_eq!(snapshots.changes("first").expect("compared").len(), 0);
+    assert_eq!(snapshots.snapshot_chain("second").as_ref(), Some(chain));
+
+    // It does not keep the layers, and none is made of layers that are gone.
+    snapshots.stock(chain).expect("made");
+    for key in ["first", "second"] {
+        store.remove_snapshot(key).expect("removed");
+    }
+    remove(&store, "x:1", false).expect("removed");
+    root.assert_empty();
+    snapshots.stock(chain).expect_err("no layer");
+    root.assert_empty();
+    // One of a daemon that was killed goes at the next start.
+    load(&store, &archive).expect("loaded");
+    store.snapshots().stock(chain).expect("made");
+    drop(store);
+    let store = root.open();
+    assert_eq!(root.names("overlay2/snapshots"), Vec::<String>::new());
+    remove(&store, "x:1", false).expect("removed");
     root.assert_empty();
 }
 

@@ -5,12 +5,12 @@
 //! nobody comes.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::{self, SendError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dockerd_sys::process;
-use tokio::sync::oneshot;
 
 use crate::error::NetworkError;
 use crate::sandbox::{Blueprint, Sandbox, Workshop};
@@ -36,7 +36,7 @@ type Made = Result<Sandbox, NetworkError>;
 struct Shelf {
     blueprint: Blueprint,
     ready: VecDeque<Sandbox>,
-    waiting: VecDeque<oneshot::Sender<Made>>,
+    waiting: VecDeque<SyncSender<Made>>,
     /// How many should be ready.
     target: usize,
     /// Starts are not waited for: it was found nearly empty and is not full again.
@@ -115,8 +115,8 @@ impl SandboxPool {
         id
     }
 
-    /// Takes one; waits only when the shelf is empty.
-    pub async fn take(&self, id: ShelfId) -> Result<Sandbox, NetworkError> {
+    /// Takes one; waits only when the shelf is empty. Blocking.
+    pub fn take(&self, id: ShelfId) -> Result<Sandbox, NetworkError> {
         let receiver = {
             let mut state = self.shared.lock();
             if state.stopped {
@@ -132,12 +132,12 @@ impl SandboxPool {
             if let Some(sandbox) = found {
                 return Ok(sandbox);
             }
-            let (sender, receiver) = oneshot::channel();
+            let (sender, receiver) = mpsc::sync_channel(1);
             shelf.waiting.push_back(sender);
             receiver
         };
         self.shared.changed.notify_one();
-        receiver.await.unwrap_or_else(|_| Err(NetworkError::PoolClosed("its thread has ended".to_owned())))
+        receiver.recv().unwrap_or_else(|_| Err(NetworkError::PoolClosed("its thread has ended".to_owned())))
     }
 
     /// A start is over: what it took is made again, now or soon.
@@ -240,7 +240,7 @@ impl Worker {
             match waiting.send(made) {
                 Ok(()) => return,
                 // Its start was given up meanwhile.
-                Err(back) => made = back,
+                Err(SendError(back)) => made = back,
             }
         }
         match made {

@@ -20,6 +20,10 @@ pub const INNER_NAME: &str = "eth0";
 pub const LINK_ALIAS: &str = "dockerd-rs";
 
 /// Settings of the link inside, below `/proc/sys/net`.
+/// Settings of every sandbox, below `/proc/sys/net`: Docker lets any user open low ports and send pings.
+const SETTINGS: [(&str, &str); 2] =
+    [("ipv4/ip_unprivileged_port_start", "0"), ("ipv4/ping_group_range", "0 2147483647")];
+
 const INNER_SETTINGS: [(&str, &str); 2] = [
     // The network has no IPv6.
     ("ipv6/conf/eth0/disable_ipv6", "1"),
@@ -106,6 +110,7 @@ impl Workshop {
             ns::open(Path::new("/proc/thread-self/ns/net")).map_err(NetworkError::io("open network namespace"))?;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         ns::loopback_up().map_err(NetworkError::io("bring up loopback"))?;
+        set_all(&SETTINGS)?;
         let port = match blueprint {
             Blueprint::Plain => None,
             Blueprint::Bridged { bridge, mtu, isolated } => Some(self.plug(&netns, &socket, *bridge, *mtu, *isolated)?),
@@ -123,13 +128,7 @@ impl Workshop {
     ) -> Result<VethPort, NetworkError> {
         let failed = NetworkError::kernel("make the container's link");
         let host_name = self.add_pair(netns, bridge, mtu, isolated).map_err(failed)?;
-        for (setting, value) in INNER_SETTINGS {
-            match fs::write(Path::new("/proc/sys/net").join(setting), value) {
-                // A kernel without IPv6 needs no switch for it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                outcome => outcome.map_err(NetworkError::io(format!("set {setting}")))?,
-            }
-        }
+        set_all(&INNER_SETTINGS)?;
         // Not asked by netlink: that would first settle the state of the new links, behind an RCU grace period each.
         let find = |socket: &Socket, name| {
             ns::interface_index(socket, name).map_err(NetworkError::io("find the container's link"))
@@ -162,6 +161,18 @@ impl Workshop {
             }
         }
     }
+}
+
+/// Writes settings of the calling thread's network namespace.
+fn set_all(settings: &[(&str, &str)]) -> Result<(), NetworkError> {
+    for (setting, value) in settings {
+        match fs::write(Path::new("/proc/sys/net").join(setting), value) {
+            // A kernel without IPv6, say, needs no switch for it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => outcome.map_err(NetworkError::io(format!("set {setting}")))?,
+        }
+    }
+    Ok(())
 }
 
 /// Opens handles into namespaces that are there already, of these processes. Spawns one thread for all.

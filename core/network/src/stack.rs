@@ -150,26 +150,16 @@ impl NetworkStack {
         self.bridge.as_ref().map(|bridge| bridge.address())
     }
 
-    /// Makes a sandbox that is on `network`, one of [`NetworkStack::networks`].
-    pub async fn join(
-        &self,
-        network: &Arc<dyn NetworkDriver>,
-        request: SandboxRequest,
-    ) -> Result<Joined, NetworkError> {
+    /// Makes a sandbox that is on `network`, one of [`NetworkStack::networks`]. Blocking.
+    pub fn join(&self, network: &dyn NetworkDriver, request: SandboxRequest) -> Result<Joined, NetworkError> {
         let sandbox = match network.shelf() {
             None => None,
-            Some(shelf) => Some(self.pool.take(shelf).await?),
+            Some(shelf) => Some(self.pool.take(shelf)?),
         };
         let (netns, handle) = sandbox.map_or((None, None), |sandbox| (Some(sandbox.netns), Some(sandbox.handle)));
-        let speaks = handle.as_ref().is_some_and(|handle| handle.port.is_some());
-        let network = network.clone();
-        let attach = move || {
-            let SandboxRequest { container, name, endpoint, ports } = request;
-            let request = EndpointRequest { container: &container, name: &name, config: &endpoint, ports: &ports };
-            network.attach(handle, &request)
-        };
-        let attached = if speaks { blocking(attach).await? } else { attach()? };
-        Ok(Joined { netns, attached })
+        let SandboxRequest { container, name, endpoint, ports } = request;
+        let request = EndpointRequest { container: &container, name: &name, config: &endpoint, ports: &ports };
+        Ok(Joined { netns, attached: network.attach(handle, &request)? })
     }
 
     /// A start is over, well or not: sandboxes are made ahead again.
@@ -184,11 +174,8 @@ impl NetworkStack {
             return Ok(());
         }
         let container = container.clone();
-        blocking(move || {
-            bridge.detach(&container);
-            Ok(())
-        })
-        .await
+        let done = tokio::task::spawn_blocking(move || bridge.detach(&container)).await;
+        done.map_err(|panic| NetworkError::io("network task")(std::io::Error::other(panic)))
     }
 
     /// Takes over what the last daemon's running containers have, removes what is left of others, and sets the packet
@@ -218,11 +205,4 @@ fn forward(marker: &Path) -> Result<bool, NetworkError> {
         return Ok(true);
     }
     Ok(marker.exists())
-}
-
-async fn blocking<T: Send + 'static>(
-    job: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
-) -> Result<T, NetworkError> {
-    let done = tokio::task::spawn_blocking(job).await;
-    done.unwrap_or_else(|panic| Err(NetworkError::io("network task")(std::io::Error::other(panic))))
 }

@@ -72,10 +72,9 @@ impl NativeDriver {
         let ExecRequest { container, exec, process, spec, stdio } = request;
         let not_running = || LaunchError::NotRunning(container.clone());
         let target = self.shared.pidfd(&ProcessKey::Container(container.clone())).ok_or_else(not_running)?;
-        let path = self.shared.cgroup(&container).ok_or_else(not_running)?;
         let mut fds = FdSet::default();
         let io_error = |error: std::io::Error| LaunchError::Supervisor(error.to_string());
-        let join = self.shared.cgroups.join_target(&path).map_err(|error| LaunchError::Cgroup(error.to_string()))?;
+        let join = self.shared.join_target(&container)?;
         let (stdio, io) = make_streams(stdio, &mut fds).map_err(io_error)?;
         let key = ProcessKey::Exec(container, exec);
         let plan = ExecPlan {

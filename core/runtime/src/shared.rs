@@ -1,6 +1,7 @@
 //! What the drivers of one daemon share: the connection to the supervisor, the cgroups, and the processes that run.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use dockerd_types::signal::Signal;
 use tokio::sync::watch;
 
 use crate::cgroup::{CgroupDriver, CgroupStats, JoinTarget};
-use crate::driver::{ControlError, ProcessIo, ProcessKey, StdioRequest};
+use crate::driver::{ControlError, LaunchError, ProcessIo, ProcessKey, StdioRequest};
 use crate::launch::build::FdSet;
 use crate::launch::plan::StdioPlan;
 use crate::supervisor::client::Client;
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) replacements: watch::Sender<u64>,
     /// Ways into cgroups that were made ahead of their container's start.
     reserved: Mutex<HashMap<ContainerId, JoinTarget>>,
+    /// Ways into cgroups of containers that have had an exec; there will be more of them.
+    joins: Mutex<HashMap<ContainerId, JoinTarget>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,6 +67,7 @@ impl Shared {
             cgroup_paths: Mutex::default(),
             replacements: watch::Sender::default(),
             reserved: Mutex::default(),
+            joins: Mutex::default(),
         }
     }
 
@@ -125,8 +129,21 @@ impl Shared {
         lock(&self.cgroup_paths).get(id).cloned()
     }
 
+    /// A way into the cgroup of a container that runs.
+    pub(crate) fn join_target(&self, id: &ContainerId) -> Result<JoinTarget, LaunchError> {
+        let path = self.cgroup(id).ok_or_else(|| LaunchError::NotRunning(id.clone()))?;
+        let failed = |error: &dyn std::fmt::Display| LaunchError::Cgroup(error.to_string());
+        let mut joins = lock(&self.joins);
+        let known = match joins.entry(id.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(self.cgroups.join_target(&path).map_err(|error| failed(&error))?),
+        };
+        known.try_clone().map_err(|error| failed(&error))
+    }
+
     pub(crate) fn forget_cgroup(&self, id: &ContainerId) -> Option<String> {
         drop(self.take_reserved(id));
+        lock(&self.joins).remove(id);
         lock(&self.cgroup_paths).remove(id)
     }
 

@@ -123,8 +123,18 @@ fn cgroup(id: &ContainerId) -> String {
     format!("{}/{}", cgroups(), id.short())
 }
 
-/// The directory that holds the test's control groups goes, in every hierarchy, which it does only if nothing is in it.
+/// The directory that holds the test's control groups goes, in every hierarchy, which it does only if nothing is in it. Those
+/// made ahead are taken away by a thread that ends with its driver.
 fn no_cgroup_is_left() {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let empty = |parent: &Path| {
+        let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+        !entries.into_iter().any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    };
+    let pids = Path::new("/sys/fs/cgroup/pids").join(cgroups().trim_start_matches('/'));
+    while !empty(&pids) && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
     for tree in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
         let parent = tree.path().join(cgroups().trim_start_matches('/'));
         if parent.exists() {

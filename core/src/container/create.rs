@@ -2,6 +2,7 @@
 //! document, in that order, each taken back when a later one fails.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use dockerd_store::{Durability, document};
@@ -13,6 +14,7 @@ use dockerd_types::{ContainerId, Timestamp};
 
 use super::create_error::CreateError;
 use super::mount_spec::{self, WantedMount};
+use super::root::HeldRoot;
 use super::spec::{ContainerDocument, ContainerSpec, MountPoint, MountPointKind, State};
 use super::{Container, ContainerService, image_defaults, names, oci, validate};
 use crate::core::Core;
@@ -74,9 +76,10 @@ async fn create(core: &Arc<Core>, request: CreateContainer) -> Result<Created, E
         storage_driver: core.images.driver_name().to_owned(),
     };
     match make(core, &name, spec, wanted, &image, &mut saga).await {
-        Ok(spec) => {
+        Ok((spec, root)) => {
             saga.commit();
-            let container = Container::adopt(core, spec, &name, State::default());
+            let container = Container::adopt(core, spec, &name, State::default(), root);
+            core.janitor.created(&container, image.chain.clone());
             container.publish_event(&*core.events, "create", &[]);
             Ok(Created { id, warnings })
         }
@@ -95,7 +98,7 @@ async fn make<'a>(
     wanted: Vec<WantedMount>,
     image: &Arc<ContainerImage>,
     saga: &mut Saga<'a>,
-) -> Result<Arc<ContainerSpec>, EngineError> {
+) -> Result<(Arc<ContainerSpec>, HeldRoot), EngineError> {
     let id = spec.id.clone();
     core.images.hold(&image.id, &id);
     {
@@ -122,20 +125,20 @@ fn write(
     name: String,
     spec: ContainerSpec,
     image: &ContainerImage,
-) -> Result<Arc<ContainerSpec>, EngineError> {
+) -> Result<(Arc<ContainerSpec>, HeldRoot), EngineError> {
     let document = ContainerDocument { name, spec: Arc::new(spec) };
     let spec = &document.spec;
     let id = &spec.id;
-    core.images.prepare(id, image)?;
-    let rest = || {
-        copy_up(core, spec)?;
+    let mut root = core.images.prepare(id, image)?;
+    let mut rest = || {
+        copy_up(core, spec, &mut root)?;
         let dir = core.layout.container_dir(id);
         make_dir(&dir)?;
         document::write(&core.layout.container_document(id), &document, Durability::Process)?;
         Ok(())
     };
     match rest() {
-        Ok(()) => Ok(document.spec.clone()),
+        Ok(()) => Ok((document.spec.clone(), root.map_or_else(HeldRoot::default, HeldRoot::ready))),
         Err(error) => {
             let _ = std::fs::remove_dir_all(core.layout.container_dir(id));
             if let Err(error) = core.images.remove(id) {
@@ -153,18 +156,17 @@ fn make_dir(dir: &std::path::Path) -> Result<(), EngineError> {
 }
 
 /// Fills empty volumes with what the image has at their place.
-fn copy_up(core: &Core, spec: &ContainerSpec) -> Result<(), EngineError> {
-    let mut rootfs = None;
+fn copy_up(core: &Core, spec: &ContainerSpec, root: &mut Option<OwnedFd>) -> Result<(), EngineError> {
     for point in &spec.mounts {
         let MountPointKind::Volume { name, no_copy: false, subpath, .. } = &point.kind else { continue };
         if !subpath.is_empty() {
             continue;
         }
-        let rootfs = match &mut rootfs {
-            Some(rootfs) => rootfs,
-            none => none.insert(core.images.mount(&spec.id)?),
+        let tree = match &*root {
+            Some(tree) => tree,
+            None => root.insert(core.images.mount(&spec.id)?),
         };
-        core.volumes.copy_up(name, &spec.id, std::os::fd::AsFd::as_fd(rootfs), &point.destination)?;
+        core.volumes.copy_up(name, &spec.id, tree.as_fd(), &point.destination)?;
     }
     Ok(())
 }

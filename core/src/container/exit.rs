@@ -28,7 +28,7 @@ impl Actor {
         self.monitor = None;
         self.container.io().drained(DRAIN_LIMIT).await;
         self.container.io().end();
-        self.core.janitor.release(self.container.root());
+        self.core.janitor.ended(&self.container);
         let exit_code = exit_code(exit.code);
         let ran = Self::ran(&before, exit.at);
         let delay = self.restart_delay(exit_code, ran);

@@ -137,28 +137,27 @@ pub struct Container {
     /// Held for reading by those who look at its files from outside, for writing while it starts.
     tree: Arc<RwLock<()>>,
     /// The root file system of the run that is on, or was the last.
-    root: Arc<HeldRoot>,
+    root: HeldRoot,
     /// What the running process was made from.
     pub(crate) oci: ArcSwapOption<Spec>,
 }
 
 impl Container {
     /// Makes the handle, starts the container's task and registers both. The name must be claimed.
-    pub(crate) fn adopt(core: &Arc<Core>, spec: Arc<ContainerSpec>, name: &str, state: State) -> Arc<Self> {
+    pub(crate) fn adopt(
+        core: &Arc<Core>,
+        spec: Arc<ContainerSpec>,
+        name: &str,
+        state: State,
+        root: HeldRoot,
+    ) -> Arc<Self> {
         let (mailbox, queue) = mpsc::channel(actor::QUEUE);
         let io = core.streams.make(&spec, name);
         let id = spec.id.clone();
         let snapshot = Snapshot { spec, name: name.into(), state, exits: 0, removed: false, removal_error: None };
         let published = watch::Sender::new(Arc::new(snapshot));
-        let container = Arc::new(Self {
-            id,
-            published,
-            mailbox,
-            io,
-            tree: Arc::default(),
-            root: Arc::default(),
-            oci: ArcSwapOption::empty(),
-        });
+        let container =
+            Arc::new(Self { id, published, mailbox, io, tree: Arc::default(), root, oci: ArcSwapOption::empty() });
         Actor::spawn(core.clone(), container.clone(), queue);
         core.containers.insert(container.clone());
         container
@@ -195,7 +194,7 @@ impl Container {
     }
 
     /// Its root file system while it runs and for a moment longer.
-    pub(crate) fn root(&self) -> &Arc<HeldRoot> {
+    pub(crate) fn root(&self) -> &HeldRoot {
         &self.root
     }
 

@@ -7,6 +7,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::error::EngineError;
+
 /// The descriptor of one container's root, while there is one. Letting go of it blocks, and whoever wants to mount the
 /// same file system meanwhile waits.
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub(crate) struct HeldRoot(Mutex<Held>);
 enum Held {
     #[default]
     Nothing,
+    /// Mounted for a start that has not come yet.
+    Ready(OwnedFd),
     /// The container runs.
     Running(OwnedFd),
     /// It has ended.
@@ -23,16 +27,32 @@ enum Held {
 }
 
 impl HeldRoot {
-    /// Keeps the root of a container that is being started. Nothing may be held.
-    pub(super) fn keep(&self, root: OwnedFd) {
-        *self.lock() = Held::Running(root);
+    /// Keeps the root of a container that has just been created for its start.
+    pub(super) fn ready(root: OwnedFd) -> Self {
+        Self(Mutex::new(Held::Ready(root)))
+    }
+
+    /// What was made ready, or, once the root of the run before is let go of, what `mount` makes; kept from here on, so that
+    /// whatever fails afterwards, no async worker is the last to let go. Blocking.
+    pub(super) fn start(&self, mount: impl FnOnce() -> Result<OwnedFd, EngineError>) -> Result<OwnedFd, EngineError> {
+        let mut held = self.lock();
+        let root = match std::mem::take(&mut *held) {
+            Held::Ready(root) => root,
+            before => {
+                drop(before);
+                mount()?
+            }
+        };
+        let copy = root.try_clone();
+        *held = Held::Running(root);
+        copy.map_err(|error| EngineError::io("hold the root file system", error))
     }
 
     /// Keeps the root of a process that outlived an earlier daemon. Without it the exit waits for the disk, no more.
     pub(crate) fn keep_of(&self, pid: i32) {
         let path = std::path::Path::new("/proc").join(pid.to_string()).join("root");
         match std::fs::File::open(&path) {
-            Ok(root) => self.keep(root.into()),
+            Ok(root) => *self.lock() = Held::Running(root.into()),
             Err(error) => tracing::debug!(pid, %error, "a container's root is not held"),
         }
     }
@@ -47,15 +67,15 @@ impl HeldRoot {
         let mut held = self.lock();
         *held = match std::mem::take(&mut *held) {
             Held::Running(root) | Held::Ended(root) => Held::Ended(root),
-            Held::Nothing => Held::Nothing,
+            rest @ (Held::Nothing | Held::Ready(_)) => rest,
         };
         matches!(*held, Held::Ended(_))
     }
 
-    /// Lets go of it if the container has ended. Blocking.
-    pub(crate) fn release_ended(&self) {
+    /// Lets go of it if the container does not run. Blocking.
+    pub(crate) fn release_idle(&self) {
         let mut held = self.lock();
-        if matches!(*held, Held::Ended(_)) {
+        if matches!(*held, Held::Ready(_) | Held::Ended(_)) {
             *held = Held::Nothing;
         }
     }
@@ -74,11 +94,29 @@ mod tests {
         let (mut reader, writer) = std::io::pipe().expect("pipe");
         let root = HeldRoot::default();
         assert!(!root.end(), "there is nothing");
-        root.keep(writer.into());
-        root.release_ended();
+        drop(root.start(|| Ok(writer.into())).expect("started"));
+        root.release_idle();
         assert!(matches!(*root.lock(), Held::Running(_)), "it runs");
         assert!(root.end());
-        root.release_ended();
+        root.release_idle();
+        assert_eq!(std::io::Read::read(&mut reader, &mut [0]).expect("read"), 0, "it is closed");
+    }
+
+    #[test]
+    fn what_was_made_ready_is_used_once() {
+        let mount = || Ok(std::fs::File::open("/dev/null").expect("opened").into());
+        let (mut reader, writer) = std::io::pipe().expect("pipe");
+        let root = HeldRoot::ready(writer.into());
+        drop(root.start(|| panic!("it is there")).expect("started"));
+        drop(root.start(mount).expect("started again"));
+        assert_eq!(std::io::Read::read(&mut reader, &mut [0]).expect("read"), 0, "the first is closed");
+    }
+
+    #[test]
+    fn what_was_made_ready_goes_when_nobody_starts_it() {
+        let (mut reader, writer) = std::io::pipe().expect("pipe");
+        let root = HeldRoot::ready(writer.into());
+        root.release_idle();
         assert_eq!(std::io::Read::read(&mut reader, &mut [0]).expect("read"), 0, "it is closed");
     }
 }

@@ -1,6 +1,6 @@
-//! The start saga. Everything that can be refused is refused first; then, each with its undo: root file system, host
-//! side of mounts and files and the specification (off the async workers) beside the cgroup and the network sandbox; then
-//! the launch, and at last the new state. The state document is written while the process is being launched, so it costs nothing.
+//! The start saga. Everything that can be refused is refused first; then, each with its undo: network sandbox, root file
+//! system, host side of mounts and files and the specification on one thread beside the cgroup on another; then the launch,
+//! and at last the new state. The state document is written while the process is being launched, so it costs nothing.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,8 +13,8 @@ use dockerd_types::container::{IpcMode, NetworkMode, PidMode, Status};
 use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings};
 use dockerd_types::{ContainerId, Kinded, Timestamp};
 use oci_spec::runtime::{LinuxSeccomp, Spec};
-use tokio::sync::oneshot;
 
+use super::Container;
 use super::actor::Actor;
 use super::error::{ContainerError, JoinError};
 use super::files;
@@ -29,20 +29,22 @@ use super::user::{self, Identity};
 use crate::config::SeccompDefault;
 use crate::core::Core;
 use crate::error::EngineError;
-use crate::ports::{ReadySandbox, SandboxOrder, Streams};
+use crate::ports::{ReadySandbox, SandboxOrder};
 
 /// `nosuid,nodev,noexec` of mount_attr, as Docker mounts shared memory.
 const SHM_ATTRIBUTES: u64 = dockerd_sys::mount::NO_SUID | dockerd_sys::mount::NO_DEV | dockerd_sys::mount::NO_EXEC;
 
-/// What the disk side of a start made.
+/// What a process is launched from.
 #[derive(Debug)]
-struct DiskSide {
+struct Surroundings {
+    /// `None` when another container's network is joined.
+    sandbox: Option<ReadySandbox>,
     /// The root file system, mounted and detached.
     rootfs: OwnedFd,
     oci: Arc<Spec>,
 }
 
-/// The disk's part of a specification.
+/// What of a specification is found on the disk.
 #[derive(Debug)]
 struct DiskParts {
     mounts: Vec<ResolvedMount>,
@@ -105,59 +107,39 @@ impl Actor {
         let tree = self.container.tree().clone();
         let _tree = tree.write().await;
 
-        // Three parts that take kernel time, side by side; the first waits for the network's addresses near its end.
-        let (tell, told) = oneshot::channel();
-        let disk = {
-            let (core, spec, held) = (core.clone(), spec.clone(), self.container.root().clone());
-            let devices = devices.clone();
-            tokio::task::spawn_blocking(move || {
-                // Of the run before.
-                held.release();
-                let disk = make_disk_side(&core, &spec, devices, &security, joins, told)?;
-                // From here on, so that whatever fails beside it, no async worker is the last to let go.
-                let root = disk.rootfs.try_clone();
-                held.keep(root.map_err(|error| EngineError::io("hold the root file system", error))?);
-                Ok(disk)
-            })
+        // Two parts that take kernel time, side by side. More threads would wait for each other's processors.
+        let surroundings = {
+            let (core, container, devices) = (core.clone(), self.container.clone(), devices.clone());
+            tokio::task::spawn_blocking(move || make_surroundings(&core, &container, devices, &security, joins))
         };
         let cgroup = {
-            let (driver, core, spec, io) = (driver.clone(), core.clone(), spec.clone(), self.container.io().clone());
-            tokio::task::spawn_blocking(move || make_cgroup_side(&*driver, &core, &spec, &*io, &devices))
+            let (driver, core, container) = (driver.clone(), core.clone(), self.container.clone());
+            tokio::task::spawn_blocking(move || make_cgroup_side(&*driver, &core, &container, &devices))
         };
-        let network = sandbox(&core, &spec, &snapshot.name).await;
-        match &network {
-            // The receiver is gone only when the disk's part has failed already.
-            Ok(sandbox) => drop(tell.send(sandbox.as_ref().map(|s| s.endpoints.clone()).unwrap_or_default())),
-            Err(_) => drop(tell),
-        }
-        let (disk, cgroup) = tokio::join!(disk, cgroup);
-        let disk = disk.unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()));
+        let (surroundings, cgroup) = tokio::join!(surroundings, cgroup);
+        let surroundings = surroundings.unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()));
         let cgroup = cgroup.unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()));
-        let has_sandbox = network.as_ref().is_ok_and(Option::is_some);
-        let result = match (network, disk, cgroup) {
-            (Ok(network), Ok(disk), Ok(())) => {
-                self.launch_prepared(&driver, disk, network, joined, restart_count).await
-            }
-            // The network's refusal is what the stock daemon would have met first.
-            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => Err(error),
+        let result = match (surroundings, cgroup) {
+            (Ok(surroundings), Ok(())) => self.launch_in(&driver, surroundings, joined, restart_count).await,
+            (Err(error), _) | (_, Err(error)) => Err(error),
         };
         if result.is_err() {
-            self.undo(has_sandbox).await;
+            self.undo().await;
         }
         result
     }
 
-    async fn launch_prepared(
+    async fn launch_in(
         &mut self,
         driver: &Arc<dyn RuntimeDriver>,
-        disk: DiskSide,
-        network: Option<ReadySandbox>,
+        surroundings: Surroundings,
         joined: Option<OwnedFd>,
         restart_count: u32,
     ) -> Result<(), EngineError> {
         let snapshot = self.snapshot();
         let spec = snapshot.spec.clone();
-        let (sandbox_id, netns, endpoints, ports) = match network {
+        let Surroundings { sandbox, rootfs, oci } = surroundings;
+        let (sandbox_id, netns, endpoints, ports) = match sandbox {
             Some(ReadySandbox { id, netns, endpoints, ports }) => (id, netns, endpoints, ports),
             None => (String::new(), None, Vec::new(), Vec::new()),
         };
@@ -177,7 +159,6 @@ impl Actor {
             ports,
             health: HealthPlan::of(&spec.config).map(|_| Health::default()),
         };
-        let DiskSide { rootfs, oci } = disk;
         let tty = spec.config.tty;
         let (height, width) = spec.host.console_size;
         let request = LaunchRequest {
@@ -220,11 +201,11 @@ impl Actor {
     }
 
     /// Takes back what a failed start made.
-    async fn undo(&mut self, has_sandbox: bool) {
+    async fn undo(&mut self) {
         let id = self.container.id();
         self.container.io().end();
-        self.core.janitor.release(self.container.root());
-        if has_sandbox && let Err(error) = self.core.network.remove_sandbox(id).await {
+        self.core.janitor.ended(&self.container);
+        if let Err(error) = self.core.network.remove_sandbox(id).await {
             tracing::warn!(container = %id, %error, "network of a failed start could not be taken down");
         }
         if let Ok(driver) = self.driver()
@@ -319,8 +300,8 @@ fn open_namespace(path: &Path) -> Result<OwnedFd, EngineError> {
     Ok(file.into())
 }
 
-/// Makes the container's network namespace with everything in it; `None` when it has none of its own.
-async fn sandbox(core: &Core, spec: &ContainerSpec, name: &str) -> Result<Option<ReadySandbox>, EngineError> {
+/// Makes the container's network namespace with everything in it; `None` when it has none of its own. Blocking.
+fn sandbox(core: &Core, spec: &ContainerSpec, name: &str) -> Result<Option<ReadySandbox>, EngineError> {
     let host = &spec.host;
     if matches!(host.network_mode, NetworkMode::Container(_)) {
         return Ok(None);
@@ -334,7 +315,7 @@ async fn sandbox(core: &Core, spec: &ContainerSpec, name: &str) -> Result<Option
         endpoints: if spec.config.network_disabled { Vec::new() } else { endpoints },
         ports: published_ports(spec),
     };
-    Ok(Some(core.network.create_sandbox(request).await?))
+    Ok(Some(core.network.create_sandbox(request)?))
 }
 
 /// Ids of the networks it is to be on, for inspect to show when it does not run.
@@ -368,19 +349,19 @@ async fn collect_devices(spec: &Arc<ContainerSpec>) -> Result<DeviceSet, EngineE
     crate::image::blocking(move || devices::collect(&spec.host)).await?.map_err(oci_error)
 }
 
-/// Makes the cgroup, the log and the files that need no address, while root file system and network are being made.
+/// Makes the cgroup, the log and the files that need no address.
 /// Blocking.
 fn make_cgroup_side(
     driver: &dyn RuntimeDriver,
     core: &Core,
-    spec: &ContainerSpec,
-    io: &dyn Streams,
+    container: &Container,
     devices: &DeviceSet,
 ) -> Result<(), EngineError> {
+    let spec = &container.snapshot().spec;
     let resources = oci::resources::build(&spec.host, devices).map_err(oci_error)?;
     let path = oci::cgroups_path(spec, core.config.cgroup_parent.as_deref());
     driver.reserve(&spec.id, &path.to_string_lossy(), &resources).map_err(|error| launch_error(&error))?;
-    io.prepare()?;
+    container.io().prepare()?;
     if spec.joins_network_of().is_none() {
         let paths = files::paths(&core.layout.container_dir(&spec.id));
         let host_network = spec.host.network_mode == NetworkMode::Host;
@@ -396,25 +377,32 @@ fn launch_error(error: &LaunchError) -> ContainerError {
     ContainerError::Launch { text: error.to_string(), exit_code: error.exit_code() }
 }
 
-/// The disk side of a start: root file system and mounts, then, once `network` tells the addresses, what depends on them
-/// and the specification. Blocking.
-fn make_disk_side(
+/// Network, root file system and mounts, what depends on the addresses, and the specification. Blocking. The network's
+/// refusal is what the stock daemon would meet first.
+fn make_surroundings(
     core: &Core,
-    spec: &ContainerSpec,
+    container: &Container,
     devices: DeviceSet,
     security: &SecurityOptions,
     joins: Joins,
-    network: oneshot::Receiver<Vec<EndpointState>>,
-) -> Result<DiskSide, EngineError> {
-    let (rootfs, parts) = prepare(core, spec, devices)?;
-    let endpoints = network.blocking_recv().map_err(|_| ContainerError::Start("no network".to_owned()))?;
-    let oci = describe(core, spec, &endpoints, security, joins, parts)?;
-    Ok(DiskSide { rootfs, oci: Arc::new(oci) })
+) -> Result<Surroundings, EngineError> {
+    let snapshot = container.snapshot();
+    let spec = &snapshot.spec;
+    let sandbox = sandbox(core, spec, &snapshot.name)?;
+    let (rootfs, parts) = prepare(core, container, spec, devices)?;
+    let endpoints = sandbox.as_ref().map_or(&[][..], |sandbox| &sandbox.endpoints);
+    let oci = describe(core, spec, endpoints, security, joins, parts)?;
+    Ok(Surroundings { sandbox, rootfs, oci: Arc::new(oci) })
 }
 
 /// Root file system, mounts and accounts. Blocking.
-fn prepare(core: &Core, spec: &ContainerSpec, devices: DeviceSet) -> Result<(OwnedFd, DiskParts), EngineError> {
-    let rootfs = core.images.mount(&spec.id)?;
+fn prepare(
+    core: &Core,
+    container: &Container,
+    spec: &ContainerSpec,
+    devices: DeviceSet,
+) -> Result<(OwnedFd, DiskParts), EngineError> {
+    let rootfs = container.root().start(|| core.images.mount(&spec.id))?;
     let mounts = spec.mounts.iter().map(|point| resolve(core, &spec.id, point)).collect::<Result<_, _>>()?;
     let accounts = user::read_files(rootfs.as_fd());
     let identity = user::resolve(&spec.config.user, &spec.host.group_add, &accounts)

@@ -114,6 +114,7 @@ impl RuntimeSet for Fake {
     }
     fn restore(&self, _: &ContainerId, _: &str) {}
     fn discard(&self, _: &str) {}
+    fn sweep(&self, _: &str) {}
     fn drain(&self) {}
     fn settle(&self) {}
     fn acknowledge(&self, _: &ProcessKey) {
@@ -135,7 +136,10 @@ impl Images for Fake {
     }
     fn hold(&self, _: &Digest, _: &ContainerId) {}
     fn release(&self, _: &Digest, _: &ContainerId) {}
-    fn prepare(&self, _: &ContainerId, _: &ContainerImage) -> Result<(), EngineError> {
+    fn prepare(&self, _: &ContainerId, _: &ContainerImage) -> Result<Option<OwnedFd>, EngineError> {
+        Ok(None)
+    }
+    fn stock(&self, _: &Digest) -> Result<(), EngineError> {
         Ok(())
     }
     fn mount(&self, _: &ContainerId) -> Result<OwnedFd, EngineError> {
@@ -159,10 +163,8 @@ impl Images for Fake {
 }
 
 impl Networks for Fake {
-    fn create_sandbox(&self, _: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>> {
-        Box::pin(async {
-            Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), ports: Vec::new() })
-        })
+    fn create_sandbox(&self, _: SandboxOrder) -> Result<ReadySandbox, EngineError> {
+        Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), ports: Vec::new() })
     }
     fn remove_sandbox(&self, _: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })

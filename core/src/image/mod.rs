@@ -163,8 +163,12 @@ impl Images for StoredImages {
         self.store.release(image, owner.as_str());
     }
 
-    fn prepare(&self, owner: &ContainerId, image: &ContainerImage) -> Result<(), EngineError> {
+    fn prepare(&self, owner: &ContainerId, image: &ContainerImage) -> Result<Option<OwnedFd>, EngineError> {
         Ok(self.store.snapshots().prepare(owner.as_str(), image.chain.as_ref())?)
+    }
+
+    fn stock(&self, chain: &Digest) -> Result<(), EngineError> {
+        Ok(self.store.snapshots().stock(chain)?)
     }
 
     fn mount(&self, owner: &ContainerId) -> Result<OwnedFd, EngineError> {

@@ -86,27 +86,6 @@ impl StackNetworks {
         })
     }
 
-    async fn create(&self, order: SandboxOrder) -> Result<ReadySandbox, EngineError> {
-        let SandboxOrder { container, name, hostname: _, mut endpoints, ports } = order;
-        if endpoints.len() > 1 {
-            return Err(EngineError::NotBuilt("joining several networks at the start"));
-        }
-        let (wanted, endpoint) = endpoints.pop().unwrap_or_else(|| ("none".to_owned(), EndpointConfig::default()));
-        // Without a bridge its containers have no network at all.
-        let without_bridge = wanted == "bridge" && self.find("bridge").is_none();
-        let listed = self.find(if without_bridge { "none" } else { &wanted });
-        let (_, driver) = listed.ok_or_else(|| EngineError::Networking(Box::new(UnknownNetwork(wanted.clone()))))?;
-        let request = SandboxRequest { container: container.clone(), name, endpoint, ports };
-        let joined = self.stack.join(driver, request).await.map_err(networking)?;
-        let id = dockerd_types::ids::hex(&names::random::<32>());
-        if joined.netns.is_some() {
-            self.lock().insert(container, id.clone());
-        }
-        let attached = joined.attached;
-        let endpoints = if without_bridge { Vec::new() } else { vec![attached.state] };
-        Ok(ReadySandbox { id, netns: joined.netns, endpoints, ports: attached.ports })
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, String>> {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,8 +109,25 @@ impl Networks for StackNetworks {
         vec!["bridge", "host", "null"]
     }
 
-    fn create_sandbox(&self, order: SandboxOrder) -> BoxFuture<'_, Result<ReadySandbox, EngineError>> {
-        Box::pin(self.create(order))
+    fn create_sandbox(&self, order: SandboxOrder) -> Result<ReadySandbox, EngineError> {
+        let SandboxOrder { container, name, hostname: _, mut endpoints, ports } = order;
+        if endpoints.len() > 1 {
+            return Err(EngineError::NotBuilt("joining several networks at the start"));
+        }
+        let (wanted, endpoint) = endpoints.pop().unwrap_or_else(|| ("none".to_owned(), EndpointConfig::default()));
+        // Without a bridge its containers have no network at all.
+        let without_bridge = wanted == "bridge" && self.find("bridge").is_none();
+        let listed = self.find(if without_bridge { "none" } else { &wanted });
+        let (_, driver) = listed.ok_or_else(|| EngineError::Networking(Box::new(UnknownNetwork(wanted.clone()))))?;
+        let request = SandboxRequest { container: container.clone(), name, endpoint, ports };
+        let joined = self.stack.join(&**driver, request).map_err(networking)?;
+        let id = dockerd_types::ids::hex(&names::random::<32>());
+        if joined.netns.is_some() {
+            self.lock().insert(container, id.clone());
+        }
+        let attached = joined.attached;
+        let endpoints = if without_bridge { Vec::new() } else { vec![attached.state] };
+        Ok(ReadySandbox { id, netns: joined.netns, endpoints, ports: attached.ports })
     }
 
     fn started(&self, id: &ContainerId, pid: i32) {

@@ -1,6 +1,7 @@
 //! Layers and writable snapshots behind one trait, so that other formats than directories can follow.
 
 mod overlay2;
+mod spares;
 
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -64,8 +65,11 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     fn settle(&self, chain: &Digest);
     /// Takes a layer away that nothing is above. Idempotent.
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError>;
-    /// Makes a writable snapshot above layer `chain` (above nothing for `None`).
-    fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<(), ImageError>;
+    /// Makes a writable snapshot above layer `chain` (above nothing for `None`); with its mount, as
+    /// [`mount`](Self::mount) makes it, where one had been made ahead.
+    fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<Option<OwnedFd>, ImageError>;
+    /// Makes a snapshot above `chain` ahead of the next [`prepare`](Self::prepare), unless there is one.
+    fn stock(&self, chain: &Digest) -> Result<(), ImageError>;
     /// Mounts a snapshot, detached.
     fn mount(&self, key: &str) -> Result<OwnedFd, ImageError>;
     /// Mounts a layer read-only, detached.

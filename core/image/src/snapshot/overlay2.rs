@@ -23,10 +23,11 @@ use dockerd_sys::mount::{self, OverlayLayers};
 use dockerd_types::Digest;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use super::spares::{Spare, Spares};
 use super::{Change, ChangeKind, SnapshotDriver, Staged};
 use crate::error::ImageError;
 use crate::layer::{self, UnpackOptions};
-use crate::trash::{Trash, temporary_name};
+use crate::trash::{Trash, is_temporary, temporary_name};
 
 /// What every container finds, made where its image lacks it (Docker's init layer).
 const INIT_DIRECTORIES: [&str; 6] = ["dev", "dev/pts", "dev/shm", "proc", "sys", "etc"];
@@ -43,6 +44,7 @@ pub struct Overlay2 {
     layers: PathBuf,
     init: PathBuf,
     snapshots: PathBuf,
+    spares: Spares,
     trash: Trash,
 }
 
@@ -54,7 +56,7 @@ impl Overlay2 {
             DirBuilder::new().recursive(true).mode(0o710).create(path).map_err(ImageError::io("make overlay2"))?;
             sweep(path, &trash);
         }
-        Ok(Self { layers, init, snapshots, trash })
+        Ok(Self { layers, init, snapshots, spares: Spares::default(), trash })
     }
 
     fn layer(&self, chain: &Digest) -> PathBuf {
@@ -88,6 +90,38 @@ impl Overlay2 {
         }
         let lower = stack.iter().map(AsFd::as_fd).collect();
         mount::overlay(&OverlayLayers { lower, data: Vec::new(), upper: None, options: &[] }, 0)
+    }
+
+    /// A new snapshot above `chain` in a directory of a temporary name.
+    fn make_snapshot(&self, chain: Option<&Digest>) -> io::Result<PathBuf> {
+        self.init_layer(chain)?;
+        let temporary = self.snapshots.join(temporary_name());
+        make_dir(&temporary, 0o710)?;
+        make_dir(&temporary.join("upper"), 0o755)?;
+        make_dir(&temporary.join("work"), 0o700)?;
+        fs::write(temporary.join("chain"), chain.map_or("", Digest::as_str))?;
+        Ok(temporary)
+    }
+
+    fn mount_snapshot(&self, directory: &Path) -> io::Result<OwnedFd> {
+        let chain = fs::read_to_string(directory.join("chain"))?;
+        let chain = if chain.is_empty() { None } else { Some(Digest::parse(&chain).map_err(io::Error::other)?) };
+        let init = open_dir(&self.init_layer(chain.as_ref())?)?;
+        let stack = self.stack(chain.as_ref())?;
+        let (upper, work) = (open_dir(&directory.join("upper"))?, open_dir(&directory.join("work"))?);
+        let lower = std::iter::once(&init).chain(&stack).map(AsFd::as_fd).collect();
+        let layers = OverlayLayers {
+            lower,
+            data: Vec::new(),
+            upper: Some((upper.as_fd(), work.as_fd())),
+            // The upper directory must say by itself what was changed.
+            options: &["index=off", "redirect_dir=off", "metacopy=off"],
+        };
+        mount::overlay(&layers, 0)
+    }
+
+    fn discard_spare(&self, spare: Spare) -> Result<(), ImageError> {
+        self.trash.discard_mounted(&spare.directory, Some(spare.root))
     }
 
     /// The shared init layer of `chain`, made on first use.
@@ -203,38 +237,42 @@ impl SnapshotDriver for Overlay2 {
 
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError> {
         self.trash.discard(&self.init.join(chain.hex()))?;
-        self.trash.discard(&self.layer(chain))
+        self.trash.discard(&self.layer(chain))?;
+        // Whoever makes one afterwards misses the layer.
+        self.spares.take_all().into_iter().try_for_each(|spare| self.discard_spare(spare))
     }
 
-    fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<(), ImageError> {
-        let fail = || ImageError::io(format!("prepare snapshot {key}"));
-        self.init_layer(chain).map_err(fail())?;
-        let temporary = self.snapshots.join(temporary_name());
-        make_dir(&temporary, 0o710).map_err(fail())?;
-        make_dir(&temporary.join("upper"), 0o755).map_err(fail())?;
-        make_dir(&temporary.join("work"), 0o700).map_err(fail())?;
-        fs::write(temporary.join("chain"), chain.map_or("", Digest::as_str)).map_err(fail())?;
-        fs::rename(&temporary, self.snapshots.join(key)).map_err(fail())
+    fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<Option<OwnedFd>, ImageError> {
+        let path = self.snapshots.join(key);
+        if let Some(spare) = chain.and_then(|chain| self.spares.take(chain)) {
+            match fs::rename(&spare.directory, &path) {
+                Ok(()) => return Ok(Some(spare.root)),
+                Err(error) => tracing::debug!(%error, "a snapshot made ahead cannot be used"),
+            }
+            self.discard_spare(spare)?;
+        }
+        let made = self.make_snapshot(chain).and_then(|temporary| fs::rename(temporary, path));
+        made.map_err(ImageError::io(format!("prepare snapshot {key}")))?;
+        Ok(None)
+    }
+
+    fn stock(&self, chain: &Digest) -> Result<(), ImageError> {
+        let make = || {
+            let directory = self.make_snapshot(Some(chain))?;
+            match self.mount_snapshot(&directory) {
+                Ok(root) => Ok(Spare { chain: chain.clone(), directory, root }),
+                Err(error) => {
+                    fs::remove_dir_all(directory)?;
+                    Err(error)
+                }
+            }
+        };
+        let replaced = self.spares.add(chain, make).map_err(ImageError::io("make a snapshot ahead"))?;
+        replaced.map_or(Ok(()), |spare| self.discard_spare(spare))
     }
 
     fn mount(&self, key: &str) -> Result<OwnedFd, ImageError> {
-        let dir = self.snapshots.join(key);
-        let mounted = (|| {
-            let chain = fs::read_to_string(dir.join("chain"))?;
-            let chain = if chain.is_empty() { None } else { Some(Digest::parse(&chain).map_err(io::Error::other)?) };
-            let init = open_dir(&self.init_layer(chain.as_ref())?)?;
-            let stack = self.stack(chain.as_ref())?;
-            let (upper, work) = (open_dir(&dir.join("upper"))?, open_dir(&dir.join("work"))?);
-            let lower = std::iter::once(&init).chain(&stack).map(AsFd::as_fd).collect();
-            let layers = OverlayLayers {
-                lower,
-                data: Vec::new(),
-                upper: Some((upper.as_fd(), work.as_fd())),
-                // The upper directory must say by itself what was changed.
-                options: &["index=off", "redirect_dir=off", "metacopy=off"],
-            };
-            mount::overlay(&layers, 0)
-        })();
+        let mounted = self.mount_snapshot(&self.snapshots.join(key));
         mounted.map_err(ImageError::io(format!("mount snapshot {key}")))
     }
 
@@ -273,7 +311,8 @@ impl SnapshotDriver for Overlay2 {
 
     fn keys(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.snapshots) else { return Vec::new() };
-        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| !is_temporary(name)).collect()
     }
 
     fn usage(&self, key: &str) -> Result<u64, ImageError> {
@@ -412,7 +451,7 @@ fn publish(temporary: &Path, path: &Path) -> io::Result<()> {
 /// Removes what an interrupted daemon left under temporary names.
 fn sweep(dir: &Path, trash: &Trash) {
     let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(".tmp-")) {
+    for entry in entries.flatten().filter(|entry| is_temporary(&entry.file_name().to_string_lossy())) {
         if let Err(error) = trash.discard(&entry.path()) {
             tracing::warn!(path = %entry.path().display(), %error, "leftover could not be removed");
         }

@@ -173,7 +173,7 @@ impl Host {
     }
 
     pub(crate) fn try_join(&self, name: &str, ports: &[&str]) -> Result<Container, NetworkError> {
-        self.runtime.block_on(join(self.networks().clone(), request(name, ports)))
+        join(self.networks(), request(name, ports))
     }
 
     pub(crate) fn join(&self, name: &str, ports: &[&str]) -> Container {
@@ -183,12 +183,15 @@ impl Host {
     pub(crate) fn join_with(&self, name: &str, ports: &[&str], change: impl FnOnce(&mut EndpointConfig)) -> Container {
         let mut request = request(name, ports);
         change(&mut request.endpoint);
-        self.runtime.block_on(join(self.networks().clone(), request)).expect("joined")
+        join(self.networks(), request).expect("joined")
     }
 
     pub(crate) fn join_at_once(&self, count: usize, ports: &[&str]) -> Vec<Container> {
-        let tasks: Vec<_> =
-            (0..count).map(|_| self.runtime.spawn(join(self.networks().clone(), request("many", ports)))).collect();
+        let job = |_| {
+            let (networks, request) = (self.networks().clone(), request("many", ports));
+            self.runtime.spawn_blocking(move || join(&networks, request))
+        };
+        let tasks: Vec<_> = (0..count).map(job).collect();
         tasks.into_iter().map(|task| self.runtime.block_on(task).expect("no panic").expect("joined")).collect()
     }
 
@@ -258,10 +261,10 @@ impl Host {
     }
 }
 
-async fn join(stack: Arc<NetworkStack>, request: SandboxRequest) -> Result<Container, NetworkError> {
+fn join(stack: &NetworkStack, request: SandboxRequest) -> Result<Container, NetworkError> {
     let (_, driver) = stack.networks().iter().find(|(identity, _)| identity.name == "bridge").expect("bridge");
     let id = request.container.clone();
-    let Joined { netns, attached } = stack.join(driver, request).await?;
+    let Joined { netns, attached } = stack.join(&**driver, request)?;
     Ok(Container { id, netns: netns.expect("a namespace"), state: attached.state, ports: attached.ports })
 }
 

@@ -185,6 +185,83 @@ fn privileged_v1_background_removal_kills() {
     assert!(!std::path::Path::new(&format!("/sys/fs/cgroup/pids{path}")).exists());
 }
 
+/// Directories of a parent that were made ahead.
+fn spares_below(parent: &str) -> Vec<PathBuf> {
+    let dir = PathBuf::from(format!("/sys/fs/cgroup/pids{parent}"));
+    files::children(&dir).into_iter().filter(|path| path.to_string_lossy().contains("dockerd-rs-spare-")).collect()
+}
+
+/// Waits for what the thread does in a pause.
+fn eventually(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it does not come true");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn privileged_v1_cgroups_made_ahead_are_like_others() {
+    let Some(fixture) = v1() else { return };
+    fixture.driver.create(&fixture.path("first"), &defaults()).unwrap();
+    let ready = || fixture.driver.spares().unwrap().ready();
+    eventually(|| ready() == 2);
+    let before = spares_below(&fixture.parent);
+    let limits = LinuxResourcesBuilder::default()
+        .devices(docker_rules())
+        .pids(LinuxPidsBuilder::default().limit(7).build().unwrap())
+        .build()
+        .unwrap();
+    let path = fixture.path("second");
+    let handle = fixture.driver.create(&path, &limits).unwrap();
+    assert_eq!(before.iter().filter(|path| !path.exists()).count(), 1, "one was taken");
+    for (controller, name) in
+        [("devices", "devices.list"), ("cpuset", "cpuset.cpus"), ("memory", "memory.limit_in_bytes")]
+    {
+        assert_eq!(file(controller, &path, name), file(controller, &fixture.path("first"), name), "{name}");
+    }
+    assert_eq!(file("pids", &path, "pids.max").trim(), "7");
+    let mut child = joined(&handle.join);
+    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
+    for hierarchy in cgroup.lines().filter(|line| !line.contains("name=") && !line.starts_with("0:")) {
+        assert!(hierarchy.ends_with(&path), "{hierarchy}");
+    }
+    fixture.driver.remove(&path).unwrap();
+    assert!(!child.wait().unwrap().success());
+
+    // Another kind of container finds none, and then those of its own.
+    let open = LinuxResources::default();
+    fixture.driver.create(&fixture.path("third"), &open).unwrap();
+    let before = spares_below(&fixture.parent);
+    eventually(|| {
+        let now = spares_below(&fixture.parent);
+        ready() == 2 && now.iter().all(|path| !before.contains(path))
+    });
+    // What is in the way of a name is still removed first.
+    let taken = fixture.path("taken");
+    std::fs::create_dir(format!("/sys/fs/cgroup/pids{taken}")).unwrap();
+    fixture.driver.create(&taken, &open).unwrap();
+    assert_eq!(file("pids", &taken, "pids.max").trim(), "max");
+    fixture.driver.drain();
+    assert!(spares_below(&fixture.parent).is_empty());
+}
+
+#[test]
+fn privileged_v1_cgroups_of_a_dead_maker_are_swept() {
+    let Some(fixture) = v1() else { return };
+    fixture.driver.create(&fixture.path("a"), &defaults()).unwrap();
+    let mut child = Command::new("/bin/true").spawn().unwrap();
+    child.wait().unwrap();
+    let [dead, living] =
+        [child.id(), std::process::id()].map(|pid| fixture.path(&format!("dockerd-rs-spare-{pid}-99")));
+    for path in [&dead, &living] {
+        std::fs::create_dir(format!("/sys/fs/cgroup/pids{path}")).unwrap();
+    }
+    fixture.driver.sweep(&fixture.parent).unwrap();
+    let there = |path: &str| std::path::Path::new(&format!("/sys/fs/cgroup/pids{path}")).exists();
+    assert!(!there(&dead) && there(&living) && there(&fixture.path("a")));
+}
+
 #[test]
 fn failing_limits_leave_nothing() {
     let Some(fixture) = v1() else { return };

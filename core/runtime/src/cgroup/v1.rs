@@ -54,11 +54,25 @@ impl V1 {
     }
 
     pub(super) fn limit(&self, path: &str, resources: &LinuxResources) -> Result<(), CgroupError> {
-        for setting in resources::v1(resources)? {
-            self.write(path, &setting)?;
+        resources::v1(resources)?.iter().try_for_each(|setting| self.write(path, setting))
+    }
+
+    /// Makes a cgroup that [`rename`](Self::rename) can move: in the version 1 hierarchies only.
+    pub(super) fn make_movable(&self, path: &str) -> io::Result<()> {
+        self.hierarchies.iter().try_for_each(|hierarchy| fs::create_dir(files::below(&hierarchy.mount, path)))
+    }
+
+    /// Gives what was made movable its name. In part only if it fails.
+    pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        for hierarchy in &self.hierarchies {
+            fs::rename(files::below(&hierarchy.mount, from), files::below(&hierarchy.mount, to))?;
         }
-        let list = DeviceList::resolve(resources.devices().as_deref().unwrap_or_default())?;
-        self.write_devices(path, &list)
+        self.unified.iter().try_for_each(|mount| fs::create_dir(files::below(mount, to)))
+    }
+
+    /// The directory `path` of each hierarchy.
+    pub(super) fn dirs(&self, path: &str) -> impl Iterator<Item = PathBuf> {
+        self.hierarchies.iter().map(move |hierarchy| files::below(&hierarchy.mount, path))
     }
 
     pub(super) fn update(&self, path: &str, resources: &LinuxResources) -> Result<(), CgroupError> {
@@ -81,24 +95,32 @@ impl V1 {
             at += 1;
         }
         match resources.devices() {
-            Some(rules) => self.write_devices(path, &DeviceList::resolve(rules)?),
+            Some(rules) => self.allow_devices(path, &DeviceList::resolve(rules)?),
             None => Ok(()),
         }
     }
 
     pub(super) fn join_target(&self, path: &str) -> Result<JoinTarget, CgroupError> {
-        let open = |file: PathBuf, write: bool| -> Result<OwnedFd, CgroupError> {
-            let opened = if write { OpenOptions::new().write(true).open(&file) } else { File::open(&file) };
-            opened.map(OwnedFd::from).map_err(CgroupError::io("open", &file))
+        self.join_target_with(path, self.open_tasks(path)?)
+    }
+
+    /// As [`join_target`](Self::join_target), where the `tasks` files are open already.
+    pub(super) fn join_target_with(&self, path: &str, tasks: Vec<OwnedFd>) -> Result<JoinTarget, CgroupError> {
+        let open = |directory: PathBuf| {
+            let opened = File::open(&directory).map(OwnedFd::from);
+            opened.map_err(CgroupError::io("open", &directory))
         };
-        Ok(JoinTarget {
-            clone_into: self.unified.as_deref().map(|mount| open(files::below(mount, path), false)).transpose()?,
-            tasks: self
-                .hierarchies
-                .iter()
-                .map(|hierarchy| open(files::below(&hierarchy.mount, path).join("tasks"), true))
-                .collect::<Result<_, _>>()?,
-        })
+        let unified = self.unified.as_deref().map(|mount| open(files::below(mount, path)));
+        Ok(JoinTarget { clone_into: unified.transpose()?, tasks })
+    }
+
+    pub(super) fn open_tasks(&self, path: &str) -> Result<Vec<OwnedFd>, CgroupError> {
+        let open = |directory: PathBuf| {
+            let file = directory.join("tasks");
+            let opened = OpenOptions::new().write(true).open(&file).map(OwnedFd::from);
+            opened.map_err(CgroupError::io("open", &file))
+        };
+        self.dirs(path).map(open).collect()
     }
 
     pub(super) fn freeze(&self, path: &str) -> Result<(), CgroupError> {
@@ -235,7 +257,7 @@ impl V1 {
         }
     }
 
-    fn write_devices(&self, path: &str, list: &DeviceList) -> Result<(), CgroupError> {
+    pub(super) fn allow_devices(&self, path: &str, list: &DeviceList) -> Result<(), CgroupError> {
         let Some(dir) = self.dir("devices", path) else { return Ok(()) };
         // A fresh cgroup has what its parent has. More than that it cannot get, so "everything" needs no write; but
         // an update may have to widen an earlier list.

@@ -50,16 +50,15 @@ impl V2 {
         fs::create_dir(files::below(&self.root, path))
     }
 
-    pub(super) fn limit(&self, path: &str, resources: &LinuxResources) -> Result<(), CgroupError> {
+    pub(super) fn limit(&self, path: &str, resources: &LinuxResources, list: &DeviceList) -> Result<(), CgroupError> {
         let dir = files::below(&self.root, path);
         for setting in resources::v2(resources)? {
             write(&dir, &setting)?;
         }
-        let list = DeviceList::resolve(resources.devices().as_deref().unwrap_or_default())?;
-        if list == (DeviceList { default_allow: true, exceptions: Vec::new() }) {
+        if *list == (DeviceList { default_allow: true, exceptions: Vec::new() }) {
             return Ok(());
         }
-        let program = self.program(&list, &dir)?;
+        let program = self.program(list, &dir)?;
         let cgroup = File::open(&dir).map_err(CgroupError::io("open", &dir))?;
         bpf::attach_device_program(&cgroup, &*program, None).map_err(CgroupError::io("attach device program to", &dir))
     }

@@ -266,7 +266,8 @@ fn linux(input: OciInput<'_>) -> Result<Linux, SpecError> {
     let readonly = host.readonly_paths.clone().unwrap_or_else(|| READONLY_PATHS.map(str::to_owned).to_vec());
     linux.set_masked_paths((!privileged).then_some(masked));
     linux.set_readonly_paths((!privileged).then_some(readonly));
-    let sysctls = sysctls(container);
+    // Docker's own are settings of the network namespace and made with it.
+    let sysctls: HashMap<_, _> = container.host.sysctls.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     linux.set_sysctl((!sysctls.is_empty()).then_some(sysctls));
     linux.set_rootfs_propagation(mounts::rootfs_propagation(&input.mounts).map(str::to_owned));
     linux.set_seccomp(input.seccomp);
@@ -278,26 +279,19 @@ pub fn default_masked(host: &HostFacts) -> Vec<String> {
     MASKED_PATHS.iter().map(|p| (*p).to_owned()).chain(host.thermal_throttle.iter().cloned()).collect()
 }
 
+/// Where containers are unless another parent is asked for.
+pub const CGROUP_PARENT: &str = "/docker";
+
 /// `/docker/<id>`, or below the parent asked for.
 pub fn cgroups_path(container: &ContainerSpec, default_parent: Option<&str>) -> PathBuf {
     let own = &container.host.resources.cgroup_parent;
-    let parent = if own.is_empty() { default_parent.unwrap_or("/docker") } else { own };
+    let parent = if own.is_empty() { default_parent.unwrap_or(CGROUP_PARENT) } else { own };
     PathBuf::from(format!("/{}", parent.trim_matches('/'))).join(container.id.as_str())
 }
 
 /// Whether the container has a network namespace of its own.
 pub fn own_network(container: &ContainerSpec) -> bool {
     !matches!(container.host.network_mode, NetworkMode::Host | NetworkMode::Container(_))
-}
-
-fn sysctls(container: &ContainerSpec) -> HashMap<String, String> {
-    let mut out = HashMap::new();
-    if own_network(container) {
-        out.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
-        out.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
-    }
-    out.extend(container.host.sysctls.iter().map(|(k, v)| (k.clone(), v.clone())));
-    out
 }
 
 fn namespaces(input: &OciInput<'_>) -> Result<Vec<LinuxNamespace>, SpecError> {
