@@ -96,6 +96,8 @@ fn daemon(cli: Cli, short_help: bool) -> Result<ExitCode> {
     if let Err(error) = dockerd_sys::process::raise_open_files(None) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+    // Threads made from here on, and the supervisor, answer soon also on a busy host.
+    dockerd_sys::process::short_turns();
     let level = if config.engine.debug { "info".to_owned() } else { config.log_level.clone() };
     let reloader = Reloader { cli, log, level };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -231,12 +231,40 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The shortest turn the kernel grants, in nanoseconds.
+const SHORT_TURN: u64 = 100_000;
+
+/// Lets the calling thread, and all that it makes, have short turns on a processor, but soon after they wake, also when others
+/// are busy there (sched_setattr(2); since Linux 6.12 a thread's `sched_runtime` counts without a real-time policy). Only a
+/// wish, so a refusal is of no interest.
+pub fn short_turns() {
+    set_turn(SHORT_TURN);
+}
+
+/// Takes [`short_turns`] back for the calling thread.
+pub fn usual_turns() {
+    set_turn(0);
+}
+
+#[allow(unsafe_code, reason = "sched_setattr has no safe wrapper")]
+fn set_turn(nanoseconds: u64) {
+    let Ok(nice) = rustix::process::getpriority_process(None) else { return };
+    // SAFETY: all-zero is a valid sched_attr, and its policy SCHED_OTHER.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    attributes.size = size_of::<libc::sched_attr>() as u32;
+    attributes.sched_nice = nice;
+    attributes.sched_runtime = nanoseconds;
+    // SAFETY: a valid sched_attr of the size it says, which the kernel only reads; process 0 is the calling thread.
+    let _ = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+}
+
 /// How much nicer threads are whose work nobody waits for.
 const BACKGROUND_NICENESS: i32 = 10;
 
 /// Lets the calling thread's work give way to that of others: for tear-down and for what is made ahead. Only a wish, so
 /// a refusal is of no interest.
 pub fn give_way() {
+    usual_turns();
     // On Linux a process of 0 here means the calling thread alone (setpriority(2), "C library/kernel differences").
     let _ = rustix::process::setpriority_process(None, BACKGROUND_NICENESS);
 }
@@ -436,5 +464,29 @@ pub fn take_inherited(number: i32) -> io::Result<OwnedFd> {
             std::mem::forget(fd);
             Err(error.into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_asked_for_and_given_back() {
+        // Only where the kernel tells (Linux 6.12 with its scheduler's statistics).
+        let turn = || -> Option<u64> {
+            let text = std::fs::read_to_string("/proc/thread-self/sched").ok()?;
+            text.lines().find_map(|line| line.strip_prefix("se.slice")?.rsplit(' ').next()?.parse().ok())
+        };
+        let check = move || {
+            let Some(before) = turn() else { return };
+            short_turns();
+            assert_eq!(turn(), Some(SHORT_TURN));
+            let inherited = std::thread::spawn(turn).join().expect("no panic");
+            assert_eq!(inherited, Some(SHORT_TURN), "threads inherit it");
+            usual_turns();
+            assert_eq!(turn(), Some(before));
+        };
+        std::thread::spawn(check).join().expect("no panic");
     }
 }

@@ -227,6 +227,7 @@ fn become_workload(
     // Zero would mean "not set up yet" to the supervisor.
     let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX).max(1);
     tell(sync, &ChildMessage::Ready(micros), &[]).at(Step::Exec, "ready")?;
+    process::usual_turns();
     if let Some(proof) = init {
         crate::init::become_init(proof, arguments, &plan.argv).at(Step::Exec, "init")?;
     }

@@ -18,6 +18,7 @@ pub(super) fn start(proof: SingleThreaded, plan: &CommandPlan, fds: &[OwnedFd]) 
     match process::clone(proof, 0, None)? {
         Cloned::Parent { pid, .. } => Ok(pid),
         Cloned::Child => {
+            process::usual_turns();
             let ready =
                 connect(plan, fds).and_then(|()| process::restore_open_files()).and_then(|()| process::reset_signals());
             if ready.is_ok() {
