@@ -132,7 +132,9 @@ impl Drop for Maker {
 /// Names of spares below a parent's directory whose makers are gone.
 pub(super) fn left_behind(parent: &Path) -> Vec<String> {
     let name = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
-    let gone = |name: &String| maker(name).is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+    // One that has ended but was not collected has no program any more.
+    let lives = |pid: &str| Path::new("/proc").join(pid).join("exe").read_link().is_ok();
+    let gone = |name: &String| maker(name).is_some_and(|pid| !lives(pid));
     files::children(parent).into_iter().filter_map(name).filter(gone).collect()
 }
 

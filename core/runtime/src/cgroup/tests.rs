@@ -250,14 +250,17 @@ fn privileged_v1_cgroups_made_ahead_are_like_others() {
 fn privileged_v1_cgroups_of_a_dead_maker_are_swept() {
     let Some(fixture) = v1() else { return };
     fixture.driver.create(&fixture.path("a"), &defaults()).unwrap();
-    let mut child = Command::new("/bin/true").spawn().unwrap();
-    child.wait().unwrap();
+    let mut child = Command::new("/bin/true").stdout(Stdio::piped()).spawn().unwrap();
+    // It has ended, and is not collected before the sweep.
+    std::io::Read::read_to_end(child.stdout.as_mut().unwrap(), &mut Vec::new()).unwrap();
+    eventually(|| std::fs::read_link(format!("/proc/{}/exe", child.id())).is_err());
     let [dead, living] =
         [child.id(), std::process::id()].map(|pid| fixture.path(&format!("dockerd-rs-spare-{pid}-99")));
     for path in [&dead, &living] {
         std::fs::create_dir(format!("/sys/fs/cgroup/pids{path}")).unwrap();
     }
     fixture.driver.sweep(&fixture.parent).unwrap();
+    child.wait().unwrap();
     let there = |path: &str| std::path::Path::new(&format!("/sys/fs/cgroup/pids{path}")).exists();
     assert!(!there(&dead) && there(&living) && there(&fixture.path("a")));
 }
