@@ -321,6 +321,10 @@ impl CgroupDriver {
 
     fn prepare_parent(&self, parent: &str) -> Result<(), CgroupError> {
         on_either!(self.shared, tree => tree.prepare_parent(parent))?;
+        // Boot looks below the default parent only.
+        if let Err(error) = self.sweep(parent) {
+            tracing::warn!(%error, parent, "cgroups made ahead by an earlier daemon are left");
+        }
         self.parents().insert(parent.to_owned());
         Ok(())
     }

@@ -259,7 +259,13 @@ fn privileged_v1_cgroups_of_a_dead_maker_are_swept() {
     for path in [&dead, &living] {
         std::fs::create_dir(format!("/sys/fs/cgroup/pids{path}")).unwrap();
     }
+    // As at boot, and as any driver does with a parent it has not seen before.
     fixture.driver.sweep(&fixture.parent).unwrap();
+    std::fs::create_dir(format!("/sys/fs/cgroup/freezer{dead}")).unwrap();
+    let other = CgroupDriver::detect().unwrap();
+    other.create(&fixture.path("b"), &defaults()).unwrap();
+    other.drain();
+    assert!(!std::path::Path::new(&format!("/sys/fs/cgroup/freezer{dead}")).exists());
     child.wait().unwrap();
     let there = |path: &str| std::path::Path::new(&format!("/sys/fs/cgroup/pids{path}")).exists();
     assert!(!there(&dead) && there(&living) && there(&fixture.path("a")));
