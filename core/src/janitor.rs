@@ -43,7 +43,9 @@ impl Janitor {
     /// A container was created above layer `chain`: a root is made ahead for the next one, and that of this one is let go if it
     /// is not started soon. Never waits.
     pub(crate) fn created(&self, container: &Arc<Container>, chain: Option<Digest>) {
-        self.add(Chore::Root(container.clone()));
+        if container.root().is_ready() {
+            self.add(Chore::Root(container.clone()));
+        }
         if let Some(chain) = chain {
             self.add(Chore::Stock(chain));
         }

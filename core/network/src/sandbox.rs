@@ -19,11 +19,11 @@ pub const INNER_NAME: &str = "eth0";
 /// Noted on the host's ends of our links, so that a later daemon knows them.
 pub const LINK_ALIAS: &str = "dockerd-rs";
 
-/// Settings of the link inside, below `/proc/sys/net`.
 /// Settings of every sandbox, below `/proc/sys/net`: Docker lets any user open low ports and send pings.
 const SETTINGS: [(&str, &str); 2] =
     [("ipv4/ip_unprivileged_port_start", "0"), ("ipv4/ping_group_range", "0 2147483647")];
 
+/// Settings of the link inside, below `/proc/sys/net`.
 const INNER_SETTINGS: [(&str, &str); 2] = [
     // The network has no IPv6.
     ("ipv6/conf/eth0/disable_ipv6", "1"),

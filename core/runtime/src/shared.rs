@@ -131,9 +131,10 @@ impl Shared {
 
     /// A way into the cgroup of a container that runs.
     pub(crate) fn join_target(&self, id: &ContainerId) -> Result<JoinTarget, LaunchError> {
-        let path = self.cgroup(id).ok_or_else(|| LaunchError::NotRunning(id.clone()))?;
         let failed = |error: &dyn std::fmt::Display| LaunchError::Cgroup(error.to_string());
+        // Before the look for the cgroup: one that goes meanwhile takes what is put there.
         let mut joins = lock(&self.joins);
+        let path = self.cgroup(id).ok_or_else(|| LaunchError::NotRunning(id.clone()))?;
         let known = match joins.entry(id.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => place.insert(self.cgroups.join_target(&path).map_err(|error| failed(&error))?),
@@ -143,8 +144,9 @@ impl Shared {
 
     pub(crate) fn forget_cgroup(&self, id: &ContainerId) -> Option<String> {
         drop(self.take_reserved(id));
+        let path = lock(&self.cgroup_paths).remove(id);
         lock(&self.joins).remove(id);
-        lock(&self.cgroup_paths).remove(id)
+        path
     }
 
     /// Sends a signal to one process.

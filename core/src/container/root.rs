@@ -32,6 +32,11 @@ impl HeldRoot {
         Self(Mutex::new(Held::Ready(root)))
     }
 
+    /// Whether it waits for a start.
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(*self.lock(), Held::Ready(_))
+    }
+
     /// What was made ready, or, once the root of the run before is let go of, what `mount` makes; kept from here on, so that
     /// whatever fails afterwards, no async worker is the last to let go. Blocking.
     pub(super) fn start(&self, mount: impl FnOnce() -> Result<OwnedFd, EngineError>) -> Result<OwnedFd, EngineError> {

@@ -238,8 +238,8 @@ impl SnapshotDriver for Overlay2 {
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError> {
         self.trash.discard(&self.init.join(chain.hex()))?;
         self.trash.discard(&self.layer(chain))?;
-        // Whoever makes one afterwards misses the layer.
-        self.spares.take_all().into_iter().try_for_each(|spare| self.discard_spare(spare))
+        // Whoever makes one afterwards misses the layer. Nothing is above it, so no other spare lies upon it.
+        self.spares.wait_and_take(chain).map_or(Ok(()), |spare| self.discard_spare(spare))
     }
 
     fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<Option<OwnedFd>, ImageError> {

@@ -26,9 +26,7 @@ pub(super) struct Spares(Mutex<Vec<Spare>>);
 impl Spares {
     /// One above `chain`. Does not wait for one that is being made.
     pub(super) fn take(&self, chain: &Digest) -> Option<Spare> {
-        let mut list = self.0.try_lock().ok()?;
-        let position = list.iter().position(|spare| spare.chain == *chain)?;
-        Some(list.remove(position))
+        take(&mut *self.0.try_lock().ok()?, chain)
     }
 
     /// Has one made above `chain` if there is none, and returns what it takes the place of. Blocking.
@@ -44,14 +42,19 @@ impl Spares {
         Ok(oldest)
     }
 
-    /// All of them. Waits for one that is being made.
-    pub(super) fn take_all(&self) -> Vec<Spare> {
-        std::mem::take(&mut *self.lock())
+    /// As [`take`](Self::take), but waits for one that is being made.
+    pub(super) fn wait_and_take(&self, chain: &Digest) -> Option<Spare> {
+        take(&mut self.lock(), chain)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Spare>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn take(list: &mut Vec<Spare>, chain: &Digest) -> Option<Spare> {
+    let position = list.iter().position(|spare| spare.chain == *chain)?;
+    Some(list.remove(position))
 }
 
 #[cfg(test)]
@@ -75,6 +78,6 @@ mod tests {
         assert!(spares.take(&a).is_none());
         assert!(spares.take(&b).is_some());
         assert!(spares.take(&b).is_none(), "it is somebody's now");
-        assert_eq!(spares.take_all().len(), 1);
+        assert!(spares.wait_and_take(&c).is_some());
     }
 }

@@ -19,7 +19,7 @@ const READY: usize = 2;
 const PREFIX: &str = "dockerd-rs-spare";
 
 /// What a container's cgroup is like before its limits are set.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Kind {
     /// The cgroup it is in.
     pub(super) parent: String,

@@ -47,10 +47,8 @@ impl V1 {
     }
 
     pub(super) fn make(&self, path: &str) -> io::Result<()> {
-        for mount in self.mounts() {
-            fs::create_dir(files::below(mount, path))?;
-        }
-        Ok(())
+        self.make_movable(path)?;
+        self.make_unified(path)
     }
 
     pub(super) fn limit(&self, path: &str, resources: &LinuxResources) -> Result<(), CgroupError> {
@@ -59,15 +57,17 @@ impl V1 {
 
     /// Makes a cgroup that [`rename`](Self::rename) can move: in the version 1 hierarchies only.
     pub(super) fn make_movable(&self, path: &str) -> io::Result<()> {
-        self.hierarchies.iter().try_for_each(|hierarchy| fs::create_dir(files::below(&hierarchy.mount, path)))
+        self.dirs(path).try_for_each(fs::create_dir)
     }
 
     /// Gives what was made movable its name. In part only if it fails.
     pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        for hierarchy in &self.hierarchies {
-            fs::rename(files::below(&hierarchy.mount, from), files::below(&hierarchy.mount, to))?;
-        }
-        self.unified.iter().try_for_each(|mount| fs::create_dir(files::below(mount, to)))
+        self.dirs(from).zip(self.dirs(to)).try_for_each(|(from, to)| fs::rename(from, to))?;
+        self.make_unified(to)
+    }
+
+    fn make_unified(&self, path: &str) -> io::Result<()> {
+        self.unified.iter().try_for_each(|mount| fs::create_dir(files::below(mount, path)))
     }
 
     /// The directory `path` of each hierarchy.
@@ -153,7 +153,7 @@ impl V1 {
     }
 
     pub(super) fn stats(&self, path: &str) -> CgroupStats {
-        let dirs: Vec<PathBuf> = self.hierarchies.iter().map(|h| files::below(&h.mount, path)).collect();
+        let dirs: Vec<PathBuf> = self.dirs(path).collect();
         stats::read_v1(|controller| {
             self.hierarchies.iter().position(|h| h.has(controller)).map(|index| dirs[index].as_path())
         })

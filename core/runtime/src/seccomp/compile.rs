@@ -67,7 +67,6 @@ enum Fate<'a> {
 /// The ranges, each from its first number to the next range.
 fn ranges(rules: &AbiRules, default: u32) -> Vec<(u32, Fate<'_>)> {
     let base = if rules.abi == Abi::X32 { X32_BIT } else { 0 };
-    let default = if rules.retired { Rules::TOO_NEW } else { default };
     let mut ranges: Vec<(u32, Fate<'_>)> = vec![(base, Fate::Return(default))];
     let mut add = |from: u32, fate| {
         if ranges.last().is_some_and(|last| last.0 == from) {

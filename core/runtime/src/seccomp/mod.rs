@@ -67,7 +67,7 @@ pub fn compile(seccomp: &LinuxSeccomp) -> Result<Arc<SeccompProgram>, CompileErr
     }
     let mut rules = rules::Rules::from_oci(seccomp, Abi::NATIVE)?;
     if !sys::x32_is_served() {
-        rules.retire(Abi::X32);
+        rules.retire_x32();
     }
     let program = Arc::new(SeccompProgram { instructions: compile::compile(&rules)?, flags: flags(seccomp) });
     let mut cache = cache();

@@ -9,7 +9,7 @@ use oci_spec::runtime::{
 };
 
 use super::CompileError;
-use super::names::Abi;
+use super::names::{Abi, X32_BIT};
 
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
@@ -38,8 +38,6 @@ pub(super) struct AbiRules {
     /// Calls beyond this number are newer than the profile, and said not to exist, so that programs fall back to
     /// older ones instead of reporting a lack of permission.
     pub(super) ceiling: Option<u32>,
-    /// There are no calls at all.
-    pub(super) retired: bool,
 }
 
 /// If all conditions hold, return `action`.
@@ -86,13 +84,14 @@ impl Rules {
         Ok(Self { default, abis })
     }
 
-    /// This kernel knows no call of `abi`: each gets the answer that an allowed one would get. Profiles that do more to
-    /// callers than refuse stay as they are.
-    pub(super) fn retire(&mut self, abi: Abi) {
+    /// This kernel knows no x32 call: each gets the answer that an allowed one would get, as if it were too new. Profiles
+    /// that do more to callers than refuse stay as they are.
+    pub(super) fn retire_x32(&mut self) {
         let mild = |action: u32| matches!(action & RET_ACTION, RET_ERRNO | RET_ALLOW);
-        for rules in self.abis.iter_mut().filter(|rules| rules.abi == abi && mild(self.default)) {
+        for rules in self.abis.iter_mut().filter(|rules| rules.abi == Abi::X32 && mild(self.default)) {
             if rules.calls.values().flatten().all(|clause| mild(clause.action)) {
-                *rules = AbiRules { abi, calls: BTreeMap::new(), ceiling: None, retired: true };
+                rules.calls.clear();
+                rules.ceiling = Some(X32_BIT - 1);
             }
         }
     }
@@ -100,7 +99,7 @@ impl Rules {
 
 impl AbiRules {
     fn new(abi: Abi, rules: &[LinuxSyscall], default: u32, permissive: bool) -> Result<Self, CompileError> {
-        let mut this = Self { abi, calls: BTreeMap::new(), ceiling: None, retired: false };
+        let mut this = Self { abi, calls: BTreeMap::new(), ceiling: None };
         for rule in rules {
             let action = action(rule.action(), rule.errno_ret())?;
             let alternatives = alternatives(rule.args().as_deref().unwrap_or_default())?;

@@ -87,7 +87,7 @@ fn default_for(bounding: u64) -> LinuxSeccomp {
 fn a_convention_the_kernel_lacks_is_not_looked_up() {
     let mut rules = Rules::from_oci(&default_for(capabilities::DEFAULT), Abi::X86_64).unwrap();
     let whole = super::compile::compile(&rules).unwrap();
-    rules.retire(Abi::X32);
+    rules.retire_x32();
     let program = super::compile::compile(&rules).unwrap();
     assert!(program.len() < whole.len() * 3 / 4, "{} of {}", program.len(), whole.len());
     for name in ["read", "mount"] {
@@ -97,7 +97,7 @@ fn a_convention_the_kernel_lacks_is_not_looked_up() {
     }
     let mut strict = Rules { default: RET_KILL_THREAD, ..Rules::from_oci(&default_for(0), Abi::X86_64).unwrap() };
     let before = strict.clone();
-    strict.retire(Abi::X32);
+    strict.retire_x32();
     assert_eq!(strict, before, "callers are killed, not refused");
 }
 
