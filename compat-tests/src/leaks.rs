@@ -50,8 +50,8 @@ const CALM: usize = 4;
 #[derive(Debug)]
 pub struct Watch {
     ids: Arc<Mutex<BTreeSet<String>>>,
-    /// Process ids the daemon had.
-    pids: Mutex<BTreeSet<u32>>,
+    /// Control groups that other daemons had left behind before this began.
+    foreign: BTreeSet<String>,
 }
 
 impl Watch {
@@ -65,25 +65,12 @@ impl Watch {
         let ids = Arc::new(Mutex::new(BTreeSet::new()));
         let seen = Arc::clone(&ids);
         std::thread::spawn(move || follow(stream.reader, &seen));
-        Ok(Self { ids, pids: Mutex::default() })
+        Ok(Self { ids, foreign: spare_cgroups(|maker| !lives(maker)) })
     }
 
     /// Adds one that was made before this began.
     pub fn add(&self, id: &str) {
         self.ids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(id.to_owned());
-    }
-
-    /// Directories of control groups that were made ahead by one of the daemons seen.
-    fn spare_cgroups(&self) -> BTreeSet<String> {
-        let pids = self.pids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        let mut out = BTreeSet::new();
-        walk(Path::new(CGROUPS), &mut |path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if pids.iter().any(|pid| name.starts_with(&format!("{SPARE_CGROUP}{pid}-"))) {
-                out.insert(path.to_string_lossy().into_owned());
-            }
-        });
-        out
     }
 
     /// Directories of control groups named after one of the containers.
@@ -153,7 +140,8 @@ impl Holdings {
         loop {
             let processes = processes(dir)?.into_values().collect();
             let mounts = mounts(Path::new("/proc/self"), dir)?;
-            let cgroups = watch.cgroups().union(&watch.spare_cgroups()).cloned().collect();
+            let spares = spare_cgroups(|maker| !lives(maker));
+            let cgroups = spares.difference(&watch.foreign).chain(&watch.cgroups()).cloned().collect();
             let left = Self(BTreeMap::from([("process", processes), ("mount", mounts), ("cgroup", cgroups)]));
             let leaks = Self::default().leaks(&left);
             if leaks.is_empty() {
@@ -166,7 +154,6 @@ impl Holdings {
 
     fn of(daemon: &Daemon, watch: &Watch) -> Result<Self> {
         let (dir, pid) = (daemon.dir(), daemon.host().pid);
-        watch.pids.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(pid);
         let proc = Path::new("/proc").join(pid.to_string());
         let processes = processes(dir)?;
         let mut files = BTreeSet::new();
@@ -177,7 +164,7 @@ impl Holdings {
         }
         let spares = take_spares(&mut files);
         let mut cgroups = watch.cgroups();
-        let spare_cgroups = watch.spare_cgroups();
+        let spare_cgroups = spare_cgroups(|maker| maker == pid);
         let names: BTreeSet<&str> = spare_cgroups.iter().filter_map(|path| path.rsplit('/').next()).collect();
         if names.len() > MOST_SPARES {
             cgroups.extend(spare_cgroups.iter().cloned());
@@ -236,6 +223,24 @@ impl Holdings {
         }
         out
     }
+}
+
+/// Directories of control groups that were made ahead by processes of these ids.
+fn spare_cgroups(wanted: impl Fn(u32) -> bool) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    walk(Path::new(CGROUPS), &mut |path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let maker = name.strip_prefix(SPARE_CGROUP).and_then(|rest| rest.split('-').next()?.parse().ok());
+        if maker.is_some_and(&wanted) {
+            out.insert(path.to_string_lossy().into_owned());
+        }
+    });
+    out
+}
+
+/// Whether there is such a process. One that has ended but was not collected has no program any more.
+fn lives(pid: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/exe")).is_ok()
 }
 
 /// Takes what lies in snapshots that are kept ready out of `files`, unless they are too many, and counts them.

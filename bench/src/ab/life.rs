@@ -1,7 +1,7 @@
 //! Measures of container lives at the API, without the CLI.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
@@ -57,6 +57,33 @@ fn one_life(api: &mut Api, network: &str) -> Result<[f64; 6]> {
 
 /// `true` in a container that runs.
 pub(super) fn exec(bench: &mut Bench) -> Result<()> {
+    exec_titled(bench, "exec true", Some(2.5))
+}
+
+/// Start and exec while others keep all processors busy.
+pub(super) fn busy(bench: &mut Bench) -> Result<()> {
+    let over = AtomicBool::new(false);
+    let threads = std::thread::available_parallelism()?.get() + 1;
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let network = bench.network.clone();
+        let titles = [("start, busy host", Unit::Millis, None)];
+        let started = bench.in_turn(bench.options.rounds, titles, |daemon| {
+            one_life(&mut daemon.api, &network).map(|[_, start, ..]| [start])
+        });
+        let done = started.and_then(|()| exec_titled(bench, "exec true, busy host", None));
+        over.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+fn exec_titled(bench: &mut Bench, title: &str, target: Option<f64>) -> Result<()> {
     let mut ids = Vec::new();
     let order = Order { image: IMAGE, network: &bench.network, command: &["sleep", "100000"], publish: false };
     for daemon in &mut bench.daemons {
@@ -65,7 +92,7 @@ pub(super) fn exec(bench: &mut Bench) -> Result<()> {
         ids.push((daemon.name, id));
     }
     let rounds = bench.options.rounds;
-    let done = bench.in_turn(rounds, [("exec true", Unit::Millis, Some(2.5))], |daemon| {
+    let done = bench.in_turn(rounds, [(title, Unit::Millis, target)], |daemon| {
         let (_, id) = ids.iter().find(|(name, _)| *name == daemon.name).ok_or_else(|| anyhow!("no container"))?;
         let begun = Instant::now();
         daemon.api.exec_true(id)?;

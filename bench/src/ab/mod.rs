@@ -88,12 +88,13 @@ impl Options {
 type Measure = (&'static str, fn(&mut Bench) -> Result<()>);
 
 /// All measures, in the order they are taken.
-const MEASURES: [Measure; 9] = [
+const MEASURES: [Measure; 10] = [
     ("memory", idle::daemon_memory),
     ("ping", life::ping),
     ("life", life::whole_life),
     ("cli", cli::run),
     ("exec", life::exec),
+    ("busy", life::busy),
     ("kill", life::kill),
     ("parallel", life::parallel),
     ("list", idle::list),
