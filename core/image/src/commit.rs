@@ -46,7 +46,7 @@ impl ImageStore {
             lease.cover(&layer.chain_id);
             lease.cover(&layer.diff_id);
         }
-        let upper = self.snapshots().upper(key)?;
+        let upper = self.snapshots_of(key).upper(key)?;
         let write = |out: &mut dyn std::io::Write| {
             diff::write_layer(std::os::fd::AsFd::as_fd(&upper), out).map_err(ImageError::io("write layer"))
         };

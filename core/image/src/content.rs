@@ -90,7 +90,8 @@ impl ContentStore {
         }
     }
 
-    fn path(&self, digest: &Digest) -> PathBuf {
+    /// Where a blob lies.
+    pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
         self.blobs.join(digest.hex())
     }
 }

@@ -2,17 +2,20 @@
 //! image when all its layers are. What no image takes in the end goes with the lease.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use dockerd_store::{Durability, document};
 use dockerd_types::{Digest, Reference, Timestamp};
+use sha2::{Digest as _, Sha256};
 
 use crate::document::ImageDocument;
 use crate::error::ImageError;
 use crate::intake::stage::{StagedLayer, stage_stream};
 use crate::lease::Lease;
+use crate::snapshot::LayerTar;
 use crate::store::{Image, ImageStore, LayerRef, chain_id, image_of, layer_document};
 
 /// An image whose layers are there.
@@ -58,7 +61,9 @@ impl ImageStore {
             _ => {
                 let StagedLayer { tar, files, .. } = stage()?;
                 let size = files.size;
-                self.content().adopt(&tar, diff_id)?;
+                if let Some(tar) = &tar {
+                    self.content().adopt(tar, diff_id)?;
+                }
                 self.snapshots().commit(files, &chain_id, parent)?;
                 size
             }
@@ -68,16 +73,46 @@ impl ImageStore {
 
     /// Stages a layer anew from the content store.
     pub(crate) fn restage(&self, diff_id: &Digest) -> Result<StagedLayer, ImageError> {
-        let mut blob = self.content().get(diff_id)?;
-        let staged = stage_stream(&mut blob, &**self.snapshots(), self.content().temporary())?;
-        match &staged.diff_id {
-            Some(found) if found == diff_id => Ok(staged),
-            found => Err(ImageError::WrongDigest {
-                what: "layer".to_owned(),
-                expected: diff_id.clone(),
-                found: found.clone().unwrap_or_else(|| diff_id.clone()),
-            }),
+        let mut reader = Hashing { inner: self.content().get(diff_id)?, hasher: Sha256::new() };
+        let file = self.content().path(diff_id);
+        let files = self.snapshots().stage(&mut LayerTar { reader: &mut reader, file: &file })?;
+        let found = Digest::sha256(&reader.hasher.finalize().into());
+        if found != *diff_id {
+            return Err(ImageError::WrongDigest { what: "layer".to_owned(), expected: diff_id.clone(), found });
         }
+        Ok(StagedLayer { diff_id: Some(found), tar: None, files })
+    }
+
+    /// Makes the layers `chain` lies upon anew where the chosen driver lacks them, as it does after the choice changed.
+    pub(crate) fn ensure_layers(&self, chain: &Digest) -> Result<(), ImageError> {
+        if self.snapshots().has_layer(chain) {
+            return Ok(());
+        }
+        tracing::info!(%chain, driver = self.snapshots().name(), "layers are made anew for the storage driver");
+        self.make_missing_layers(chain)
+    }
+
+    /// Makes those layers `chain` consists of anew that the chosen driver lacks.
+    pub(crate) fn make_missing_layers(&self, chain: &Digest) -> Result<(), ImageError> {
+        let index = self.index();
+        let mut stacks = index.images.values().filter_map(|image| {
+            let at = image.layers.iter().position(|layer| layer.chain_id == *chain)?;
+            Some(&image.layers[..=at])
+        });
+        let layers = stacks.next().ok_or_else(|| ImageError::NotFound(chain.to_string()))?;
+        let lease = Lease::new(self);
+        let mut below: Option<&LayerRef> = None;
+        for layer in layers {
+            self.publish_layer(&lease, below, &layer.diff_id, || self.restage(&layer.diff_id))?;
+            below = Some(layer);
+        }
+        Ok(())
+    }
+
+    /// Makes the writable snapshot `key` above layer `chain` ([`SnapshotDriver::prepare`](crate::snapshot::SnapshotDriver)).
+    pub fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<Option<OwnedFd>, ImageError> {
+        chain.map_or(Ok(()), |chain| self.ensure_layers(chain))?;
+        self.snapshots().prepare(key, chain)
     }
 
     /// Adds images and their names, all at once. On disk when this returns; their layers soon after.
@@ -133,5 +168,19 @@ impl ImageStore {
             names.insert(reference.with_default_tag(), id.clone());
         }
         Ok(())
+    }
+}
+
+/// Hashes what is read.
+struct Hashing<R> {
+    inner: R,
+    hasher: Sha256,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..length]);
+        Ok(length)
     }
 }

@@ -3,10 +3,12 @@
 //! may not have reached the disk before the kernel went down are checked by their tars and unpacked anew.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use dockerd_types::Digest;
 
 use crate::error::ImageError;
+use crate::snapshot::SnapshotDriver;
 use crate::store::{Image, ImageStore, LayerRef};
 
 impl ImageStore {
@@ -17,17 +19,15 @@ impl ImageStore {
             self.drop_images(|image| image.layers.iter().any(|layer| broken.contains(&layer.diff_id)));
         }
         self.drop_images(|image| {
-            let missing = image.layers.iter().enumerate().find(|(at, _)| !self.ensure_layer(image, *at));
-            missing.is_some()
+            let made = |layer: &LayerRef| {
+                // Another driver may have been chosen since: then it is made when it is needed.
+                self.snapshots().has_layer(&layer.chain_id) || self.content().has(&layer.diff_id)
+            };
+            !image.layers.iter().all(made)
         });
-        let needed = self.layers_in_use();
-        for chain in self.snapshots().layers() {
-            if !needed.contains(&chain)
-                && let Err(error) = self.snapshots().remove_layer(&chain)
-            {
-                tracing::warn!(%chain, %error, "leftover layer could not be removed");
-            }
-        }
+        self.mend_snapshots();
+        sweep_layers(self.snapshots(), &self.layers_in_use());
+        self.drivers().former().for_each(|driver| self.sweep_former(driver));
         let index = self.index();
         let layers = index.images.values().flat_map(|image| image.layers.iter().map(|layer| layer.diff_id.clone()));
         self.content().retain(&layers.chain(index.images.keys().cloned()).collect());
@@ -39,14 +39,15 @@ impl ImageStore {
         let index = self.index();
         let mut out: HashSet<Digest> =
             index.images.values().flat_map(|image| &image.layers).map(|layer| layer.chain_id.clone()).collect();
-        for key in self.snapshots().keys() {
-            if let Some(chain) = self.snapshots().snapshot_chain(&key)
-                && !out.contains(&chain)
-            {
-                out.extend(self.snapshots().ancestry(&chain));
-            }
-        }
+        add_layers_of_snapshots(self.snapshots(), &mut out);
         out
+    }
+
+    /// Takes layers from a driver that is no longer chosen, but those its containers lie upon.
+    pub(crate) fn sweep_former(&self, driver: &Arc<dyn SnapshotDriver>) {
+        let mut needed = HashSet::new();
+        add_layers_of_snapshots(driver, &mut needed);
+        sweep_layers(driver, &needed);
     }
 
     /// DiffIDs whose content did not survive a power cut; layers of those that did are unpacked anew.
@@ -63,7 +64,7 @@ impl ImageStore {
                     self.content().remove(&layer.diff_id);
                     broken.insert(layer.diff_id.clone());
                 }
-                // `ensure_layer` makes it anew.
+                // It is made anew below, or when it is needed.
                 if let Err(error) = self.snapshots().remove_layer(&layer.chain_id) {
                     tracing::error!(%error, "layer could not be removed");
                 }
@@ -72,18 +73,18 @@ impl ImageStore {
         broken
     }
 
-    /// Whether the layer is there, now at the latest.
-    fn ensure_layer(&self, image: &Image, at: usize) -> bool {
-        let LayerRef { diff_id, chain_id, .. } = &image.layers[at];
-        if self.snapshots().has_layer(chain_id) {
-            return true;
+    /// Makes anew what was lost below existing snapshots.
+    fn mend_snapshots(&self) {
+        let driver = self.snapshots();
+        let chains: HashSet<Digest> = driver.keys().iter().filter_map(|key| driver.snapshot_chain(key)).collect();
+        for chain in chains {
+            if driver.ancestry(&chain).iter().all(|layer| driver.has_layer(layer)) {
+                continue;
+            }
+            if let Err(error) = self.make_missing_layers(&chain) {
+                tracing::error!(layer = %chain, %error, "layers of a container cannot be made anew");
+            }
         }
-        let parent = at.checked_sub(1).map(|below| &image.layers[below].chain_id);
-        let made = self.restage(diff_id).and_then(|staged| self.snapshots().commit(staged.files, chain_id, parent));
-        if let Err(error) = &made {
-            tracing::error!(image = %image.id, layer = %chain_id, %error, "layer cannot be made anew");
-        }
-        made.is_ok()
     }
 
     fn drop_images(&self, is_lost: impl Fn(&Image) -> bool) {
@@ -130,6 +131,25 @@ impl ImageStore {
         };
         if let Err(error) = std::thread::Builder::new().name("settle".to_owned()).spawn(settle) {
             tracing::warn!(%error, "layers are not flushed");
+        }
+    }
+}
+
+/// Adds the layers that snapshots of `driver` lie upon.
+fn add_layers_of_snapshots(driver: &Arc<dyn SnapshotDriver>, out: &mut HashSet<Digest>) {
+    for key in driver.keys() {
+        if let Some(chain) = driver.snapshot_chain(&key)
+            && !out.contains(&chain)
+        {
+            out.extend(driver.ancestry(&chain));
+        }
+    }
+}
+
+fn sweep_layers(driver: &Arc<dyn SnapshotDriver>, needed: &HashSet<Digest>) {
+    for chain in driver.layers().into_iter().filter(|chain| !needed.contains(chain)) {
+        if let Err(error) = driver.remove_layer(&chain) {
+            tracing::warn!(%chain, %error, "leftover layer could not be removed");
         }
     }
 }

@@ -222,12 +222,15 @@ impl ImageStore {
 
     /// Takes a snapshot away, and layers it was the last to need.
     pub fn remove_snapshot(&self, key: &str) -> Result<(), ImageError> {
-        let chain = self.snapshots().snapshot_chain(key);
-        self.snapshots().remove(key)?;
+        let driver = self.snapshots_of(key);
+        let chain = driver.snapshot_chain(key);
+        driver.remove(key)?;
         let Some(chain) = chain else { return Ok(()) };
         let known = self.index().images.values().any(|image| image.layers.iter().any(|l| l.chain_id == chain));
-        if !known {
-            self.collect(self.snapshots().ancestry(&chain).into_iter().collect());
+        if driver.name() != self.snapshots().name() {
+            self.sweep_former(driver);
+        } else if !known {
+            self.collect(driver.ancestry(&chain).into_iter().collect());
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::document::{ImageDocument, LayerDocument, ReferencesDocument};
 use crate::error::ImageError;
 use crate::intake::stage::Job;
 use crate::lease::{Leases, Turns};
-use crate::snapshot::{Overlay2, SnapshotDriver};
+use crate::snapshot::{Drivers, SnapshotDriver};
 use crate::trash::Trash;
 
 /// One layer of an image.
@@ -88,7 +88,7 @@ struct Inner {
     images_dir: PathBuf,
     references_file: PathBuf,
     content: ContentStore,
-    snapshots: Arc<dyn SnapshotDriver>,
+    drivers: Drivers,
     index: ArcSwap<ImageIndex>,
     changes: Mutex<()>,
     holds: Mutex<HashMap<Digest, HashSet<String>>>,
@@ -101,18 +101,15 @@ struct Inner {
 impl ImageStore {
     /// Opens the store of this data root.
     pub fn open(layout: &Layout, driver: Option<&str>) -> Result<Self, ImageError> {
-        if let Some(name) = driver.filter(|name| !matches!(*name, "overlay2" | "overlayfs")) {
-            return Err(ImageError::InvalidArgument(format!("storage driver {name:?} is not supported")));
-        }
         let trash = Trash::new(&layout.trash_dir())?;
-        let snapshots = Overlay2::open(&layout.driver_dir("overlay2"), trash.clone())?;
+        let drivers = Drivers::open(layout, &trash, driver)?;
         let images_dir = layout.image_dir().join("images");
         fs::create_dir_all(&images_dir).map_err(ImageError::io("make the image directory"))?;
         let inner = Inner {
             images_dir,
             references_file: layout.image_dir().join("references.json"),
             content: ContentStore::open(&layout.image_dir().join("content"), &layout.tmp_dir(), trash)?,
-            snapshots: Arc::new(snapshots),
+            drivers,
             index: ArcSwap::default(),
             changes: Mutex::default(),
             holds: Mutex::default(),
@@ -158,9 +155,23 @@ impl ImageStore {
         self.inner.index.load_full()
     }
 
-    /// The snapshots of this store's driver.
+    /// The driver of new layers and snapshots.
     pub fn snapshots(&self) -> &Arc<dyn SnapshotDriver> {
-        &self.inner.snapshots
+        self.inner.drivers.chosen()
+    }
+
+    /// The driver of the snapshot `key`.
+    pub fn snapshots_of(&self, key: &str) -> &Arc<dyn SnapshotDriver> {
+        self.inner.drivers.of(key)
+    }
+
+    /// Keys of all drivers' snapshots.
+    pub fn snapshot_keys(&self) -> Vec<String> {
+        self.drivers().former().chain([self.snapshots()]).flat_map(|driver| driver.keys()).collect()
+    }
+
+    pub(crate) fn drivers(&self) -> &Drivers {
+        &self.inner.drivers
     }
 
     pub(crate) fn content(&self) -> &ContentStore {

@@ -164,7 +164,7 @@ impl Images for StoredImages {
     }
 
     fn prepare(&self, owner: &ContainerId, image: &ContainerImage) -> Result<Option<OwnedFd>, EngineError> {
-        Ok(self.store.snapshots().prepare(owner.as_str(), image.chain.as_ref())?)
+        Ok(self.store.prepare(owner.as_str(), image.chain.as_ref())?)
     }
 
     fn stock(&self, chain: &Digest) -> Result<(), EngineError> {
@@ -172,7 +172,7 @@ impl Images for StoredImages {
     }
 
     fn mount(&self, owner: &ContainerId) -> Result<OwnedFd, EngineError> {
-        Ok(self.store.snapshots().mount(owner.as_str())?)
+        Ok(self.store.snapshots_of(owner.as_str()).mount(owner.as_str())?)
     }
 
     fn remove(&self, owner: &ContainerId) -> Result<(), EngineError> {
@@ -180,11 +180,11 @@ impl Images for StoredImages {
     }
 
     fn layer_owners(&self) -> Vec<ContainerId> {
-        self.store.snapshots().keys().iter().filter_map(|key| ContainerId::parse(key).ok()).collect()
+        self.store.snapshot_keys().iter().filter_map(|key| ContainerId::parse(key).ok()).collect()
     }
 
     fn usage(&self, owner: &ContainerId) -> Result<u64, EngineError> {
-        Ok(self.store.snapshots().usage(owner.as_str())?)
+        Ok(self.store.snapshots_of(owner.as_str()).usage(owner.as_str())?)
     }
 
     fn image_size(&self, image: &Digest) -> u64 {
@@ -192,7 +192,7 @@ impl Images for StoredImages {
     }
 
     fn changes(&self, owner: &ContainerId) -> Result<Vec<PathChange>, EngineError> {
-        let changes = self.store.snapshots().changes(owner.as_str())?;
+        let changes = self.store.snapshots_of(owner.as_str()).changes(owner.as_str())?;
         let kind = |kind| match kind {
             ChangeKind::Modified => PathChangeKind::Modified,
             ChangeKind::Added => PathChangeKind::Added,

@@ -13,7 +13,7 @@ use super::spool::{Spool, Writer};
 use crate::decompress::Compression;
 use crate::error::ImageError;
 use crate::layer::broken;
-use crate::snapshot::{SnapshotDriver, Staged};
+use crate::snapshot::{LayerTar, SnapshotDriver, Staged};
 
 /// Bytes moved at a time.
 const CHUNK: usize = 256 * 1024;
@@ -23,8 +23,8 @@ const CHUNK: usize = 256 * 1024;
 pub(crate) struct StagedLayer {
     /// Digest of the plain tar; `None` where the file of the archive is that tar, whose digest its receiver has.
     pub(crate) diff_id: Option<Digest>,
-    /// The plain tar.
-    pub(crate) tar: Spool,
+    /// The plain tar; `None` where it is content already.
+    pub(crate) tar: Option<Spool>,
     /// The files.
     pub(crate) files: Staged,
 }
@@ -77,8 +77,8 @@ impl Job {
     ) -> Result<StagedLayer, ImageError> {
         let mut reader = Counted { inner: self.source.reader()?, consumed: &self.consumed };
         if compression == Compression::None {
-            let files = driver.stage(&mut reader)?;
-            return Ok(StagedLayer { diff_id: None, tar: self.source.clone(), files });
+            let files = driver.stage(&mut LayerTar { reader: &mut reader, file: self.source.path() })?;
+            return Ok(StagedLayer { diff_id: None, tar: Some(self.source.clone()), files });
         }
         stage_stream(&mut *compression.decoder(reader)?, driver, temporary)
     }
@@ -152,7 +152,7 @@ pub(crate) fn stage_with(
     let (mut writer, tar) = Spool::create(temporary)?;
     let behind = tar.clone();
     std::thread::scope(|scope| {
-        let unpack = scope.spawn(|| driver.stage(&mut behind.reader()?));
+        let unpack = scope.spawn(|| driver.stage(&mut LayerTar { reader: &mut behind.reader()?, file: behind.path() }));
         let mut sink = Sink { writer: &mut writer, given_up: &|| unpack.is_finished() };
         let filled = fill(&mut sink);
         let written = filled.map(|()| writer.finish());
@@ -161,7 +161,7 @@ pub(crate) fn stage_with(
         }
         let files = unpack.join().map_err(|_| ImageError::Archive("unpacking panicked".to_owned()))?;
         match (written, files) {
-            (Ok(digest), Ok(files)) => Ok(StagedLayer { diff_id: Some(digest), tar: tar.clone(), files }),
+            (Ok(digest), Ok(files)) => Ok(StagedLayer { diff_id: Some(digest), tar: Some(tar.clone()), files }),
             // Writing stops when nobody unpacks any more; then that is the error to tell.
             (Err(ImageError::Io { source, .. }), Err(error)) if source.kind() == io::ErrorKind::BrokenPipe => {
                 Err(error)

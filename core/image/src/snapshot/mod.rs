@@ -1,17 +1,40 @@
-//! Layers and writable snapshots behind one trait, so that other formats than directories can follow.
+//! Layers and writable snapshots behind one trait. [`drivers`] says which driver is used for what.
 
+mod compare;
+mod directory;
+mod drivers;
+mod overlay;
 mod overlay2;
 mod spares;
+mod writable;
 
-use std::io::Read;
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use dockerd_types::Digest;
-pub use overlay2::Overlay2;
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::ImageError;
-use crate::trash::Trash;
+use crate::trash::{Trash, is_temporary};
+
+pub use drivers::Drivers;
+
+/// The plain tar of a layer on its way in.
+pub struct LayerTar<'a> {
+    /// Its bytes, from the beginning.
+    pub reader: &'a mut dyn Read,
+    /// The file they come from, which is on the drivers' file system, may still grow, and ends up as content.
+    pub file: &'a Path,
+}
+
+impl std::fmt::Debug for LayerTar<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerTar").field("file", &self.file).finish_non_exhaustive()
+    }
+}
 
 /// A layer that is unpacked but has no name yet; goes away unless it is committed.
 #[derive(Debug)]
@@ -51,8 +74,8 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     fn has_layer(&self, chain: &Digest) -> bool;
     /// Bytes of a layer's files; `None` when it is not known.
     fn layer_size(&self, chain: &Digest) -> Option<u64>;
-    /// Unpacks the plain tar `reader`, before it is known what it lies upon. Everything is read.
-    fn stage(&self, reader: &mut dyn Read) -> Result<Staged, ImageError>;
+    /// Takes in the plain tar of a layer, before it is known what it lies upon. Everything is read.
+    fn stage(&self, tar: &mut LayerTar<'_>) -> Result<Staged, ImageError>;
     /// Gives a staged layer its name and its place above `parent`; it appears as a whole or not at all.
     fn commit(&self, staged: Staged, chain: &Digest, parent: Option<&Digest>) -> Result<(), ImageError>;
     /// The layer and what is below it, topmost first.
@@ -65,6 +88,8 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     fn settle(&self, chain: &Digest);
     /// Takes a layer away that nothing is above. Idempotent.
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError>;
+    /// Whether there is a snapshot of that key.
+    fn has_snapshot(&self, key: &str) -> bool;
     /// Makes a writable snapshot above layer `chain` (above nothing for `None`); with its mount, as
     /// [`mount`](Self::mount) makes it, where one had been made ahead.
     fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<Option<OwnedFd>, ImageError>;
@@ -108,4 +133,25 @@ pub enum ChangeKind {
     Added,
     /// Gone.
     Deleted,
+}
+
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().mode(mode).create(path)?;
+    // The umask of the daemon must not decide.
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+/// Removes what an interrupted daemon left under temporary names.
+fn sweep(dir: &Path, trash: &Trash) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| is_temporary(&entry.file_name().to_string_lossy())) {
+        if let Err(error) = trash.discard(&entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "leftover could not be removed");
+        }
+    }
 }

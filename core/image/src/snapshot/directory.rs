@@ -1,0 +1,136 @@
+//! Where the layers of one driver lie, and what all formats have in common: names, parents, sizes.
+//!
+//! ```text
+//! <driver>/layers/<chain>/...       what the format keeps of a layer
+//! <driver>/layers/<chain>/parent    chainID below it, if any
+//! <driver>/layers/<chain>/size      bytes of its files
+//! <driver>/layers/<chain>/unsettled boot id of the kernel, until the layer is known to be on disk
+//! ```
+//! A layer is made under a temporary name and renamed, so it is whole or not there.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use dockerd_types::Digest;
+
+use super::{Staged, make_dir, sweep};
+use crate::error::ImageError;
+use crate::trash::{Trash, temporary_name};
+
+/// Files of a layer's directory beside what its format keeps.
+const PARENT: &str = "parent";
+const SIZE: &str = "size";
+const UNSETTLED: &str = "unsettled";
+
+/// The directory of layers.
+#[derive(Debug)]
+pub(super) struct LayerDirectory {
+    path: PathBuf,
+    trash: Trash,
+}
+
+impl LayerDirectory {
+    /// Opens or makes it in the driver's directory `dir`.
+    pub(super) fn open(dir: &Path, trash: Trash) -> io::Result<Self> {
+        let path = dir.join("layers");
+        DirBuilder::new().recursive(true).mode(0o710).create(&path)?;
+        sweep(&path, &trash);
+        Ok(Self { path, trash })
+    }
+
+    /// Where a layer is.
+    pub(super) fn layer(&self, chain: &Digest) -> PathBuf {
+        self.path.join(chain.hex())
+    }
+
+    pub(super) fn has(&self, chain: &Digest) -> bool {
+        self.layer(chain).exists()
+    }
+
+    /// Bytes of a layer's files, as noted when it was committed.
+    pub(super) fn size(&self, chain: &Digest) -> Option<u64> {
+        fs::read_to_string(self.layer(chain).join(SIZE)).ok()?.parse().ok()
+    }
+
+    /// An empty directory for a new layer.
+    pub(super) fn stage(&self) -> io::Result<Staged> {
+        let staged = Staged::new(self.path.join(temporary_name()), self.trash.clone());
+        make_dir(staged.path(), 0o710)?;
+        Ok(staged)
+    }
+
+    /// As [`SnapshotDriver::commit`](super::SnapshotDriver::commit).
+    pub(super) fn commit(&self, mut staged: Staged, chain: &Digest, parent: Option<&Digest>) -> Result<(), ImageError> {
+        let named = (|| {
+            if let Some(parent) = parent {
+                fs::write(staged.path().join(PARENT), parent.as_str())?;
+            }
+            fs::write(staged.path().join(SIZE), staged.size.to_string())?;
+            fs::write(staged.path().join(UNSETTLED), boot_id())?;
+            match fs::rename(staged.path(), self.layer(chain)) {
+                // Somebody else was first with an equal one.
+                Err(_) if self.has(chain) => Ok(false),
+                renamed => renamed.map(|()| true),
+            }
+        })();
+        staged.committed = named.map_err(ImageError::io(format!("commit layer {chain}")))?;
+        Ok(())
+    }
+
+    /// What `chain` lies upon; `None` for a lowest layer.
+    pub(super) fn parent(&self, chain: &Digest) -> io::Result<Option<Digest>> {
+        match fs::read_to_string(self.layer(chain).join(PARENT)) {
+            Ok(text) => Ok(Some(Digest::parse(&text).map_err(io::Error::other)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The layer and what is below it, topmost first.
+    pub(super) fn ancestry(&self, chain: &Digest) -> Vec<Digest> {
+        let (mut out, mut next) = (Vec::new(), Some(chain.clone()));
+        while let Some(chain) = next {
+            next = self.parent(&chain).ok().flatten();
+            out.push(chain);
+        }
+        out
+    }
+
+    /// All layers.
+    pub(super) fn list(&self) -> Vec<Digest> {
+        let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
+        let names = entries.flatten().map(|entry| format!("sha256:{}", entry.file_name().to_string_lossy()));
+        names.filter_map(|name| Digest::parse(&name).ok()).collect()
+    }
+
+    /// As [`SnapshotDriver::unsettled`](super::SnapshotDriver::unsettled).
+    pub(super) fn unsettled(&self) -> Vec<(Digest, bool)> {
+        let boot = boot_id();
+        let marked = self.list().into_iter().filter_map(|chain| {
+            let mark = fs::read_to_string(self.layer(&chain).join(UNSETTLED)).ok()?;
+            Some((chain, mark == boot))
+        });
+        marked.collect()
+    }
+
+    /// Notes that a layer is on disk.
+    pub(super) fn settle(&self, chain: &Digest) {
+        if let Err(error) = fs::remove_file(self.layer(chain).join(UNSETTLED))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%chain, %error, "layer cannot be marked as settled");
+        }
+    }
+
+    /// Takes a layer away.
+    pub(super) fn remove(&self, chain: &Digest) -> Result<(), ImageError> {
+        self.trash.discard(&self.layer(chain))
+    }
+}
+
+/// Names one run of the kernel.
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}

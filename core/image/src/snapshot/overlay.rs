@@ -1,0 +1,148 @@
+//! The driver of all formats whose layers the kernel can stack: an overlay above trees that a [`LayerFormat`] gives.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use dockerd_types::Digest;
+
+use super::directory::LayerDirectory;
+use super::writable::{self, Lower, LowerTree, Writable};
+use super::{Change, LayerTar, SnapshotDriver, Staged};
+use crate::error::ImageError;
+use crate::trash::Trash;
+
+/// How one driver keeps layers.
+pub(super) trait LayerFormat: Send + Sync + std::fmt::Debug {
+    /// The driver's name, as `docker info` shows it.
+    fn name(&self) -> &'static str;
+    /// Writes what the layer `tar` becomes into the empty directory `to`; bytes of its files. Everything is read.
+    fn write(&self, tar: &mut LayerTar<'_>, to: &Path) -> Result<u64, ImageError>;
+    /// Bytes of the files of a layer in the directory `layer`, counted.
+    fn measure(&self, layer: &Path) -> Option<u64>;
+    /// Trees of layer `chain` and what is below it, topmost first.
+    fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>>;
+    /// Lets go of what was kept open of a layer.
+    fn forget(&self, chain: &Digest);
+    /// As [`SnapshotDriver::describe`].
+    fn describe(&self, layers: &LayerDirectory, chain: &Digest) -> Vec<(&'static str, String)>;
+}
+
+/// The driver over format `F`. Its directory is its own.
+#[derive(Debug)]
+pub(super) struct OverlayDriver<F> {
+    format: F,
+    layers: LayerDirectory,
+    writable: Writable,
+}
+
+impl<F: LayerFormat> OverlayDriver<F> {
+    /// Opens or makes the driver's directory `dir`; what is to be deleted is moved to `trash` first.
+    pub(super) fn open(format: F, dir: &Path, trash: &Trash) -> Result<Self, ImageError> {
+        let opened = LayerDirectory::open(dir, trash.clone())
+            .and_then(|layers| Ok((layers, Writable::open(dir, trash.clone())?)));
+        let (layers, writable) = opened.map_err(ImageError::io(format!("open {}", format.name())))?;
+        Ok(Self { format, layers, writable })
+    }
+}
+
+impl<F: LayerFormat> Lower for OverlayDriver<F> {
+    fn stack(&self, chain: &Digest) -> io::Result<Vec<LowerTree>> {
+        self.format.stack(&self.layers, chain)
+    }
+}
+
+impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
+    fn name(&self) -> &'static str {
+        self.format.name()
+    }
+
+    fn has_layer(&self, chain: &Digest) -> bool {
+        self.layers.has(chain)
+    }
+
+    fn layer_size(&self, chain: &Digest) -> Option<u64> {
+        self.layers.size(chain).or_else(|| self.format.measure(&self.layers.layer(chain)))
+    }
+
+    fn stage(&self, tar: &mut LayerTar<'_>) -> Result<Staged, ImageError> {
+        let mut staged = self.layers.stage().map_err(ImageError::io("unpack layer"))?;
+        staged.size = self.format.write(tar, staged.path())?;
+        Ok(staged)
+    }
+
+    fn commit(&self, staged: Staged, chain: &Digest, parent: Option<&Digest>) -> Result<(), ImageError> {
+        self.layers.commit(staged, chain, parent)
+    }
+
+    fn ancestry(&self, chain: &Digest) -> Vec<Digest> {
+        self.layers.ancestry(chain)
+    }
+
+    fn layers(&self) -> Vec<Digest> {
+        self.layers.list()
+    }
+
+    fn unsettled(&self) -> Vec<(Digest, bool)> {
+        self.layers.unsettled()
+    }
+
+    fn settle(&self, chain: &Digest) {
+        self.layers.settle(chain);
+    }
+
+    fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError> {
+        self.layers.remove(chain)?;
+        self.writable.forget(chain)?;
+        self.format.forget(chain);
+        Ok(())
+    }
+
+    fn has_snapshot(&self, key: &str) -> bool {
+        self.writable.has(key)
+    }
+
+    fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<Option<OwnedFd>, ImageError> {
+        self.writable.prepare(self, key, chain)
+    }
+
+    fn stock(&self, chain: &Digest) -> Result<(), ImageError> {
+        self.writable.stock(self, chain)
+    }
+
+    fn mount(&self, key: &str) -> Result<OwnedFd, ImageError> {
+        self.writable.mount(self, key)
+    }
+
+    fn view(&self, chain: &Digest) -> Result<OwnedFd, ImageError> {
+        writable::view(self, chain).map_err(ImageError::io(format!("mount layer {chain}")))
+    }
+
+    fn remove(&self, key: &str) -> Result<(), ImageError> {
+        self.writable.remove(key)
+    }
+
+    fn snapshot_chain(&self, key: &str) -> Option<Digest> {
+        self.writable.chain(key)
+    }
+
+    fn upper(&self, key: &str) -> Result<OwnedFd, ImageError> {
+        self.writable.upper(key)
+    }
+
+    fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)> {
+        self.format.describe(&self.layers, chain)
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.writable.keys()
+    }
+
+    fn usage(&self, key: &str) -> Result<u64, ImageError> {
+        self.writable.usage(key)
+    }
+
+    fn changes(&self, key: &str) -> Result<Vec<Change>, ImageError> {
+        self.writable.changes(self, key)
+    }
+}
