@@ -106,6 +106,7 @@ impl ImageStore {
             self.publish_layer(&lease, below, &layer.diff_id, || self.restage(&layer.diff_id))?;
             below = Some(layer);
         }
+        self.settle_soon();
         Ok(())
     }
 
