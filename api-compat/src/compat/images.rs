@@ -31,8 +31,10 @@ pub(crate) fn downgrade_summary(version: ApiVersion, mut image: Value) -> Value 
         image["Containers"] = json!(-1);
     }
     if version < NO_NAMES {
-        image["RepoDigests"] = Value::Null;
         let is_empty = |list: &Value| list.as_array().is_none_or(Vec::is_empty);
+        if is_empty(&image["RepoDigests"]) {
+            image["RepoDigests"] = Value::Null;
+        }
         if is_empty(&image["RepoTags"]) && is_empty(&image["RepoDigests"]) {
             image["RepoTags"] = json!(["<none>:<none>"]);
             image["RepoDigests"] = json!(["<none>@<none>"]);

@@ -14,6 +14,11 @@ pub(crate) fn tags(references: &[Reference]) -> Vec<String> {
     references.iter().filter(|r| r.tag().is_some()).map(Reference::familiar).collect()
 }
 
+/// Names by digest.
+fn digests(references: &[Reference]) -> Vec<String> {
+    references.iter().filter(|r| r.digest().is_some()).map(Reference::familiar).collect()
+}
+
 /// One image of a list.
 pub(crate) fn summary(item: &ImageSummary) -> Value {
     let ImageSummary { image, references, containers, shared_size } = item;
@@ -24,7 +29,7 @@ pub(crate) fn summary(item: &ImageSummary) -> Value {
         "Id": image.id.as_str(),
         "Labels": if labels.is_empty() { Value::Null } else { json!(labels) },
         "ParentId": image.parent.as_ref().map_or("", |id| id.as_str()),
-        "RepoDigests": [],
+        "RepoDigests": digests(references),
         "RepoTags": tags(references),
         "SharedSize": shared_size.map_or_else(|| json!(-1), |size| json!(size)),
         "Size": image.size(),
@@ -40,7 +45,7 @@ pub(crate) fn inspect(image: &Image, driver: &str, places: Vec<(&str, String)>) 
     let mut out = json!({
         "Id": image.id.as_str(),
         "RepoTags": tags(&image.references),
-        "RepoDigests": [],
+        "RepoDigests": digests(&image.references),
         "Parent": image.parent.as_ref().map_or("", |id| id.as_str()),
         "Comment": image.config.comment,
         "DockerVersion": image.config.docker_version,

@@ -62,7 +62,14 @@ impl ImageStore {
         };
         let raw = serde_json::to_vec(&config).map_err(|error| ImageError::Archive(error.to_string()))?;
         let references: Vec<Reference> = options.reference.clone().into_iter().collect();
-        let new = NewImage { raw_config: raw.into(), layers: vec![layer], references, parent: None, tagged: true };
+        let new = NewImage {
+            raw_config: raw.into(),
+            layers: vec![layer],
+            references,
+            parent: None,
+            tagged: true,
+            manifest: None,
+        };
         let mut added = self.add_images(vec![new])?;
         added.pop().ok_or_else(|| ImageError::Archive("image was not added".to_owned()))
     }

@@ -20,6 +20,16 @@ pub(crate) struct ImageDocument {
     /// When it was last given a name, other than by a load.
     #[serde(default)]
     pub(crate) last_tagged: Option<Timestamp>,
+    /// Manifests it came by.
+    #[serde(default)]
+    pub(crate) manifests: Vec<ManifestDocument>,
+}
+
+/// A manifest of an image; the manifest itself is content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ManifestDocument {
+    pub(crate) digest: Digest,
+    pub(crate) media_type: String,
 }
 
 /// A layer of an image.
@@ -38,7 +48,7 @@ impl Document for ImageDocument {
 /// `image/references.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct ReferencesDocument {
-    /// Tagged references and what they name.
+    /// References by tag or digest, and what they name.
     pub(crate) tags: BTreeMap<Reference, Digest>,
 }
 

@@ -87,7 +87,14 @@ impl ImageStore {
             let made = self.load_layer(lease, arrivals, layers.last(), (number, layer), progress)?;
             layers.push(made);
         }
-        Ok(NewImage { raw_config: Bytes::from(raw_config), layers, references, parent: None, tagged: false })
+        Ok(NewImage {
+            raw_config: Bytes::from(raw_config),
+            layers,
+            references,
+            parent: None,
+            tagged: false,
+            manifest: None,
+        })
     }
 
     fn load_layer(

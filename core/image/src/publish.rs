@@ -16,7 +16,10 @@ use crate::error::ImageError;
 use crate::intake::stage::{StagedLayer, stage_stream};
 use crate::lease::Lease;
 use crate::snapshot::LayerTar;
-use crate::store::{Image, ImageStore, LayerRef, chain_id, image_of, layer_document};
+use crate::store::{Image, ImageStore, LayerRef, ManifestRef, chain_id, image_of, layer_document, manifest_document};
+
+/// Manifests remembered of one image.
+const MOST_MANIFESTS: usize = 16;
 
 /// An image whose layers are there.
 #[derive(Debug)]
@@ -25,8 +28,10 @@ pub(crate) struct NewImage {
     pub(crate) layers: Vec<LayerRef>,
     pub(crate) references: Vec<Reference>,
     pub(crate) parent: Option<Digest>,
-    /// Whether its names count as given now (`LastTagTime`), as they do for all but a load.
+    /// Whether its names count as given now (`LastTagTime`), as they do for all but a load and a pull.
     pub(crate) tagged: bool,
+    /// The manifest it came by, and the manifest's bytes.
+    pub(crate) manifest: Option<(ManifestRef, Bytes)>,
 }
 
 impl ImageStore {
@@ -57,7 +62,7 @@ impl ImageStore {
         lease.cover(&chain_id);
         lease.cover(diff_id);
         let size = match self.snapshots().layer_size(&chain_id) {
-            Some(size) if self.snapshots().has_layer(&chain_id) && self.content().has(diff_id) => size,
+            Some(size) if self.snapshots().has_layer(&chain_id) && self.has_tar(diff_id) => size,
             _ => {
                 let StagedLayer { tar, files, .. } = stage()?;
                 let size = files.size;
@@ -73,14 +78,20 @@ impl ImageStore {
 
     /// Stages a layer anew from the content store.
     pub(crate) fn restage(&self, diff_id: &Digest) -> Result<StagedLayer, ImageError> {
-        let mut reader = Hashing { inner: self.content().get(diff_id)?, hasher: Sha256::new() };
-        let file = self.content().path(diff_id);
-        let files = self.snapshots().stage(&mut LayerTar { reader: &mut reader, file: &file })?;
-        let found = Digest::sha256(&reader.hasher.finalize().into());
+        let (found, tar, files) = if self.content().has(diff_id) {
+            let mut reader = Hashing { inner: self.content().get(diff_id)?, hasher: Sha256::new() };
+            let file = self.content().path(diff_id);
+            let files = self.snapshots().stage(&mut LayerTar { reader: &mut reader, file: &file })?;
+            (Some(Digest::sha256(&reader.hasher.finalize().into())), None, files)
+        } else {
+            let staged = stage_stream(&mut *self.open_tar(diff_id)?, &**self.snapshots(), self.content().temporary())?;
+            (staged.diff_id, staged.tar, staged.files)
+        };
+        let found = found.unwrap_or_else(|| diff_id.clone());
         if found != *diff_id {
             return Err(ImageError::WrongDigest { what: "layer".to_owned(), expected: diff_id.clone(), found });
         }
-        Ok(StagedLayer { diff_id: Some(found), tar: None, files })
+        Ok(StagedLayer { diff_id: Some(found), tar, files })
     }
 
     /// Makes the layers `chain` lies upon anew where the chosen driver lacks them, as it does after the choice changed.
@@ -121,6 +132,9 @@ impl ImageStore {
         let mut ids = Vec::new();
         for image in &new {
             ids.push(self.content().put(&image.raw_config)?);
+            if let Some((_, bytes)) = &image.manifest {
+                self.content().put(bytes)?;
+            }
         }
         {
             let _changes = self.lock();
@@ -149,17 +163,24 @@ impl ImageStore {
         images: &mut std::collections::HashMap<Digest, Arc<Image>>,
         names: &mut BTreeMap<Reference, Digest>,
     ) -> Result<(), ImageError> {
-        let NewImage { raw_config, layers, references, parent, tagged } = new;
+        let NewImage { raw_config, layers, references, parent, tagged, manifest } = new;
         let now = Timestamp::now();
         let known = images.get(id);
         let tagged = (tagged && !references.is_empty()).then_some(now);
-        if known.is_none() || tagged.is_some() {
+        let mut manifests = known.map_or_else(Vec::new, |image| image.manifests.clone());
+        let manifest = manifest.map(|(manifest, _)| manifest).filter(|manifest| !manifests.contains(manifest));
+        if known.is_none() || tagged.is_some() || manifest.is_some() {
+            manifests.extend(manifest);
+            if manifests.len() > MOST_MANIFESTS {
+                manifests.remove(0);
+            }
             let stored = ImageDocument {
                 id: id.clone(),
                 layers: layers.iter().map(layer_document).collect(),
                 arrived: known.map_or(now, |image| image.arrived),
                 parent: known.and_then(|image| image.parent.clone()).or(parent),
                 last_tagged: tagged.or_else(|| known.and_then(|image| image.last_tagged)),
+                manifests: manifests.iter().map(manifest_document).collect(),
             };
             document::write(&self.document_path(id), &stored, Durability::Disk)?;
             let references = known.map(|image| image.references.clone()).unwrap_or_default();

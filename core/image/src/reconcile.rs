@@ -21,16 +21,18 @@ impl ImageStore {
         self.drop_images(|image| {
             let made = |layer: &LayerRef| {
                 // Another driver may have been chosen since: then it is made when it is needed.
-                self.snapshots().has_layer(&layer.chain_id) || self.content().has(&layer.diff_id)
+                self.snapshots().has_layer(&layer.chain_id) || self.has_tar(&layer.diff_id)
             };
             !image.layers.iter().all(made)
         });
         self.mend_snapshots();
         sweep_layers(self.snapshots(), &self.layers_in_use());
         self.drivers().former().for_each(|driver| self.sweep_former(driver));
-        let index = self.index();
-        let layers = index.images.values().flat_map(|image| image.layers.iter().map(|layer| layer.diff_id.clone()));
-        self.content().retain(&layers.chain(index.images.keys().cloned()).collect());
+        let wanted = self.content_in_use();
+        self.content().retain(&wanted);
+        for diff_id in self.distribution().layers().iter().filter(|diff_id| !wanted.contains(diff_id)) {
+            self.distribution().forget(diff_id);
+        }
         self.settle_soon();
     }
 
@@ -57,11 +59,8 @@ impl ImageStore {
         let (index, mut broken) = (self.index(), HashSet::new());
         for image in index.images.values() {
             for layer in image.layers.iter().filter(|layer| suspect.contains(&layer.chain_id)) {
-                let file = self.content().get(&layer.diff_id).ok();
-                let digest = file.and_then(|file| crate::content::digest_of(file).ok());
-                if digest.as_ref() != Some(&layer.diff_id) {
+                if !self.check_tar(&layer.diff_id) {
                     tracing::error!(diff_id = %layer.diff_id, "content of a layer was lost with the power");
-                    self.content().remove(&layer.diff_id);
                     broken.insert(layer.diff_id.clone());
                 }
                 // It is made anew below, or when it is needed.
@@ -71,6 +70,19 @@ impl ImageStore {
             }
         }
         broken
+    }
+
+    /// Removes what is torn of a layer's content; whether its tar can still be had.
+    fn check_tar(&self, diff_id: &Digest) -> bool {
+        let intact = |digest: &Digest| {
+            let file = self.content().get(digest).ok();
+            file.and_then(|file| crate::content::digest_of(file).ok()).as_ref() == Some(digest)
+        };
+        let forms = self.distribution().blobs(diff_id).into_iter().map(|blob| blob.digest).chain([diff_id.clone()]);
+        for digest in forms.filter(|digest| self.content().has(digest) && !intact(digest)) {
+            self.content().remove(&digest);
+        }
+        self.has_tar(diff_id)
     }
 
     /// Makes anew what was lost below existing snapshots.

@@ -76,7 +76,7 @@ impl ImageStore {
         let _changes = self.lock();
         let image = self.resolve(text)?;
         let mut out = Vec::new();
-        let single = image.references.len() == 1;
+        let single = is_single(&image.references);
         let mut quiet = false;
         if is_id_of(text, &image) {
             if single {
@@ -100,8 +100,8 @@ impl ImageStore {
                 )));
             }
             let reference = Reference::parse(text)?.with_default_tag();
-            self.untag(&image, std::slice::from_ref(&reference), &mut out)?;
-            if image.references.iter().any(|known| *known != reference) {
+            self.untag(&image, &named_by(&reference, &image.references), &mut out)?;
+            if self.index().images.get(&image.id).is_some_and(|image| !image.references.is_empty()) {
                 return Ok(out);
             }
             quiet = true;
@@ -186,18 +186,38 @@ impl ImageStore {
                 out.push(Removal::Layer(layer.chain_id.clone()));
             }
         }
-        let blobs = image.layers.iter().map(|layer| &layer.diff_id).chain([&image.id]);
         let kept = self.content_in_use();
-        for digest in blobs.filter(|digest| !kept.contains(*digest) && !self.leases().covers(digest)) {
-            self.content().remove(digest);
+        for digest in self.content_of(image).filter(|digest| !kept.contains(digest)) {
+            self.drop_content(&digest);
         }
         Ok(())
     }
 
-    fn content_in_use(&self) -> HashSet<Digest> {
+    /// Content that is there for `image`: its configuration, its manifests, its layers' tars and their compressed forms.
+    fn content_of<'a>(&'a self, image: &'a Image) -> impl Iterator<Item = Digest> + 'a {
+        let layers = image.layers.iter().map(|layer| &layer.diff_id);
+        let compressed = |diff_id| self.distribution().blobs(diff_id).into_iter().map(|blob| blob.digest);
+        // Compressed forms first: who they belong to is forgotten with the layer.
+        let blobs = layers.clone().flat_map(compressed);
+        let manifests = image.manifests.iter().map(|manifest| manifest.digest.clone());
+        blobs.chain(manifests).chain(layers.cloned()).chain([image.id.clone()])
+    }
+
+    /// Content some image needs.
+    pub(crate) fn content_in_use(&self) -> HashSet<Digest> {
         let index = self.index();
-        let layers = index.images.values().flat_map(|image| &image.layers).map(|layer| layer.diff_id.clone());
-        layers.chain(index.images.keys().cloned()).collect()
+        index.images.values().flat_map(|image| self.content_of(image).collect::<Vec<_>>()).collect()
+    }
+
+    /// Removes a blob unless a lease covers it, and with a layer's what is known of it in registries.
+    fn drop_content(&self, digest: &Digest) {
+        if self.leases().covers(digest) {
+            return;
+        }
+        self.distribution().forget(digest);
+        if self.content().has(digest) {
+            self.content().remove(digest);
+        }
     }
 
     /// Removes those layers and blobs among `candidates` that nobody needs.
@@ -214,8 +234,8 @@ impl ImageStore {
             {
                 tracing::warn!(layer = %digest, %error, "layer could not be removed");
             }
-            if !content.contains(digest) && self.content().has(digest) {
-                self.content().remove(digest);
+            if !content.contains(digest) {
+                self.drop_content(digest);
             }
         }
     }
@@ -234,6 +254,28 @@ impl ImageStore {
         }
         Ok(())
     }
+}
+
+/// Whether all names are of one repository, with one tag at most, so that removing them is what is meant by removing the
+/// image.
+fn is_single(references: &[Reference]) -> bool {
+    let Some(first) = references.first() else { return false };
+    let repository = first.familiar_name();
+    references.iter().all(|reference| reference.familiar_name() == repository)
+        && references.iter().filter(|reference| reference.digest().is_none()).count() <= 1
+}
+
+/// The names among `references` that go with `name`: it, and with the last tag of a repository its digests.
+fn named_by(name: &Reference, references: &[Reference]) -> Vec<Reference> {
+    if let Some(digest) = name.digest() {
+        return vec![name.with_digest(digest.clone())];
+    }
+    let mut out = vec![name.clone()];
+    let siblings = || references.iter().filter(|other| *other != name && other.familiar_name() == name.familiar_name());
+    if siblings().all(|other| other.digest().is_some()) {
+        out.extend(siblings().cloned());
+    }
+    out
 }
 
 /// Whether `text` is a beginning of the image's id, which goes before a name that looks like one.

@@ -82,11 +82,14 @@ impl ImageStore {
             Some((image.clone(), Some(reference.clone())))
         };
         if reference.digest().is_some() {
-            return whole(&reference).map(|found| vec![found]).ok_or(ImageError::NoReference);
+            // It is saved without a name: the archive has no place for one by digest.
+            let found = whole(&reference).map(|(image, _)| vec![(image, None)]);
+            return found.ok_or(ImageError::NoReference);
         }
         if reference.tag().is_none() {
             let repository = reference.familiar_name();
-            let tags = index.references.keys().filter(|known| known.familiar_name() == repository);
+            let in_repository = |known: &&Reference| known.tag().is_some() && known.familiar_name() == repository;
+            let tags = index.references.keys().filter(in_repository);
             let found: Vec<_> = tags.filter_map(whole).collect();
             if !found.is_empty() {
                 return Ok(found);
@@ -147,9 +150,7 @@ impl ImageStore {
             match &blob.source {
                 Source::Bytes(bytes) => tar.file(path, bytes.len() as u64, blob.time, &bytes[..])?,
                 Source::Content(digest) => {
-                    let file = self.content().get(digest)?;
-                    let size = file.metadata().map_err(ImageError::io("measure layer"))?.len();
-                    tar.file(path, size, blob.time, file)?;
+                    tar.file(path, self.tar_size(digest)?, blob.time, self.open_tar(digest)?)?;
                 }
             }
         }
@@ -173,8 +174,7 @@ impl ImageStore {
         blobs.entry(blob_path(&image.id)).or_insert(config);
         let mut layers = Vec::new();
         for layer in &image.layers {
-            let file = self.content().get(&layer.diff_id)?;
-            let size = file.metadata().map_err(ImageError::io("measure layer"))?.len();
+            let size = self.tar_size(&layer.diff_id)?;
             let blob = Blob { source: Source::Content(layer.diff_id.clone()), time: created };
             blobs.entry(blob_path(&layer.diff_id)).or_insert(blob);
             layers.push(Descriptor::new(LAYER, &layer.diff_id, size));

@@ -15,8 +15,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::ImageConfig;
 use crate::content::ContentStore;
-use crate::document::{ImageDocument, LayerDocument, ReferencesDocument};
+use crate::distribution::Distribution;
+use crate::document::{ImageDocument, LayerDocument, ManifestDocument, ReferencesDocument};
 use crate::error::ImageError;
+use crate::ingest::Ingests;
 use crate::intake::stage::Job;
 use crate::lease::{Leases, Turns};
 use crate::snapshot::{Drivers, SnapshotDriver};
@@ -54,12 +56,28 @@ pub struct Image {
     pub arrived: Timestamp,
     /// When it was last given a name here, other than by a load.
     pub last_tagged: Option<Timestamp>,
+    /// Manifests it came by, which are content too; the last one at the end.
+    pub manifests: Vec<ManifestRef>,
+}
+
+/// A manifest of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestRef {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
 }
 
 impl Image {
     /// Bytes of all its layers' files.
     pub fn size(&self) -> u64 {
         self.layers.iter().map(|layer| layer.size).sum()
+    }
+
+    /// Whether one of its names has a tag.
+    pub fn is_tagged(&self) -> bool {
+        self.references.iter().any(|reference| reference.tag().is_some())
     }
 
     /// The topmost layer; `None` for an image without layers.
@@ -88,6 +106,8 @@ struct Inner {
     images_dir: PathBuf,
     references_file: PathBuf,
     content: ContentStore,
+    distribution: Distribution,
+    ingests: Ingests,
     drivers: Drivers,
     index: ArcSwap<ImageIndex>,
     changes: Mutex<()>,
@@ -108,7 +128,9 @@ impl ImageStore {
         let inner = Inner {
             images_dir,
             references_file: layout.image_dir().join("references.json"),
-            content: ContentStore::open(&layout.image_dir().join("content"), &layout.tmp_dir(), trash)?,
+            content: ContentStore::open(&layout.image_dir().join("content"), &layout.tmp_dir(), trash.clone())?,
+            distribution: Distribution::open(&layout.image_dir().join("distribution"))?,
+            ingests: Ingests::open(&layout.image_dir().join("ingest"), trash)?,
             drivers,
             index: ArcSwap::default(),
             changes: Mutex::default(),
@@ -178,6 +200,14 @@ impl ImageStore {
         &self.inner.content
     }
 
+    pub(crate) fn distribution(&self) -> &Distribution {
+        &self.inner.distribution
+    }
+
+    pub(crate) fn ingests(&self) -> &Ingests {
+        &self.inner.ingests
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, ()> {
         self.inner.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -217,7 +247,11 @@ impl ImageStore {
             return index.images.get(&digest).cloned().ok_or_else(|| ImageError::NotFound(digest.to_string()));
         }
         if let Ok(reference) = Reference::parse(text) {
-            let reference = reference.with_default_tag();
+            // A tag beside a digest says nothing.
+            let reference = match reference.digest() {
+                Some(digest) => reference.with_digest(digest.clone()),
+                None => reference.with_default_tag(),
+            };
             let wanted = reference.digest();
             let by_digest = wanted.and_then(|digest| index.images.get(digest));
             if let Some(image) = index.references.get(&reference).and_then(|id| index.images.get(id)).or(by_digest) {
@@ -322,15 +356,24 @@ pub(crate) fn layer_document(layer: &LayerRef) -> LayerDocument {
     LayerDocument { diff_id, chain_id, size }
 }
 
+pub(crate) fn manifest_document(manifest: &ManifestRef) -> ManifestDocument {
+    let ManifestRef { digest, media_type } = manifest.clone();
+    ManifestDocument { digest, media_type }
+}
+
 pub(crate) fn image_of(document: ImageDocument, raw_config: Bytes) -> Result<Image, ImageError> {
-    let ImageDocument { id, layers, arrived, parent, last_tagged } = document;
+    let ImageDocument { id, layers, arrived, parent, last_tagged, manifests } = document;
     let config: ImageConfig = serde_json::from_slice(&raw_config)
         .map_err(|error| ImageError::Archive(format!("invalid image configuration: {error}")))?;
     let layers =
         layers.into_iter().map(|LayerDocument { diff_id, chain_id, size }| LayerRef { diff_id, chain_id, size });
     let created = config.created_at().unwrap_or(arrived);
     let (layers, references) = (layers.collect(), Vec::new());
-    Ok(Image { id, config, raw_config, layers, references, created, parent, arrived, last_tagged })
+    let manifests = manifests
+        .into_iter()
+        .map(|ManifestDocument { digest, media_type }| ManifestRef { digest, media_type })
+        .collect();
+    Ok(Image { id, config, raw_config, layers, references, created, parent, arrived, last_tagged, manifests })
 }
 
 fn document_of(image: &Image) -> ImageDocument {
@@ -340,6 +383,7 @@ fn document_of(image: &Image) -> ImageDocument {
         arrived: image.arrived,
         parent: image.parent.clone(),
         last_tagged: image.last_tagged,
+        manifests: image.manifests.iter().map(manifest_document).collect(),
     }
 }
 

@@ -194,7 +194,7 @@ impl<'a> Query<'a> {
         self.before.is_none_or(|at| created.is_some_and(|created| created < at))
             && self.since.is_none_or(|at| created.is_some_and(|created| created > at))
             && self.until.is_none_or(|at| created.is_some_and(|created| created < at))
-            && self.dangling.is_none_or(|wanted| wanted == image.references.is_empty())
+            && self.dangling.is_none_or(|wanted| if wanted { !image.is_tagged() } else { !image.references.is_empty() })
             && (!self.filters.has("label") && !self.filters.has("label!") || self.filters.labels_match(&labels()))
     }
 }

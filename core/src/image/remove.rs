@@ -72,7 +72,7 @@ impl ImageService {
         for image in chosen {
             let names: Vec<String> = if image.references.is_empty() {
                 vec![image.id.hex().to_owned()]
-            } else if dangling {
+            } else if dangling && image.is_tagged() {
                 continue;
             } else {
                 image.references.iter().map(ToString::to_string).collect()

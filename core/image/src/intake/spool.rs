@@ -1,15 +1,18 @@
-//! A temporary file that one thread fills and others read while it grows.
+//! A file that one thread fills and others read while it grows: a temporary one, or one that a later daemon goes on with.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use dockerd_types::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::ImageError;
+
+/// Bytes read at a time of what was there before.
+const CHUNK: usize = 256 * 1024;
 
 /// How far the writer is.
 #[derive(Debug, Default)]
@@ -41,10 +44,19 @@ impl Shared {
     }
 }
 
-/// The file, for readers; it goes away with the last of them. No descriptor is held open while nobody reads.
+/// Where the file is.
+#[derive(Debug)]
+enum Place {
+    /// Goes away with the last of its readers.
+    Temporary(tempfile::TempPath),
+    /// Is somebody else's to remove.
+    Kept(PathBuf),
+}
+
+/// The file, for readers. No descriptor is held open while nobody reads.
 #[derive(Debug, Clone)]
 pub(crate) struct Spool {
-    path: Arc<tempfile::TempPath>,
+    place: Arc<Place>,
     shared: Arc<Shared>,
 }
 
@@ -62,13 +74,18 @@ impl Spool {
     pub(crate) fn create(directory: &Path) -> Result<(Writer, Self), ImageError> {
         let file = tempfile::NamedTempFile::new_in(directory).map_err(ImageError::io("receive content"))?;
         let (file, path) = file.into_parts();
-        let spool = Self { path: Arc::new(path), shared: Arc::default() };
-        Ok((Writer { file, spool: spool.clone(), hasher: Sha256::new(), written: 0 }, spool))
+        Ok(Writer::new(file, Place::Temporary(path)))
+    }
+
+    /// The file `path`, made if it is not there. What it has counts as written once [`Writer::catch_up`] has read it.
+    pub(crate) fn keep(path: &Path) -> Result<(Writer, Self), ImageError> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        Ok(Writer::new(file.map_err(ImageError::io("receive content"))?, Place::Kept(path.to_owned())))
     }
 
     /// Reads from the start, waiting where the writer is not that far.
     pub(crate) fn reader(&self) -> Result<SpoolReader, ImageError> {
-        let file = File::open(&*self.path).map_err(ImageError::io("read received content"))?;
+        let file = File::open(self.path()).map_err(ImageError::io("read received content"))?;
         Ok(SpoolReader { file, spool: self.clone(), position: 0 })
     }
 
@@ -82,20 +99,48 @@ impl Spool {
         self.shared.progress().written
     }
 
-    /// Its path, as long as it is temporary.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        match &*self.place {
+            Place::Temporary(path) => path,
+            Place::Kept(path) => path,
+        }
     }
 }
 
 impl Writer {
+    fn new(file: File, place: Place) -> (Self, Spool) {
+        let spool = Spool { place: Arc::new(place), shared: Arc::default() };
+        (Self { file, spool: spool.clone(), hasher: Sha256::new(), written: 0 }, spool)
+    }
+
+    /// Takes what the file has already as written, but no more than `most` bytes; how many. Blocking.
+    pub(crate) fn catch_up(&mut self, most: u64) -> io::Result<u64> {
+        let mut buffer = vec![0; CHUNK];
+        while self.written < most {
+            let wanted = usize::try_from(most - self.written).map_or(CHUNK, |left| left.min(CHUNK));
+            match self.file.read_at(&mut buffer[..wanted], self.written)? {
+                0 => break,
+                length => self.passed(&buffer[..length]),
+            }
+        }
+        self.file.set_len(self.written)?;
+        self.file.seek(SeekFrom::Start(self.written))?;
+        Ok(self.written)
+    }
+
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
         self.file.write_all(bytes)?;
+        self.passed(bytes);
+        Ok(())
+    }
+
+    fn passed(&mut self, bytes: &[u8]) {
         self.written += bytes.len() as u64;
         self.spool.shared.progress().written = self.written;
         self.spool.shared.grown.notify_all();
-        Ok(())
+        // Readers go on meanwhile.
+        self.hasher.update(bytes);
     }
 
     /// All is written; its digest.
@@ -169,6 +214,24 @@ mod tests {
         for reader in readers {
             assert_eq!(reader.join().expect("joined").expect("read"), [7; 99_900]);
         }
+    }
+
+    #[test]
+    fn a_later_writer_goes_on() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("kept");
+        for (most, expected) in [(0, 0), (100, 100), (150, 150)] {
+            let (mut writer, spool) = Spool::keep(&path).expect("opened");
+            let mut reader = spool.reader().expect("opened");
+            assert_eq!(writer.catch_up(most).expect("read"), expected);
+            writer.write(&[7; 100]).expect("written");
+            let length = usize::try_from(expected).expect("small") + 100;
+            assert_eq!(writer.finish(), Digest::sha256(&Sha256::digest(vec![7; length]).into()));
+            let mut out = Vec::new();
+            reader.read_to_end(&mut out).expect("read");
+            assert_eq!(out, vec![7; length]);
+        }
+        assert_eq!(std::fs::metadata(path).expect("kept").len(), 250);
     }
 
     #[test]
