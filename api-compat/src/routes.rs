@@ -8,7 +8,7 @@ use hyper::Method;
 
 use crate::context::Context;
 use crate::error::ApiError;
-use crate::handlers::{archive, containers, events, exec, images, networks, streams, system, volumes};
+use crate::handlers::{archive, containers, events, exec, images, networks, registries, streams, system, volumes};
 use crate::reply::Reply;
 use crate::router;
 
@@ -54,7 +54,7 @@ static ROUTES: &[Route] = &[
     ("GET", "/info", to!(system::info)),
     ("GET", "/events", to!(events::events)),
     ("GET", "/system/df", to!(system::df)),
-    ("POST", "/auth", not_built("registry login")),
+    ("POST", "/auth", to!(registries::login)),
     ("GET", "/containers/json", to!(containers::list)),
     ("POST", "/containers/create", to!(containers::create)),
     ("POST", "/containers/prune", to!(containers::prune)),
@@ -92,19 +92,19 @@ static ROUTES: &[Route] = &[
     ("POST", "/images/create", to!(images::create)),
     ("POST", "/images/load", to!(images::load)),
     ("POST", "/images/prune", to!(images::prune)),
-    ("GET", "/images/search", not_built("registry search")),
+    ("GET", "/images/search", to!(registries::search)),
     ("GET", "/images/get", to!(images::save_many)),
     ("GET", "/images/{}/get", to!(images::save_one)),
     ("GET", "/images/{}/json", to!(images::inspect)),
     ("GET", "/images/{}/attestations", not_built("attestations")),
     ("GET", "/images/{}/history", to!(images::history)),
-    ("POST", "/images/{}/push", not_built("pushing to a registry")),
+    ("POST", "/images/{}/push", to!(registries::push)),
     ("POST", "/images/{}/tag", to!(images::tag)),
     ("DELETE", "/images/{}", to!(images::remove)),
     ("POST", "/build", not_built("building images")),
     ("POST", "/build/prune", not_built("building images")),
     ("POST", "/build/cancel", not_built("building images")),
-    ("GET", "/distribution/{}/json", not_built("asking a registry")),
+    ("GET", "/distribution/{}/json", to!(registries::inspect)),
     ("GET", "/volumes", to!(volumes::list)),
     ("POST", "/volumes/create", to!(volumes::create)),
     ("POST", "/volumes/prune", to!(volumes::prune)),

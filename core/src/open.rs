@@ -16,6 +16,7 @@ use crate::engine::{Engine, Reports};
 use crate::error::EngineError;
 use crate::event_bus::EventBus;
 use crate::execs::{ExecService, ExecTable};
+use crate::image::registries::Registries;
 use crate::image::{ImageService, StoredImages};
 use crate::network::NetworkService;
 use crate::network::adapter::StackNetworks;
@@ -118,7 +119,7 @@ impl Services {
             containers: engine.containers.clone(),
             execs: ExecService::new(core.clone(), table),
             networks: NetworkService { core: core.clone(), networks },
-            images: ImageService { core, store },
+            images: ImageService { registries: Arc::new(Registries::new(core.live())?), core, store },
             volumes,
             events,
             engine,

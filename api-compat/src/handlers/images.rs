@@ -13,6 +13,7 @@ use crate::context::Context;
 use crate::convert::create::config;
 use crate::convert::image as convert;
 use crate::error::ApiError;
+use crate::handlers::registries;
 use crate::reply::{self, Reply};
 use crate::stream::progress;
 use crate::version::ApiVersion;
@@ -172,6 +173,9 @@ pub(crate) async fn commit(mut context: Context) -> Result {
 }
 
 pub(crate) async fn create(context: Context) -> Result {
+    if !context.query.text("fromImage").is_empty() || context.query.text("fromSrc").is_empty() {
+        return registries::pull(context).await;
+    }
     let images = context.engine.images.clone();
     let options = import_options(&context);
     let (options, input, drained) = context.into_stream_if(options).await?;
@@ -188,9 +192,6 @@ pub(crate) async fn create(context: Context) -> Result {
 
 fn import_options(context: &Context) -> std::result::Result<ImportOptions, ApiError> {
     let query = &context.query;
-    if query.text("fromSrc").is_empty() {
-        return Err(ApiError::not_built("pulling from a registry"));
-    }
     if query.text("fromSrc") != "-" {
         return Err(ApiError::not_built("importing from a URL"));
     }

@@ -28,12 +28,20 @@ pub(crate) fn layer(status: &str, diff_id: &Digest, current: u64, total: u64) ->
     })
 }
 
-/// `[====>    ]  1kB/2kB`.
+/// A step of a layer that needs no bar.
+pub(crate) fn step(status: &str, id: &str) -> Value {
+    json!({"status": status, "progressDetail": {}, "id": id})
+}
+
+/// `[====>    ]     1kB/2kB`. A total that was too small is left out.
 fn bar(current: u64, total: u64) -> String {
     let done = if total == 0 { WIDTH } else { (u128::from(current) * u128::from(WIDTH) / u128::from(total)) as u64 };
     let done = done.min(WIDTH);
     let (full, empty) = ("=".repeat(done as usize), " ".repeat((WIDTH - done) as usize));
-    format!("[{full}>{empty}]  {}/{}", human::size(current), human::size(total))
+    if current > total {
+        return format!("[{full}>{empty}] {:>8}", human::size(current));
+    }
+    format!("[{full}>{empty}] {:>8}/{}", human::size(current), human::size(total))
 }
 
 #[cfg(test)]
@@ -43,6 +51,8 @@ mod tests {
     #[test]
     fn bars() {
         assert_eq!(bar(32768, 71680), "[======================>                            ]  32.77kB/71.68kB");
+        assert_eq!(bar(114, 114), "[==================================================>]     114B/114B");
+        assert_eq!(bar(10240, 1200), "[==================================================>]  10.24kB");
         assert_eq!(bar(71680, 71680), "[==================================================>]  71.68kB/71.68kB");
     }
 }

@@ -57,7 +57,7 @@ pub(crate) fn plain<'a>(mut reader: impl Read + Send + 'a) -> Result<Box<dyn Rea
     Compression::of(&head[..length]).decoder(io::Cursor::new(head).take(length as u64).chain(reader))
 }
 
-fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match reader.read(&mut buffer[filled..]) {

@@ -13,7 +13,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::document::ImageDocument;
 use crate::error::ImageError;
-use crate::intake::stage::{StagedLayer, stage_stream};
+use crate::intake::spool::Spool;
+use crate::intake::stage::{Compressed, StagedLayer, stage_stream};
 use crate::lease::Lease;
 use crate::snapshot::LayerTar;
 use crate::store::{Image, ImageStore, LayerRef, ManifestRef, chain_id, image_of, layer_document, manifest_document};
@@ -64,10 +65,17 @@ impl ImageStore {
         let size = match self.snapshots().layer_size(&chain_id) {
             Some(size) if self.snapshots().has_layer(&chain_id) && self.has_tar(diff_id) => size,
             _ => {
-                let StagedLayer { tar, files, .. } = stage()?;
+                let _turn = (chain_id != *diff_id).then(|| self.turns().take(diff_id));
+                let StagedLayer { tar, files, compressed, .. } = stage()?;
                 let size = files.size;
-                if let Some(tar) = &tar {
-                    self.content().adopt(tar, diff_id)?;
+                let mut kept = self.kept_blob(diff_id).is_some();
+                if let Some(Compressed { received, form }) = compressed {
+                    self.content().adopt(&received, &form.digest)?;
+                    kept = form.digest != *diff_id;
+                    self.distribution().record(diff_id, tar.as_ref().map(Spool::len), form)?;
+                }
+                if let Some(tar) = tar.filter(|_| !kept || self.snapshots().reads_tars()) {
+                    self.content().adopt(&tar, diff_id)?;
                 }
                 self.snapshots().commit(files, &chain_id, parent)?;
                 size
@@ -91,7 +99,7 @@ impl ImageStore {
         if found != *diff_id {
             return Err(ImageError::WrongDigest { what: "layer".to_owned(), expected: diff_id.clone(), found });
         }
-        Ok(StagedLayer { diff_id: Some(found), tar, files })
+        Ok(StagedLayer { diff_id: Some(found), tar, files, compressed: None })
     }
 
     /// Makes the layers `chain` lies upon anew where the chosen driver lacks them, as it does after the choice changed.

@@ -21,6 +21,7 @@ use crate::error::ImageError;
 use crate::ingest::Ingests;
 use crate::intake::stage::Job;
 use crate::lease::{Leases, Turns};
+use crate::pull::Transfers;
 use crate::snapshot::{Drivers, SnapshotDriver};
 use crate::trash::Trash;
 
@@ -116,6 +117,7 @@ struct Inner {
     turns: Turns,
     jobs: Mutex<HashMap<Digest, Weak<Job>>>,
     settling: Mutex<()>,
+    transfers: Transfers,
 }
 
 impl ImageStore {
@@ -139,6 +141,7 @@ impl ImageStore {
             turns: Turns::default(),
             jobs: Mutex::default(),
             settling: Mutex::default(),
+            transfers: Transfers::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         store.load_index()?;
@@ -202,6 +205,10 @@ impl ImageStore {
 
     pub(crate) fn distribution(&self) -> &Distribution {
         &self.inner.distribution
+    }
+
+    pub(crate) fn transfers(&self) -> &Transfers {
+        &self.inner.transfers
     }
 
     pub(crate) fn ingests(&self) -> &Ingests {
@@ -278,18 +285,30 @@ impl ImageStore {
 
     /// Adds a name; a name that was another image's moves.
     pub fn tag(&self, image: &Digest, reference: &Reference) -> Result<(), ImageError> {
+        self.name(image, reference)?;
         let _changes = self.lock();
         let index = self.index();
         let known = index.images.get(image).ok_or_else(|| ImageError::NotFound(image.to_string()))?;
-        let mut references = index.references.clone();
-        references.insert(reference.clone().with_default_tag(), image.clone());
-        self.write_references(&references)?;
         let tagged = Image { last_tagged: Some(Timestamp::now()), ..(**known).clone() };
         let document = document_of(&tagged);
         document::write(&self.document_path(image), &document, Durability::Process)?;
         let mut images = index.images.clone();
         images.insert(image.clone(), Arc::new(tagged));
-        self.publish(images, references);
+        self.publish(images, index.references.clone());
+        Ok(())
+    }
+
+    /// As [`tag`](Self::tag), without noting the time.
+    pub(crate) fn name(&self, image: &Digest, reference: &Reference) -> Result<(), ImageError> {
+        let _changes = self.lock();
+        let index = self.index();
+        if !index.images.contains_key(image) {
+            return Err(ImageError::NotFound(image.to_string()));
+        }
+        let mut references = index.references.clone();
+        references.insert(reference.clone().with_default_tag(), image.clone());
+        self.write_references(&references)?;
+        self.publish(index.images.clone(), references);
         Ok(())
     }
 

@@ -16,6 +16,9 @@ use crate::ports::{ContainerImage, EventNote, Images, PathChange, PathChangeKind
 pub mod commit;
 pub mod list;
 pub mod platform;
+pub mod pull;
+pub mod push;
+pub(crate) mod registries;
 pub mod remove;
 pub mod transfer;
 
@@ -24,6 +27,7 @@ pub mod transfer;
 pub struct ImageService {
     pub(crate) core: Arc<Core>,
     pub(crate) store: ImageStore,
+    pub(crate) registries: Arc<registries::Registries>,
 }
 
 impl ImageService {

@@ -11,6 +11,7 @@ use dockerd_types::Digest;
 
 use super::spool::{Spool, Writer};
 use crate::decompress::Compression;
+use crate::distribution::LayerBlob;
 use crate::error::ImageError;
 use crate::layer::broken;
 use crate::snapshot::{LayerTar, SnapshotDriver, Staged};
@@ -27,6 +28,17 @@ pub(crate) struct StagedLayer {
     pub(crate) tar: Option<Spool>,
     /// The files.
     pub(crate) files: Staged,
+    /// The form in which it came from a registry, to be kept.
+    pub(crate) compressed: Option<Compressed>,
+}
+
+/// A layer as it came from a registry.
+#[derive(Debug)]
+pub(crate) struct Compressed {
+    /// The file, whose digest was verified.
+    pub(crate) received: Spool,
+    /// What is known of it.
+    pub(crate) form: LayerBlob,
 }
 
 #[derive(Debug)]
@@ -78,9 +90,20 @@ impl Job {
         let mut reader = Counted { inner: self.source.reader()?, consumed: &self.consumed };
         if compression == Compression::None {
             let files = driver.stage(&mut LayerTar { reader: &mut reader, file: self.source.path() })?;
-            return Ok(StagedLayer { diff_id: None, tar: Some(self.source.clone()), files });
+            return Ok(StagedLayer { diff_id: None, tar: Some(self.source.clone()), files, compressed: None });
         }
         stage_stream(&mut *compression.decoder(reader)?, driver, temporary)
+    }
+
+    /// Ends it without the work having been begun.
+    pub(crate) fn fail(&self, error: ImageError) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Failed(error);
+        self.changed.notify_all();
+    }
+
+    /// What it reads.
+    pub(crate) fn source(&self) -> &Spool {
+        &self.source
     }
 
     /// Bytes of the source that are done.
@@ -161,7 +184,9 @@ pub(crate) fn stage_with(
         }
         let files = unpack.join().map_err(|_| ImageError::Archive("unpacking panicked".to_owned()))?;
         match (written, files) {
-            (Ok(digest), Ok(files)) => Ok(StagedLayer { diff_id: Some(digest), tar: Some(tar.clone()), files }),
+            (Ok(digest), Ok(files)) => {
+                Ok(StagedLayer { diff_id: Some(digest), tar: Some(tar.clone()), files, compressed: None })
+            }
             // Writing stops when nobody unpacks any more; then that is the error to tell.
             (Err(ImageError::Io { source, .. }), Err(error)) if source.kind() == io::ErrorKind::BrokenPipe => {
                 Err(error)

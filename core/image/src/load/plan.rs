@@ -250,7 +250,7 @@ impl Platform {
         self.matches(&config.os, &config.architecture, &config.variant)
     }
 
-    fn takes_other(&self, other: &Self) -> bool {
+    pub(crate) fn takes_other(&self, other: &Self) -> bool {
         self.matches(&other.os, &other.architecture, &other.variant)
     }
 

@@ -70,6 +70,8 @@ impl Drop for Staged {
 pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     /// Its name, as `docker info` shows it.
     fn name(&self) -> &'static str;
+    /// Whether it reads the plain tars of layers as long as they are there, so that these must be kept.
+    fn reads_tars(&self) -> bool;
     /// Whether the layer is there.
     fn has_layer(&self, chain: &Digest) -> bool;
     /// Bytes of a layer's files; `None` when it is not known.

@@ -16,6 +16,8 @@ use crate::trash::Trash;
 pub(super) trait LayerFormat: Send + Sync + std::fmt::Debug {
     /// The driver's name, as `docker info` shows it.
     fn name(&self) -> &'static str;
+    /// As [`SnapshotDriver::reads_tars`].
+    fn reads_tars(&self) -> bool;
     /// Writes what the layer `tar` becomes into the empty directory `to`; bytes of its files. Everything is read.
     fn write(&self, tar: &mut LayerTar<'_>, to: &Path) -> Result<u64, ImageError>;
     /// Bytes of the files of a layer in the directory `layer`, counted.
@@ -55,6 +57,10 @@ impl<F: LayerFormat> Lower for OverlayDriver<F> {
 impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
     fn name(&self) -> &'static str {
         self.format.name()
+    }
+
+    fn reads_tars(&self) -> bool {
+        self.format.reads_tars()
     }
 
     fn has_layer(&self, chain: &Digest) -> bool {

@@ -22,6 +22,10 @@ impl LayerFormat for Directories {
         "overlay2"
     }
 
+    fn reads_tars(&self) -> bool {
+        false
+    }
+
     fn write(&self, tar: &mut LayerTar<'_>, to: &Path) -> Result<u64, ImageError> {
         let diff = to.join("diff");
         let root = make_dir(&diff, 0o755).and_then(|()| open_dir(&diff)).map_err(ImageError::io("unpack layer"))?;

@@ -1,0 +1,428 @@
+//! `docker pull`: a manifest is chosen, layers are transferred and staged side by side ([`transfer`]), published in their
+//! order, and last the image appears. Nothing is visible before, and nothing stays of a pull that fails or is dropped.
+
+mod manifest;
+mod transfer;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dockerd_registry::{Descriptor, DownloadEvent, DownloadRequest, Manifest, RegistryError, Repository, Target};
+use dockerd_types::{Digest, ErrorKind, Kinded, Reference};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+
+use crate::config::ImageConfig;
+use crate::distribution::LayerBlob;
+use crate::error::ImageError;
+use crate::intake::stage::Compressed;
+use crate::lease::Lease;
+use crate::load::Platform;
+use crate::publish::NewImage;
+use crate::store::{Image, ImageStore, LayerRef, ManifestRef, chain_id};
+use transfer::{Transfer, TransferState, blocking};
+
+pub(crate) use transfer::Transfers;
+
+/// Most bytes of an image's configuration.
+const MAX_CONFIG: u64 = 8 << 20;
+
+/// Why nothing was pulled; Docker's words.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PullError {
+    /// The registry's answer.
+    #[error(transparent)]
+    Registry(#[from] Arc<RegistryError>),
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] Arc<ImageError>),
+    /// An index without an image for the platform.
+    #[error("no matching manifest for {0} in the manifest list entries")]
+    NoPlatform(Platform),
+    /// A manifest of something that is no image.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A document that is not what it should be.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not the content that was asked for.
+    #[error("filesystem layer verification failed for digest {expected}")]
+    Verification {
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        found: Digest,
+    },
+    /// Not the configuration that was asked for.
+    #[error("image config verification failed")]
+    Config,
+    /// Layers and configuration do not belong together.
+    #[error("layers from manifest don't match image configuration")]
+    Mismatch,
+    /// An image for another operating system.
+    #[error("image operating system {0:?} cannot be used on this platform")]
+    OperatingSystem(String),
+    /// A thread of ours.
+    #[error("background work failed: {0}")]
+    Panicked(String),
+}
+
+impl PullError {
+    fn panicked(error: tokio::task::JoinError) -> Self {
+        Self::Panicked(error.to_string())
+    }
+}
+
+impl From<ImageError> for PullError {
+    fn from(error: ImageError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl From<RegistryError> for PullError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(Arc::new(error))
+    }
+}
+
+impl Kinded for PullError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Registry(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::NoPlatform(_) => ErrorKind::NotFound,
+            Self::Unsupported(_) | Self::Invalid(_) | Self::Mismatch | Self::OperatingSystem(_) => {
+                ErrorKind::InvalidArgument
+            }
+            Self::Verification { .. } | Self::Config | Self::Panicked(_) => ErrorKind::System,
+        }
+    }
+}
+
+/// What a pull is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullStep {
+    /// The manifest is there.
+    Manifest,
+    /// Of the layer with that digest in the registry.
+    Layer(Digest, LayerStep),
+    /// All is done; the digest of what was asked for.
+    Digest(Digest),
+}
+
+/// What happens to a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerStep {
+    /// It is here already.
+    Exists,
+    /// It is to be got.
+    Planned,
+    /// Others are got first.
+    Waiting,
+    /// Bytes here, of all.
+    Downloading(u64, u64),
+    /// The registry is asked again after so many seconds.
+    Retrying(u64),
+    /// Its digest is being checked.
+    Verifying,
+    /// All is here.
+    Downloaded,
+    /// Bytes of the compressed form that are unpacked, of all.
+    Extracting(u64, u64),
+    /// It is a layer of the store.
+    Done,
+}
+
+/// Told of each step.
+pub type PullProgress = Arc<dyn Fn(PullStep) + Send + Sync>;
+
+/// What came of a pull.
+#[derive(Debug, Clone)]
+pub struct Pulled {
+    /// The image.
+    pub image: Arc<Image>,
+    /// Whether the name is new or was another image's.
+    pub is_newer: bool,
+}
+
+/// An image that is there to be got.
+struct Remote {
+    reference: Reference,
+    manifest: Manifest,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+/// How one layer is come by.
+enum Way {
+    Exists,
+    Known,
+    Transfer(Arc<Transfer>),
+}
+
+impl ImageStore {
+    /// Pulls what `reference` (by tag or by digest) names in `repository`, for `platform` or else this machine. At most as
+    /// many layers as `slots` has are downloaded at once, by all pulls together.
+    pub async fn pull(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        slots: &Arc<Semaphore>,
+        progress: &PullProgress,
+    ) -> Result<Pulled, PullError> {
+        let target = match reference.digest() {
+            Some(digest) => Target::Digest(digest),
+            None => Target::Tag(reference.tag().unwrap_or("latest")),
+        };
+        let top = repository.manifest(target).await?;
+        progress(PullStep::Manifest);
+        let digest = top.digest.clone();
+        let remote = manifest::choose(repository, reference, top, platform).await?;
+        let lease = Arc::new(Lease::new(self));
+        let name = match reference.digest() {
+            Some(digest) => reference.with_digest(digest.clone()),
+            None => reference.clone().with_default_tag(),
+        };
+        let before = self.index().references.get(&name).cloned();
+        let mut references = vec![reference.with_digest(digest.clone())];
+        if reference.digest().is_none() {
+            references.push(name);
+        }
+        let (raw_config, layers) = match self.known(&remote.config.digest) {
+            Some(image) => (image.raw_config.clone(), image.layers.clone()),
+            None => self.fetch(repository, &remote, slots, &lease, progress).await?,
+        };
+        let Manifest { bytes, media_type, digest: own } = remote.manifest;
+        let new = NewImage {
+            raw_config,
+            layers,
+            references,
+            parent: None,
+            tagged: false,
+            manifest: Some((ManifestRef { digest: own, media_type }, bytes)),
+        };
+        let store = self.clone();
+        let mut added = blocking(move || {
+            let added = store.add_images(vec![new]);
+            drop(lease);
+            added
+        })
+        .await?;
+        let image = added.pop().ok_or_else(|| PullError::Invalid("image was not added".to_owned()))?;
+        progress(PullStep::Digest(digest));
+        Ok(Pulled { is_newer: before.as_ref() != Some(&image.id), image })
+    }
+
+    fn known(&self, config: &Digest) -> Option<Arc<Image>> {
+        self.index().images.get(config).cloned()
+    }
+
+    /// Brings configuration and layers here.
+    async fn fetch(
+        &self,
+        repository: &Repository,
+        remote: &Remote,
+        slots: &Arc<Semaphore>,
+        lease: &Arc<Lease>,
+        progress: &PullProgress,
+    ) -> Result<(Bytes, Vec<LayerRef>), PullError> {
+        lease.cover(&remote.config.digest);
+        let ways = self.ways(repository, remote, slots, lease, progress);
+        let raw = small_blob(repository, &remote.config).await?;
+        let diff_ids = check_config(&raw, remote.layers.len())?;
+        let name = repository_name(&remote.reference);
+        let following = remote.layers.iter().zip(&ways).map(|(blob, way)| follow(blob, way, progress));
+        let publishing = async {
+            let mut layers: Vec<LayerRef> = Vec::new();
+            for ((blob, way), diff_id) in remote.layers.iter().zip(&ways).zip(&diff_ids) {
+                let order = Arrival { blob: blob.clone(), diff_id: diff_id.clone(), repository: name.clone() };
+                layers.push(self.arrive(lease, layers.last().cloned(), order, way, progress).await?);
+            }
+            Ok(layers)
+        };
+        // The first failure ends both.
+        let (_, layers) =
+            futures_util::future::try_join(futures_util::future::try_join_all(following), publishing).await?;
+        Ok((raw, layers))
+    }
+
+    /// What is here already, and transfers of what is not, begun in the order of the layers.
+    fn ways(
+        &self,
+        repository: &Repository,
+        remote: &Remote,
+        slots: &Arc<Semaphore>,
+        lease: &Lease,
+        progress: &PullProgress,
+    ) -> Vec<Way> {
+        let (mut below, mut all_here): (Option<Digest>, bool) = (None, true);
+        let mut ways = Vec::new();
+        for blob in &remote.layers {
+            lease.cover(&blob.digest);
+            let diff_id = self.distribution().diff_id(&blob.digest).inspect(|diff_id| lease.cover(diff_id));
+            let diff_id = diff_id.filter(|diff_id| self.has_tar(diff_id));
+            let chain = diff_id.as_ref().map(|diff_id| chain_id(below.as_ref(), diff_id));
+            all_here &= chain.as_ref().is_some_and(|chain| {
+                lease.cover(chain);
+                self.snapshots().has_layer(chain)
+            });
+            let step = if all_here { LayerStep::Exists } else { LayerStep::Planned };
+            progress(PullStep::Layer(blob.digest.clone(), step));
+            ways.push(match diff_id {
+                Some(_) if all_here => Way::Exists,
+                Some(_) => Way::Known,
+                None => Way::Transfer(Transfers::join(self, repository, blob, slots)),
+            });
+            below = chain.or(below);
+        }
+        ways
+    }
+
+    /// Makes one layer visible when it is here.
+    async fn arrive(
+        &self,
+        lease: &Arc<Lease>,
+        parent: Option<LayerRef>,
+        order: Arrival,
+        way: &Way,
+        progress: &PullProgress,
+    ) -> Result<LayerRef, PullError> {
+        let (store, lease, digest) = (self.clone(), lease.clone(), order.blob.digest.clone());
+        let told = |step| progress(PullStep::Layer(digest.clone(), step));
+        let transfer = match way {
+            Way::Transfer(transfer) => {
+                until_complete(transfer).await?;
+                Some(transfer.clone())
+            }
+            Way::Known => {
+                told(LayerStep::Downloaded);
+                None
+            }
+            Way::Exists => None,
+        };
+        let known = transfer.is_none().then(|| self.distribution().diff_id(&digest)).flatten();
+        if known.is_some_and(|known| known != order.diff_id) {
+            return Err(PullError::Mismatch);
+        }
+        let reporter = progress.clone();
+        let layer = tokio::task::spawn_blocking(move || {
+            let Arrival { blob, diff_id, repository } = order;
+            store.publish_layer(&lease, parent.as_ref(), &diff_id, || {
+                let Some(transfer) = &transfer else { return store.restage(&diff_id) };
+                let extracting = |current| {
+                    reporter(PullStep::Layer(blob.digest.clone(), LayerStep::Extracting(current, blob.size)));
+                };
+                let Some(mut staged) = transfer.take(extracting)? else { return store.restage(&diff_id) };
+                extracting(blob.size);
+                if staged.diff_id.as_ref().unwrap_or(&blob.digest) != &diff_id {
+                    return Err(ImageError::InvalidArgument(PullError::Mismatch.to_string()));
+                }
+                let form = LayerBlob {
+                    digest: blob.digest.clone(),
+                    size: blob.size,
+                    media_type: blob.media_type.clone(),
+                    repositories: BTreeSet::from([repository]),
+                };
+                staged.compressed = transfer.received().map(|received| Compressed { received, form });
+                Ok(staged)
+            })
+        });
+        let layer = layer.await.map_err(PullError::panicked)??;
+        if !matches!(way, Way::Exists) {
+            told(LayerStep::Done);
+        }
+        Ok(layer)
+    }
+}
+
+/// A layer to be made visible.
+struct Arrival {
+    blob: Descriptor,
+    diff_id: Digest,
+    repository: String,
+}
+
+/// How records of layers name a repository.
+pub(crate) fn repository_name(reference: &Reference) -> String {
+    format!("{}/{}", reference.domain(), reference.path())
+}
+
+/// A blob that is small enough to be had in memory, verified.
+async fn small_blob(repository: &Repository, blob: &Descriptor) -> Result<Bytes, PullError> {
+    if blob.size > MAX_CONFIG {
+        return Err(PullError::Invalid(format!("image configuration of {} bytes is too large", blob.size)));
+    }
+    let request = DownloadRequest { digest: blob.digest.clone(), size: blob.size, offset: 0, urls: Vec::new() };
+    let (mut download, mut bytes) = (repository.download(request), Vec::new());
+    while let Some(event) = download.next().await {
+        match event? {
+            DownloadEvent::Data(piece) => bytes.extend_from_slice(&piece),
+            DownloadEvent::Restarted => bytes.clear(),
+            DownloadEvent::Retrying { .. } => {}
+        }
+    }
+    let found = Digest::sha256(&Sha256::digest(&bytes).into());
+    if found != blob.digest {
+        return Err(PullError::Config);
+    }
+    Ok(bytes.into())
+}
+
+/// The platform that the image of configuration `config` in `repository` is for.
+pub async fn remote_platform(
+    repository: &Repository,
+    config: &Descriptor,
+) -> Result<dockerd_registry::Platform, PullError> {
+    let raw = small_blob(repository, config).await?;
+    serde_json::from_slice(&raw).map_err(|error| PullError::Invalid(error.to_string()))
+}
+
+async fn until_complete(transfer: &Transfer) -> Result<(), PullError> {
+    let mut state = transfer.state();
+    let end = |state: &TransferState| matches!(state, TransferState::Complete | TransferState::Failed(_));
+    let end = state.wait_for(end).await.map_err(|_| PullError::Panicked("a transfer broke off".to_owned()))?;
+    match &*end {
+        TransferState::Failed(error) => Err((**error).clone()),
+        _ => Ok(()),
+    }
+}
+
+/// Tells how far a layer is, to its end.
+async fn follow(blob: &Descriptor, way: &Way, progress: &PullProgress) -> Result<(), PullError> {
+    let Way::Transfer(transfer) = way else { return Ok(()) };
+    let told = |step| progress(PullStep::Layer(blob.digest.clone(), step));
+    let mut state = transfer.state();
+    loop {
+        let now = state.borrow_and_update().clone();
+        match now {
+            TransferState::Waiting => told(LayerStep::Waiting),
+            TransferState::Downloading(current) => {
+                told(LayerStep::Downloading(current, blob.size));
+                if current == blob.size {
+                    told(LayerStep::Verifying);
+                }
+            }
+            TransferState::Retrying(after) => told(LayerStep::Retrying(after)),
+            TransferState::Complete => {
+                told(LayerStep::Downloaded);
+                return Ok(());
+            }
+            TransferState::Failed(error) => return Err((*error).clone()),
+        }
+        state.changed().await.map_err(|_| PullError::Panicked("a transfer broke off".to_owned()))?;
+    }
+}
+
+/// The diffIDs of a configuration that is one of an image for this system, with as many layers.
+fn check_config(raw: &[u8], layers: usize) -> Result<Vec<Digest>, PullError> {
+    let config: ImageConfig = serde_json::from_slice(raw).map_err(|error| PullError::Invalid(error.to_string()))?;
+    if !matches!(config.os.as_str(), "" | "linux") {
+        return Err(PullError::OperatingSystem(config.os));
+    }
+    if config.rootfs.diff_ids.len() != layers {
+        return Err(PullError::Mismatch);
+    }
+    Ok(config.rootfs.diff_ids)
+}

@@ -1,0 +1,236 @@
+//! One layer's way from a registry: downloaded into a file of the ingest directory, and staged while it still arrives. Pulls
+//! that want the same blob at the same time share one transfer; it ends when the last of them lets go of it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use dockerd_registry::{Descriptor, DownloadEvent, DownloadRequest, Repository};
+use dockerd_types::Digest;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::PullError;
+use crate::decompress::{Compression, MAGIC, read_up_to};
+use crate::error::ImageError;
+use crate::intake::spool::{Spool, Writer};
+use crate::intake::stage::{Job, StagedLayer};
+use crate::store::ImageStore;
+
+/// Pieces that may wait between the network and the disk; each has some ten kilobytes.
+const PIECES: usize = 64;
+
+/// How far a transfer is.
+#[derive(Debug, Clone)]
+pub(super) enum TransferState {
+    /// For its turn.
+    Waiting,
+    /// Bytes of the blob that are here.
+    Downloading(u64),
+    /// The registry failed; it is asked again after so many seconds.
+    Retrying(u64),
+    /// All is here and has the right digest.
+    Complete,
+    /// It came to nothing.
+    Failed(Arc<PullError>),
+}
+
+/// Transfers under way, by digest.
+#[derive(Debug, Default)]
+pub(crate) struct Transfers(Mutex<HashMap<Digest, Weak<Transfer>>>);
+
+/// One transfer; dropped by everybody it stops and takes its file away.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    store: ImageStore,
+    blob: Descriptor,
+    state: watch::Receiver<TransferState>,
+    job: Arc<Mutex<Option<Arc<Job>>>>,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.task.abort();
+        if let Some(job) = self.job() {
+            job.cancel();
+        }
+        self.store.ingests().remove(&self.blob.digest);
+    }
+}
+
+impl Transfers {
+    /// The transfer of `blob`, started if nobody has it under way. `slots` bounds how many download at once.
+    pub(super) fn join(
+        store: &ImageStore,
+        repository: &Repository,
+        blob: &Descriptor,
+        slots: &Arc<Semaphore>,
+    ) -> Arc<Transfer> {
+        let mut running = store.transfers().0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|_, transfer| transfer.strong_count() > 0);
+        if let Some(transfer) = running.get(&blob.digest).and_then(Weak::upgrade)
+            && !matches!(*transfer.state.borrow(), TransferState::Failed(_))
+        {
+            return transfer;
+        }
+        let transfer = Transfer::start(store, repository, blob, slots.clone());
+        running.insert(blob.digest.clone(), Arc::downgrade(&transfer));
+        transfer
+    }
+}
+
+impl Transfer {
+    fn start(store: &ImageStore, repository: &Repository, blob: &Descriptor, slots: Arc<Semaphore>) -> Arc<Self> {
+        let slot = slots.clone().try_acquire_owned().ok();
+        let begin = if slot.is_some() { TransferState::Downloading(0) } else { TransferState::Waiting };
+        let (sender, state) = watch::channel(begin);
+        let job = Arc::new(Mutex::new(None));
+        let (work, at) = ((store.clone(), repository.clone(), blob.clone()), job.clone());
+        let task = tokio::spawn(async move {
+            let (store, repository, blob) = work;
+            let _slot = match slot {
+                Some(slot) => Ok(slot),
+                None => slots.acquire_owned().await,
+            };
+            let end = match download(&store, &repository, &blob, &sender, &at).await {
+                Ok(()) => TransferState::Complete,
+                Err(error) => TransferState::Failed(Arc::new(error)),
+            };
+            sender.send_replace(end);
+        });
+        let task = task.abort_handle();
+        Arc::new(Self { store: store.clone(), blob: blob.clone(), state, job, task })
+    }
+
+    /// How far it is, to be followed.
+    pub(super) fn state(&self) -> watch::Receiver<TransferState> {
+        self.state.clone()
+    }
+
+    fn job(&self) -> Option<Arc<Job>> {
+        self.job.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The staged layer, once it is [`Complete`](TransferState::Complete); `None` when another pull took it. Calls `report`
+    /// with the bytes of the blob that are done. Blocking.
+    pub(super) fn take(&self, mut report: impl FnMut(u64)) -> Result<Option<StagedLayer>, ImageError> {
+        let Some(job) = self.job() else { return Ok(None) };
+        job.take(|| report(job.consumed()))
+    }
+
+    /// The received file.
+    pub(super) fn received(&self) -> Option<Spool> {
+        self.job().map(|job| job.source().clone())
+    }
+}
+
+/// Gets the blob and has it staged, from the start again where the registry cannot go on in the middle.
+async fn download(
+    store: &ImageStore,
+    repository: &Repository,
+    blob: &Descriptor,
+    state: &watch::Sender<TransferState>,
+    job: &Mutex<Option<Arc<Job>>>,
+) -> Result<(), PullError> {
+    loop {
+        let path = store.ingests().path(&blob.digest);
+        let (writer, spool) = Spool::keep(&path)?;
+        let running = Job::new(spool.clone());
+        *job.lock().unwrap_or_else(PoisonError::into_inner) = Some(running.clone());
+        // What follows is cancelled with this future: the job then reads that its source has broken off.
+        let _guard = AbortOnDrop(spool.clone());
+        stage(store, running);
+        let size = blob.size;
+        let (mut writer, offset) = blocking(move || {
+            let mut writer = writer;
+            let offset = writer.catch_up(size).map_err(ImageError::io("receive layer"))?;
+            Ok((writer, offset))
+        })
+        .await?;
+        state.send_replace(TransferState::Downloading(offset));
+        if offset < size {
+            match receive(repository, blob, offset, writer, state).await? {
+                Some(done) => writer = done,
+                None => {
+                    spool.abort("the registry began anew");
+                    store.ingests().remove(&blob.digest);
+                    continue;
+                }
+            }
+        }
+        let found = blocking(move || Ok(writer.finish())).await?;
+        if found != blob.digest {
+            return Err(PullError::Verification { expected: blob.digest.clone(), found });
+        }
+        return Ok(());
+    }
+}
+
+/// Writes what the registry sends from `offset` on; `None` when it would only begin anew.
+async fn receive(
+    repository: &Repository,
+    blob: &Descriptor,
+    offset: u64,
+    writer: Writer,
+    state: &watch::Sender<TransferState>,
+) -> Result<Option<Writer>, PullError> {
+    let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES);
+    let mut writing = tokio::task::spawn_blocking(move || {
+        let mut writer = writer;
+        while let Some(piece) = pieces.blocking_recv() {
+            writer.write(&piece).map_err(ImageError::io("receive layer"))?;
+        }
+        Ok::<_, ImageError>(writer)
+    });
+    let request = DownloadRequest { digest: blob.digest.clone(), size: blob.size, offset, urls: blob.urls.clone() };
+    let (mut download, mut current) = (repository.download(request), offset);
+    while let Some(event) = download.next().await {
+        match event? {
+            DownloadEvent::Data(piece) => {
+                current += piece.len() as u64;
+                if sender.send(piece).await.is_err() {
+                    // The disk failed; the writer says how.
+                    break;
+                }
+                state.send_replace(TransferState::Downloading(current));
+            }
+            DownloadEvent::Retrying { seconds } => _ = state.send_replace(TransferState::Retrying(seconds)),
+            DownloadEvent::Restarted => return Ok(None),
+        }
+    }
+    drop(sender);
+    let writer = (&mut writing).await.map_err(PullError::panicked)??;
+    Ok(Some(writer))
+}
+
+/// Decompresses, hashes and unpacks what arrives, on a thread of its own.
+fn stage(store: &ImageStore, job: Arc<Job>) {
+    let store = store.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut head = [0; MAGIC];
+        let compression = job.source().reader().and_then(|mut reader| {
+            let length = read_up_to(&mut reader, &mut head).map_err(ImageError::io("read layer"))?;
+            Ok(Compression::of(&head[..length]))
+        });
+        match compression {
+            Ok(compression) => job.run(compression, &**store.snapshots(), store.content().temporary()),
+            Err(error) => job.fail(error),
+        }
+    });
+}
+
+/// Breaks a spool off for its readers, unless it is whole by then.
+struct AbortOnDrop(Spool);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort("canceled");
+    }
+}
+
+/// Runs `work` off the async workers.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, PullError> {
+    Ok(tokio::task::spawn_blocking(work).await.map_err(PullError::panicked)??)
+}
