@@ -19,15 +19,15 @@ use crate::tree::{Cleared, Directory, Tree, clean, set_opaque, set_xattr, size_o
 use crate::untar::{Entry, EntryKind, TarError, TarReader, TarTime};
 
 /// More entries than any real layer has: an archive with more is refused before it fills the disk with inodes.
-const MAX_ENTRIES: u64 = 4_000_000;
+pub(crate) const MAX_ENTRIES: u64 = 4_000_000;
 /// Longest sum of the directories' names, which are kept until the end for their times.
-const MAX_NAMES: usize = 256 << 20;
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const MAX_NAMES: usize = 256 << 20;
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Attributes that only mean something to overlayfs; a layer must not bring its own.
-const OVERLAY_ATTRIBUTES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+pub(crate) const OVERLAY_ATTRIBUTES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 /// The attribute that new files inherit from their directory.
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+pub(crate) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 /// Set-user-id, set-group-id, sticky: a change of owner may take them away.
 const SPECIAL_BITS: u32 = 0o7000;
 const SET_GROUP_ID: u32 = 0o2000;
@@ -93,7 +93,7 @@ pub(crate) fn broken(error: TarError) -> ImageError {
     }
 }
 
-fn failed(path: &Path) -> impl Fn(io::Error) -> ImageError + '_ {
+pub(crate) fn failed(path: &Path) -> impl Fn(io::Error) -> ImageError + '_ {
     move |source| ImageError::Io { action: format!("unpack {}", path.display()), source }
 }
 
@@ -385,7 +385,7 @@ impl Unpacker<'_> {
     }
 }
 
-fn outside(what: &str, name: &[u8]) -> ImageError {
+pub(crate) fn outside(what: &str, name: &[u8]) -> ImageError {
     ImageError::Archive(format!("invalid {what} {:?}", OsStr::from_bytes(name).display()))
 }
 
@@ -394,7 +394,7 @@ fn chown(parent: &Directory, name: &OsStr, uid: u32, gid: u32) -> io::Result<()>
     Ok(rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-fn attributes(entry: &Entry) -> impl Iterator<Item = (&OsStr, &[u8])> {
+pub(crate) fn attributes(entry: &Entry) -> impl Iterator<Item = (&OsStr, &[u8])> {
     let foreign = |key: &[u8]| !OVERLAY_ATTRIBUTES.iter().any(|own| key.starts_with(own));
     let kept = entry.xattrs.iter().filter(move |(key, _)| foreign(key) && !key.contains(&0));
     kept.map(|(key, value)| (OsStr::from_bytes(key), &value[..]))

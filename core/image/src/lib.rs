@@ -11,6 +11,7 @@ pub mod content;
 mod decompress;
 mod diff;
 mod document;
+pub mod erofs;
 pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
