@@ -3,6 +3,7 @@
 //! Owners, modes and times end up as the archive has them, whatever the umask and however often a directory changes
 //! under way; attributes that new files would inherit from their directory are set when all files are there.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -72,6 +73,7 @@ pub fn unpack(reader: impl Read, root: BorrowedFd<'_>, options: UnpackOptions) -
         done: Unpacked::default(),
         late: Vec::new(),
         late_names: 0,
+        again: false,
         umask: umask(),
         own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
     };
@@ -120,6 +122,8 @@ struct Unpacker<'a> {
     done: Unpacked,
     late: Vec<Late>,
     late_names: usize,
+    /// Whether an entry described a directory that was there.
+    again: bool,
     umask: u32,
     /// Owner of what this process makes.
     own: (u32, u32),
@@ -201,7 +205,8 @@ impl Unpacker<'_> {
         let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
         let chown = !ours || (uid, gid) != self.own;
         if chown {
-            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            let (uid, gid) = owners(uid, gid);
+            rustix::fs::fchown(file, uid, gid)?;
         }
         for (key, value) in attributes(entry) {
             tolerate(rustix::fs::fsetxattr(file, key, value, XattrFlags::empty()).map_err(Into::into))?;
@@ -228,7 +233,9 @@ impl Unpacker<'_> {
             }
             Err(error) => return Err(at(error.into())),
         };
-        if made != Cleared::Directory {
+        if made == Cleared::Directory {
+            self.again = true;
+        } else {
             self.tree.made(parent, name, path).map_err(&at)?;
         }
         if made == Cleared::Whiteout {
@@ -355,7 +362,14 @@ impl Unpacker<'_> {
 
     /// Directories get their times last: making what is in them has changed them.
     fn finish(&mut self) -> Result<(), ImageError> {
-        for late in std::mem::take(&mut self.late) {
+        let mut late = std::mem::take(&mut self.late);
+        if self.again || self.tree.replaced {
+            // Only the last description of a directory holds.
+            let last: HashMap<_, _> = late.iter().enumerate().map(|(at, late)| (late.path.clone(), at)).collect();
+            let mut at = 0..;
+            late.retain(|late| last.get(&late.path).copied() == at.next());
+        }
+        for late in late {
             self.finish_directory(&late).map_err(failed(&late.path))?;
         }
         Ok(())
@@ -390,8 +404,14 @@ pub(crate) fn outside(what: &str, name: &[u8]) -> ImageError {
 }
 
 fn chown(parent: &Directory, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
-    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    let (uid, gid) = owners(uid, gid);
     Ok(rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// An owner of -1 means to leave it as it is (chown(2)).
+fn owners(uid: u32, gid: u32) -> (Option<Uid>, Option<Gid>) {
+    let set = |id: u32| (id != u32::MAX).then_some(id);
+    (set(uid).map(Uid::from_raw), set(gid).map(Gid::from_raw))
 }
 
 pub(crate) fn attributes(entry: &Entry) -> impl Iterator<Item = (&OsStr, &[u8])> {

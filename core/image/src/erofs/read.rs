@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::IndexError;
 use super::layout::*;
 use super::tree::{Device, Inode, InodeId, Kind, MAX_NAME, MAX_SPILL, Place, ROOT, Segment, Tree, TreeBuilder};
-use super::xattr::{Attribute, Bare, OPAQUE, SetId, is_acl, prefix};
+use super::xattr::{Attribute, Bare, COPIED_UP, OPAQUE, SetId, is_acl, prefix};
 use crate::untar::TarTime;
 
 const MAX_TARGET: u64 = 4095;
@@ -191,6 +191,10 @@ impl Reader<'_> {
         while !own.is_empty() {
             let (bare, rest) = attribute(own)?;
             own = rest;
+            if bare == COPIED_UP {
+                // The writer knows by itself which directories have whiteouts.
+                continue;
+            }
             if bare == OPAQUE {
                 let Kind::Directory { opaque, .. } = &mut self.tree.inode_mut(id).kind else {
                     return broken("a mark of opaque directories");

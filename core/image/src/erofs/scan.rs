@@ -197,9 +197,6 @@ impl Scanner {
         let directory = directory.map_err(missing)?;
         let find = |tree: &TreeBuilder| tree.child(directory, name.as_bytes());
         let inode = find(&self.tree).ok_or_else(|| missing(Errno::NOENT.into()))?;
-        if self.tree.inode(inode).is_directory() {
-            return Err(missing(Errno::PERM.into()));
-        }
         if let Some(before) = self.tree.child(spot.parent, spot.name) {
             // What is in the way goes first, and may have been the target, or have held it.
             self.tree.unlink(spot.parent, spot.name);
@@ -208,6 +205,9 @@ impl Scanner {
             if held || find(&self.tree).is_none() {
                 return Err(missing(Errno::NOENT.into()));
             }
+        }
+        if self.tree.inode(inode).is_directory() {
+            return Err(missing(Errno::PERM.into()));
         }
         self.put(spot, inode)
     }

@@ -10,7 +10,7 @@ use place::{Placed, place};
 use super::IndexError;
 use super::layout::*;
 use super::tree::{Content, Inode, InodeId, Kind, Place, ROOT, Segment, Tree};
-use super::xattr::{Bare, OPAQUE};
+use super::xattr::{Bare, COPIED_UP, OPAQUE};
 use crate::untar::TarTime;
 
 /// Writes `tree` as an index.
@@ -107,15 +107,15 @@ fn shared_attributes(tree: &Tree) -> Result<Shared, IndexError> {
             uses[*number as usize] += 1;
         }
     }
-    let mut shared = Shared { numbers: Vec::with_capacity(uses.len()), bytes: Vec::new() };
-    for (at, uses) in uses.iter().enumerate() {
+    let mut shared = Shared { numbers: vec![None; uses.len()], bytes: Vec::new() };
+    // In the order of the inodes, which does not depend on how the tree came about.
+    for at in tree.inodes.iter().flat_map(|inode| tree.xattrs.numbers(inode.xattrs)).map(|number| *number as usize) {
         let attribute = tree.xattrs.get(at as u32);
-        if *uses < 2 && (*uses == 0 || attribute.value.len() < LONG) {
-            shared.numbers.push(None);
+        if shared.numbers[at].is_some() || (uses[at] < 2 && attribute.value.len() < LONG) {
             continue;
         }
         let number = u32::try_from(shared.bytes.len() / 4).map_err(|_| IndexError::TooLarge("attributes"))?;
-        shared.numbers.push(Some(number));
+        shared.numbers[at] = Some(number);
         push_attribute(&mut shared.bytes, attribute.bare());
     }
     Ok(shared)
@@ -143,7 +143,8 @@ struct Attributes<'a> {
 }
 
 impl<'a> Attributes<'a> {
-    fn of(tree: &'a Tree, shared: &Shared, inode: &Inode) -> Self {
+    fn of(tree: &'a Tree, shared: &Shared, id: InodeId) -> Self {
+        let inode = tree.inode(id);
         let mut out = Self::default();
         for number in tree.xattrs.numbers(inode.xattrs) {
             match shared.numbers[*number as usize] {
@@ -153,6 +154,9 @@ impl<'a> Attributes<'a> {
         }
         if matches!(inode.kind, Kind::Directory { opaque: true, .. }) {
             out.own.push(OPAQUE);
+        }
+        if tree.children(id).any(|(_, child)| tree.inode(child).is_whiteout()) {
+            out.own.push(COPIED_UP);
         }
         out
     }
@@ -218,7 +222,7 @@ impl Writer<'_> {
     fn inode(&mut self, id: InodeId) -> Result<(), IndexError> {
         let (inode, spot) = (*self.tree.inode(id), self.placed.spots[id.at()]);
         let at = spot.offset as usize;
-        let behind = Attributes::of(self.tree, self.shared, &inode).write();
+        let behind = Attributes::of(self.tree, self.shared, id).write();
         let xattr_count = if behind.is_empty() { 0 } else { (behind.len() - XATTR_HEADER) / 4 + 1 } as u16;
         let head = if spot.compact { COMPACT } else { EXTENDED };
         self.image.put(at + head, &behind);

@@ -66,6 +66,10 @@ pub(super) struct Bare<'a> {
 /// The mark of opaque directories (the kernel's overlayfs.rst, "whiteouts and opaque directories").
 pub(super) const OPAQUE: Bare<'static> = Bare { prefix: 4, suffix: b"overlay.opaque", value: b"y" };
 
+/// The mark of directories with whiteouts: "copied up, nobody knows from where". Without it overlayfs would list the whiteouts
+/// of a directory that only one layer has (the kernel's fs/overlayfs/readdir.c, `ovl_dir_is_real`).
+pub(super) const COPIED_UP: Bare<'static> = Bare { prefix: 4, suffix: b"overlay.origin", value: b"" };
+
 fn split(name: &[u8]) -> Option<(u8, &[u8])> {
     PREFIXES.iter().find_map(|(index, prefix)| Some((*index, name.strip_prefix(*prefix)?)))
 }

@@ -5,7 +5,7 @@ use super::directory::Names;
 use super::{Attributes, Shared, chunk_bits, chunks};
 use crate::erofs::IndexError;
 use crate::erofs::layout::*;
-use crate::erofs::tree::{Inode, InodeId, Kind, Place, Tree};
+use crate::erofs::tree::{InodeId, Kind, Place, Tree};
 use crate::untar::TarTime;
 
 /// Where an inode is, and in which form.
@@ -108,15 +108,15 @@ fn parts(tree: &Tree, id: InodeId, epoch: TarTime, shared: &Shared) -> Result<Pa
         && small(inode.gid)
         && small(inode.links)
         && u32::try_from(size.max(parts.content)).is_ok();
-    parts.head = if parts.compact { COMPACT } else { EXTENDED } as u64 + xattr_size(tree, shared, inode)?;
+    parts.head = if parts.compact { COMPACT } else { EXTENDED } as u64 + xattr_size(tree, shared, id)?;
     if indexes > 0 {
         parts.head = parts.head.next_multiple_of(INDEX_SIZE) + indexes * INDEX_SIZE;
     }
     Ok(parts)
 }
 
-fn xattr_size(tree: &Tree, shared: &Shared, inode: &Inode) -> Result<u64, IndexError> {
-    let size = Attributes::of(tree, shared, inode).size();
+fn xattr_size(tree: &Tree, shared: &Shared, id: InodeId) -> Result<u64, IndexError> {
+    let size = Attributes::of(tree, shared, id).size();
     // The field counts words, and one for the header.
     if size / 4 >= usize::from(u16::MAX) {
         return Err(IndexError::TooLarge("attributes of a file"));
