@@ -22,6 +22,8 @@ pub use merge::Merge;
 pub use read::read;
 pub use scan::{Scanned, scan};
 pub use tree::{Device, Inode, InodeId, Kind, Place, ROOT, Segment, Tree};
+#[cfg(any(test, fuzzing))]
+pub(crate) use write::reseal;
 pub use write::write;
 pub use xattr::Attribute;
 
