@@ -42,6 +42,9 @@ pub enum ImageError {
     /// A request that cannot be met.
     #[error("{0}")]
     InvalidArgument(String),
+    /// A layer that no index can be made of, or an index that is broken.
+    #[error(transparent)]
+    Index(#[from] crate::erofs::IndexError),
     /// A document of ours.
     #[error(transparent)]
     Document(#[from] dockerd_store::DocumentError),
@@ -72,6 +75,7 @@ impl Kinded for ImageError {
             | Self::Change(_)
             | Self::Archive(_)
             | Self::InvalidArgument(_)
+            | Self::Index(_)
             | Self::WrongDigest { .. } => ErrorKind::InvalidArgument,
             Self::NoTarget(_) | Self::Document(_) | Self::Io { .. } => ErrorKind::System,
         }

@@ -9,6 +9,7 @@ use dockerd_store::Layout;
 
 use crate::config::{ImageConfig, RunConfig};
 use crate::decompress;
+use crate::erofs;
 use crate::layer::{self, UnpackOptions};
 use crate::store::ImageStore;
 
@@ -21,8 +22,12 @@ pub fn untar(data: &[u8]) {
     let (whiteouts, data) = data.split_first().map_or((false, data), |(first, rest)| (first & 1 == 1, rest));
     let directory = File::open(&root).expect("the root opens");
     let options = UnpackOptions { whiteouts, ..UnpackOptions::default() };
-    if let Ok(reader) = decompress::plain(data) {
-        let _ = layer::unpack(reader, directory.as_fd(), options);
+    if let Ok(reader) = decompress::plain(data)
+        && let Ok(unpacked) = layer::unpack(reader, directory.as_fd(), options)
+        && whiteouts
+        && let Ok(scanned) = erofs::scan(data, [0; 64])
+    {
+        assert_eq!(scanned.unpacked, unpacked, "the index of a tar counts as the unpacker does");
     }
     assert_eq!(fs::read(&beside).expect("the file is there"), b"untouched");
     let names = |dir: &Path| fs::read_dir(dir).expect("the directory is listed").count();
@@ -49,6 +54,31 @@ pub fn archive(data: &[u8]) {
     assert_eq!(again.index().images.len(), store.index().images.len());
 }
 
+/// A tar that can be scanned has an index, which can be read back and makes the same index again.
+pub fn erofs_scan(data: &[u8]) {
+    let Ok(scanned) = erofs::scan(data, [7; 64]) else { return };
+    if let Ok(image) = erofs::write(&scanned.tree) {
+        let tree = erofs::read(&image).expect("an index is read");
+        assert_eq!((tree.len(), tree.size()), (scanned.tree.len(), scanned.unpacked.bytes));
+        assert!(erofs::write(&tree).expect("an index is written again") == image, "the same bytes");
+    }
+}
+
+/// Whatever bytes are read as an index, what is understood of them is an index again, and merges.
+pub fn erofs_read(data: &[u8]) {
+    let mut image = data.to_vec();
+    erofs::reseal(&mut image);
+    let Ok(tree) = erofs::read(&image) else { return };
+    let Ok(image) = erofs::write(&tree) else { return };
+    let again = erofs::read(&image).expect("an index is read");
+    assert!(erofs::write(&again).expect("an index is written again") == image, "the same bytes");
+    let mut merge = erofs::Merge::new();
+    if merge.add(&tree).is_ok() && merge.add(&again).is_ok() {
+        let merged = merge.finish();
+        assert_eq!(merged.devices.len(), 2 * tree.devices.len());
+    }
+}
+
 /// A configuration that can be read can be used and written again.
 pub fn image_config(data: &[u8]) {
     let Ok(mut config) = serde_json::from_slice::<ImageConfig>(data) else { return };
@@ -66,6 +96,12 @@ mod tests {
     fn privileged_archives_and_mutations() {
         fuzz_mutate::run("untar", 1500, super::untar);
         fuzz_mutate::run("archive", 300, super::archive);
+    }
+
+    #[test]
+    fn erofs_indexes_and_mutations() {
+        fuzz_mutate::run("erofs_scan", 4000, super::erofs_scan);
+        fuzz_mutate::run("erofs_read", 10_000, super::erofs_read);
     }
 
     #[test]

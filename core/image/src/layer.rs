@@ -3,6 +3,7 @@
 //! Owners, modes and times end up as the archive has them, whatever the umask and however often a directory changes
 //! under way; attributes that new files would inherit from their directory are set when all files are there.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -19,15 +20,15 @@ use crate::tree::{Cleared, Directory, Tree, clean, set_opaque, set_xattr, size_o
 use crate::untar::{Entry, EntryKind, TarError, TarReader, TarTime};
 
 /// More entries than any real layer has: an archive with more is refused before it fills the disk with inodes.
-const MAX_ENTRIES: u64 = 4_000_000;
+pub(crate) const MAX_ENTRIES: u64 = 4_000_000;
 /// Longest sum of the directories' names, which are kept until the end for their times.
-const MAX_NAMES: usize = 256 << 20;
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const MAX_NAMES: usize = 256 << 20;
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Attributes that only mean something to overlayfs; a layer must not bring its own.
-const OVERLAY_ATTRIBUTES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+pub(crate) const OVERLAY_ATTRIBUTES: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 /// The attribute that new files inherit from their directory.
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+pub(crate) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 /// Set-user-id, set-group-id, sticky: a change of owner may take them away.
 const SPECIAL_BITS: u32 = 0o7000;
 const SET_GROUP_ID: u32 = 0o2000;
@@ -72,6 +73,7 @@ pub fn unpack(reader: impl Read, root: BorrowedFd<'_>, options: UnpackOptions) -
         done: Unpacked::default(),
         late: Vec::new(),
         late_names: 0,
+        again: false,
         umask: umask(),
         own: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
     };
@@ -93,7 +95,7 @@ pub(crate) fn broken(error: TarError) -> ImageError {
     }
 }
 
-fn failed(path: &Path) -> impl Fn(io::Error) -> ImageError + '_ {
+pub(crate) fn failed(path: &Path) -> impl Fn(io::Error) -> ImageError + '_ {
     move |source| ImageError::Io { action: format!("unpack {}", path.display()), source }
 }
 
@@ -120,6 +122,8 @@ struct Unpacker<'a> {
     done: Unpacked,
     late: Vec<Late>,
     late_names: usize,
+    /// Whether an entry described a directory that was there.
+    again: bool,
     umask: u32,
     /// Owner of what this process makes.
     own: (u32, u32),
@@ -201,7 +205,8 @@ impl Unpacker<'_> {
         let (uid, gid) = self.options.owner.unwrap_or((entry.uid, entry.gid));
         let chown = !ours || (uid, gid) != self.own;
         if chown {
-            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            let (uid, gid) = owners(uid, gid);
+            rustix::fs::fchown(file, uid, gid)?;
         }
         for (key, value) in attributes(entry) {
             tolerate(rustix::fs::fsetxattr(file, key, value, XattrFlags::empty()).map_err(Into::into))?;
@@ -228,7 +233,9 @@ impl Unpacker<'_> {
             }
             Err(error) => return Err(at(error.into())),
         };
-        if made != Cleared::Directory {
+        if made == Cleared::Directory {
+            self.again = true;
+        } else {
             self.tree.made(parent, name, path).map_err(&at)?;
         }
         if made == Cleared::Whiteout {
@@ -355,7 +362,14 @@ impl Unpacker<'_> {
 
     /// Directories get their times last: making what is in them has changed them.
     fn finish(&mut self) -> Result<(), ImageError> {
-        for late in std::mem::take(&mut self.late) {
+        let mut late = std::mem::take(&mut self.late);
+        if self.again || self.tree.replaced {
+            // Only the last description of a directory holds.
+            let last: HashMap<_, _> = late.iter().enumerate().map(|(at, late)| (late.path.clone(), at)).collect();
+            let mut at = 0..;
+            late.retain(|late| last.get(&late.path).copied() == at.next());
+        }
+        for late in late {
             self.finish_directory(&late).map_err(failed(&late.path))?;
         }
         Ok(())
@@ -385,16 +399,22 @@ impl Unpacker<'_> {
     }
 }
 
-fn outside(what: &str, name: &[u8]) -> ImageError {
+pub(crate) fn outside(what: &str, name: &[u8]) -> ImageError {
     ImageError::Archive(format!("invalid {what} {:?}", OsStr::from_bytes(name).display()))
 }
 
 fn chown(parent: &Directory, name: &OsStr, uid: u32, gid: u32) -> io::Result<()> {
-    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    let (uid, gid) = owners(uid, gid);
     Ok(rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-fn attributes(entry: &Entry) -> impl Iterator<Item = (&OsStr, &[u8])> {
+/// An owner of -1 means to leave it as it is (chown(2)).
+fn owners(uid: u32, gid: u32) -> (Option<Uid>, Option<Gid>) {
+    let set = |id: u32| (id != u32::MAX).then_some(id);
+    (set(uid).map(Uid::from_raw), set(gid).map(Gid::from_raw))
+}
+
+pub(crate) fn attributes(entry: &Entry) -> impl Iterator<Item = (&OsStr, &[u8])> {
     let foreign = |key: &[u8]| !OVERLAY_ATTRIBUTES.iter().any(|own| key.starts_with(own));
     let kept = entry.xattrs.iter().filter(move |(key, _)| foreign(key) && !key.contains(&0));
     kept.map(|(key, value)| (OsStr::from_bytes(key), &value[..]))

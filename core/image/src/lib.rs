@@ -12,6 +12,7 @@ mod decompress;
 mod diff;
 mod distribution;
 mod document;
+pub mod erofs;
 pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

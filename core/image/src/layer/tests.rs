@@ -203,6 +203,25 @@ fn privileged_inheritance_does_not_reach_into_directories() {
 }
 
 #[test]
+fn privileged_the_last_description_of_a_directory_holds() {
+    let dir = fresh();
+    let tar = tar_of(|tar| {
+        for (mode, time, uid) in [(0o2775, 5, 7), (0o700, 9, u64::from(u32::MAX))] {
+            let mut header = header(DIR, b"d", b"", 0);
+            header.set_mode(mode);
+            header.set_mtime(time);
+            header.set_uid(uid);
+            header.set_cksum();
+            tar.append(&header, io::empty()).expect("appended");
+        }
+    });
+    unpack_into(&tar, dir.path()).expect("unpacked");
+    let meta = std::fs::symlink_metadata(dir.path().join("d")).expect("there");
+    // An owner of -1 means to leave it as it is.
+    assert_eq!((meta.mode(), meta.mtime(), meta.uid()), (0o40_700, 9, 7));
+}
+
+#[test]
 fn privileged_attributes_of_overlayfs_and_unsupported_ones_are_left_out() {
     let dir = fresh();
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

@@ -8,9 +8,11 @@
 mod header;
 mod pax;
 mod reader;
+mod skip;
 mod sparse;
 
 pub use reader::TarReader;
+pub use skip::{Skip, TarFile};
 
 /// Longest PAX header or GNU long name; the bound Go's reader has too. Names have at most 4 KiB, attributes 64 KiB.
 pub const MAX_EXTENSION: u64 = 1 << 20;

@@ -5,15 +5,23 @@ use std::io::{self, Read};
 
 use super::header::{BLOCK, Header};
 use super::pax::{Pax, decimal};
-use super::{Entry, EntryKind, MAX_EXTENSION, Segment, TarError, TarTime, sparse};
+use super::{Entry, EntryKind, MAX_EXTENSION, Segment, Skip, TarError, TarTime, sparse};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 * 1024;
+/// The same where content is passed over: a header with its extensions, and seldom more.
+const SKIPPING_BUFFER: usize = 4 * 1024;
+
+/// Passes over bytes of `R` as [`Skip::skip`] does.
+type SkipFn<R> = fn(&mut R, u64) -> io::Result<u64>;
 
 /// Reads the entries of a tar one after the other.
 #[derive(Debug)]
 pub struct TarReader<R> {
     inner: R,
+    skip: Option<SkipFn<R>>,
+    /// Bytes taken from `inner`.
+    taken: u64,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -35,7 +43,25 @@ struct Extensions {
 impl<R: Read> TarReader<R> {
     /// Around `inner`, which needs no buffer of its own.
     pub fn new(inner: R) -> Self {
-        Self { inner, buffer: vec![0; BUFFER], start: 0, end: 0, content: 0, padding: 0, finished: false }
+        Self::with(inner, None, BUFFER)
+    }
+
+    /// Around `inner`, for somebody who does not want most of the content: it is passed over without being read.
+    pub fn skipping(inner: R) -> Self
+    where
+        R: Skip,
+    {
+        Self::with(inner, Some(R::skip), SKIPPING_BUFFER)
+    }
+
+    fn with(inner: R, skip: Option<SkipFn<R>>, buffer: usize) -> Self {
+        let buffer = vec![0; buffer];
+        Self { inner, skip, taken: 0, buffer, start: 0, end: 0, content: 0, padding: 0, finished: false }
+    }
+
+    /// Where in the stream the next byte of content lies: after [`next_entry`](Self::next_entry), the entry's first.
+    pub fn position(&self) -> u64 {
+        self.taken - (self.end - self.start) as u64
     }
 
     /// The next entry; what is left of the last one's content is skipped. `None` at the end of the archive.
@@ -78,6 +104,14 @@ impl<R: Read> TarReader<R> {
         Ok(&self.buffer[piece])
     }
 
+    /// Passes over `bytes` of the current entry's content, or over what is left of it.
+    pub fn pass(&mut self, bytes: u64) -> Result<(), TarError> {
+        let bytes = bytes.min(self.content);
+        self.skip(bytes)?;
+        self.content -= bytes;
+        Ok(())
+    }
+
     /// All content of the current entry, if it is no more than `limit` bytes.
     pub fn data_to_end(&mut self, limit: u64, what: &'static str) -> Result<Vec<u8>, TarError> {
         if self.content > limit {
@@ -93,13 +127,17 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// What is behind the end of the archive, for those who hash all of a stream.
-    pub fn drain(&mut self) -> io::Result<()> {
+    /// What is behind the end of the archive, for those who hash all of a stream. Says how long all of it is.
+    pub fn drain(&mut self) -> io::Result<u64> {
         self.start = self.end;
+        if let Some(skip) = self.skip {
+            self.taken += skip(&mut self.inner, u64::MAX)?;
+            return Ok(self.taken);
+        }
         loop {
             match self.inner.read(&mut self.buffer) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
+                Ok(0) => return Ok(self.taken),
+                Ok(length) => self.taken += length as u64,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -113,6 +151,7 @@ impl<R: Read> TarReader<R> {
             match self.inner.read(&mut self.buffer) {
                 Ok(length) => {
                     self.end = length;
+                    self.taken += length as u64;
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -122,6 +161,16 @@ impl<R: Read> TarReader<R> {
     }
 
     fn skip(&mut self, mut bytes: u64) -> Result<(), TarError> {
+        let buffered = (self.end - self.start) as u64;
+        if let Some(skip) = self.skip
+            && bytes > buffered
+        {
+            let beyond = bytes - buffered;
+            self.start = self.end;
+            let passed = skip(&mut self.inner, beyond)?;
+            self.taken += passed;
+            return if passed == beyond { Ok(()) } else { Err(TarError::Truncated) };
+        }
         while bytes > 0 {
             if self.start == self.end {
                 self.fill()?;

@@ -2,6 +2,7 @@
 //! descriptor says (fsopen(2), fsmount(2), open_tree(2), mount_setattr(2), move_mount(2)). A detached tree has no path,
 //! so nothing can leak into other namespaces, and it goes when its descriptor is closed.
 
+mod erofs;
 pub mod local;
 mod overlay;
 
@@ -10,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+pub use erofs::{ErofsError, erofs, try_erofs};
 pub use overlay::{OverlayLayers, overlay};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
