@@ -18,6 +18,7 @@ use crate::intake::stage::{Compressed, StagedLayer, stage_stream};
 use crate::lease::Lease;
 use crate::snapshot::LayerTar;
 use crate::store::{Image, ImageStore, LayerRef, ManifestRef, chain_id, image_of, layer_document, manifest_document};
+use crate::untar::Skip;
 
 /// Manifests remembered of one image.
 const MOST_MANIFESTS: usize = 16;
@@ -205,6 +206,13 @@ impl ImageStore {
 struct Hashing<R> {
     inner: R,
     hasher: Sha256,
+}
+
+impl<R: Read> Skip for Hashing<R> {
+    /// Reads, because all is to be hashed.
+    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+        io::copy(&mut self.take(bytes), &mut io::sink())
+    }
 }
 
 impl<R: Read> Read for Hashing<R> {

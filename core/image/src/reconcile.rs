@@ -134,6 +134,12 @@ impl ImageStore {
             if waiting.is_empty() {
                 return;
             }
+            let index = store.index();
+            let tops: HashSet<&Digest> = index.images.values().filter_map(|image| image.chain()).collect();
+            waiting
+                .iter()
+                .filter(|(chain, _)| tops.contains(chain))
+                .for_each(|(chain, _)| store.snapshots().warm(chain));
             let synced = std::fs::File::open(store.content().temporary())
                 .and_then(|directory| Ok(rustix::fs::syncfs(directory)?));
             match synced {

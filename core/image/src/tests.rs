@@ -29,7 +29,7 @@ impl Root {
     }
 
     fn open(&self) -> ImageStore {
-        ImageStore::open(&self.layout, None).expect("opened")
+        ImageStore::open(&self.layout, Some("overlay2")).expect("opened")
     }
 
     fn names(&self, path: &str) -> Vec<String> {

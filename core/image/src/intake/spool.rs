@@ -10,6 +10,7 @@ use dockerd_types::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::ImageError;
+use crate::untar::Skip;
 
 /// Bytes read at a time of what was there before.
 const CHUNK: usize = 256 * 1024;
@@ -186,6 +187,22 @@ impl Read for SpoolReader {
         let length = self.file.read_at(&mut buffer[..length], self.position)?;
         self.position += length as u64;
         Ok(length)
+    }
+}
+
+impl Skip for SpoolReader {
+    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+        let target = self.position.saturating_add(bytes);
+        let mut progress = self.spool.shared.progress();
+        while progress.written < target && progress.end.is_none() {
+            progress = self.spool.shared.grown.wait(progress).unwrap_or_else(PoisonError::into_inner);
+        }
+        if let Some(End::Broken(why)) = &progress.end {
+            return Err(io::Error::other(why.to_string()));
+        }
+        let passed = bytes.min(progress.written.saturating_sub(self.position));
+        self.position += passed;
+        Ok(passed)
     }
 }
 

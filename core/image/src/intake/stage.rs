@@ -15,6 +15,7 @@ use crate::distribution::LayerBlob;
 use crate::error::ImageError;
 use crate::layer::broken;
 use crate::snapshot::{LayerTar, SnapshotDriver, Staged};
+use crate::untar::Skip;
 
 /// Bytes moved at a time.
 const CHUNK: usize = 256 * 1024;
@@ -143,6 +144,14 @@ impl<R: Read> Read for Counted<'_, R> {
         let length = self.inner.read(buffer)?;
         self.consumed.fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
+    }
+}
+
+impl<R: Skip> Skip for Counted<'_, R> {
+    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
+        let passed = self.inner.skip(bytes)?;
+        self.consumed.fetch_add(passed, Ordering::Relaxed);
+        Ok(passed)
     }
 }
 

@@ -8,22 +8,25 @@ use std::sync::Arc;
 use dockerd_store::Layout;
 
 use super::SnapshotDriver;
+use super::erofs::Erofs;
 use super::overlay::OverlayDriver;
 use super::overlay2::Directories;
 use crate::error::ImageError;
 use crate::trash::Trash;
 
 /// The drivers there are, by the names of their directories; the best first.
-const KNOWN: [Kind; 1] = [Kind::Overlay2];
+const KNOWN: [Kind; 2] = [Kind::Erofs, Kind::Overlay2];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    Erofs,
     Overlay2,
 }
 
 impl Kind {
     fn name(self) -> &'static str {
         match self {
+            Self::Erofs => "erofs",
             Self::Overlay2 => "overlay2",
         }
     }
@@ -39,8 +42,20 @@ impl Kind {
 
     fn open(self, dir: &Path, trash: &Trash) -> Result<Arc<dyn SnapshotDriver>, ImageError> {
         Ok(match self {
+            Self::Erofs => Arc::new(OverlayDriver::open(Erofs::default(), dir, trash)?),
             Self::Overlay2 => Arc::new(OverlayDriver::open(Directories, dir, trash)?),
         })
+    }
+}
+
+/// The best driver that works here.
+fn best(layout: &Layout) -> Kind {
+    match Erofs::probe(&layout.tmp_dir()) {
+        Ok(()) => Kind::Erofs,
+        Err(why) => {
+            tracing::info!(why, "layers are unpacked, because EROFS images cannot be mounted from files here");
+            Kind::Overlay2
+        }
     }
 }
 
@@ -57,8 +72,13 @@ impl Drivers {
         let kind = match name {
             Some(name) => Kind::parse(name)
                 .ok_or_else(|| ImageError::InvalidArgument(format!("storage driver {name:?} is not supported")))?,
-            None => Kind::Overlay2,
+            None => best(layout),
         };
+        if kind == Kind::Erofs
+            && let Err(why) = Erofs::probe(&layout.tmp_dir())
+        {
+            return Err(ImageError::InvalidArgument(format!("storage driver \"erofs\" cannot be used here: {why}")));
+        }
         let chosen = kind.open(&layout.driver_dir(kind.name()), trash)?;
         let mut former = Vec::new();
         for other in KNOWN.into_iter().filter(|other| *other != kind) {

@@ -3,13 +3,14 @@
 mod compare;
 mod directory;
 mod drivers;
+mod erofs;
 mod overlay;
 mod overlay2;
 mod spares;
 mod writable;
 
 use std::fs::{self, DirBuilder};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -19,13 +20,14 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::ImageError;
 use crate::trash::{Trash, is_temporary};
+use crate::untar::Skip;
 
 pub use drivers::Drivers;
 
 /// The plain tar of a layer on its way in.
 pub struct LayerTar<'a> {
     /// Its bytes, from the beginning.
-    pub reader: &'a mut dyn Read,
+    pub reader: &'a mut dyn Skip,
     /// The file they come from, which is on the drivers' file system, may still grow, and ends up as content.
     pub file: &'a Path,
 }
@@ -88,6 +90,8 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     fn unsettled(&self) -> Vec<(Digest, bool)>;
     /// Notes that a layer is on disk.
     fn settle(&self, chain: &Digest);
+    /// Makes what the first container above layer `chain` needs. Blocking.
+    fn warm(&self, chain: &Digest);
     /// Takes a layer away that nothing is above. Idempotent.
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError>;
     /// Whether there is a snapshot of that key.

@@ -24,6 +24,8 @@ pub(super) trait LayerFormat: Send + Sync + std::fmt::Debug {
     fn measure(&self, layer: &Path) -> Option<u64>;
     /// Trees of layer `chain` and what is below it, topmost first.
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>>;
+    /// Makes what the first container above `chain` needs.
+    fn warm(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<()>;
     /// Lets go of what was kept open of a layer.
     fn forget(&self, chain: &Digest);
     /// As [`SnapshotDriver::describe`].
@@ -97,10 +99,16 @@ impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
         self.layers.settle(chain);
     }
 
+    fn warm(&self, chain: &Digest) {
+        if let Err(error) = self.format.warm(&self.layers, chain) {
+            tracing::warn!(%chain, %error, "layers could not be got ready");
+        }
+    }
+
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError> {
+        self.format.forget(chain);
         self.layers.remove(chain)?;
         self.writable.forget(chain)?;
-        self.format.forget(chain);
         Ok(())
     }
 

@@ -46,6 +46,10 @@ impl LayerFormat for Directories {
         Ok(out)
     }
 
+    fn warm(&self, _layers: &LayerDirectory, _chain: &Digest) -> io::Result<()> {
+        Ok(())
+    }
+
     fn forget(&self, _chain: &Digest) {}
 
     fn describe(&self, layers: &LayerDirectory, chain: &Digest) -> Vec<(&'static str, String)> {

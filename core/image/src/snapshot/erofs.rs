@@ -1,0 +1,197 @@
+//! Layers that are never extracted: the plain tar stays as it is, and an EROFS index beside it says where in the tar each file
+//! lies ([`crate::erofs`]). The kernel mounts the index with the tars of all layers as its devices.
+//!
+//! ```text
+//! erofs/layers/<chain>/tar      the layer's plain tar: another name of the file in the content store
+//! erofs/layers/<chain>/index    index of this layer alone
+//! erofs/layers/<chain>/merged   index of this layer and all below it, made when it is first needed
+//! ```
+//! So a container's overlay has one tree below it, whatever the number of layers.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dockerd_sys::mount::{self, OverlayLayers};
+use dockerd_types::Digest;
+
+use super::directory::LayerDirectory;
+use super::overlay::LayerFormat;
+use super::writable::LowerTree;
+use super::{LayerTar, make_dir, open_dir};
+use crate::erofs::{self, Merge};
+use crate::error::ImageError;
+use crate::trash::temporary_name;
+
+const TAR: &str = "tar";
+const INDEX: &str = "index";
+const MERGED: &str = "merged";
+/// No name is needed in the table of devices: their order says which is which.
+const NO_TAG: [u8; 64] = [0; 64];
+/// Trees kept mounted for the next container; each holds its layers' files open.
+const MOST_MOUNTED: usize = 32;
+
+/// The format.
+#[derive(Debug, Default)]
+pub(super) struct Erofs {
+    mounted: Mutex<Vec<(Digest, OwnedFd)>>,
+    /// Held while a merged index is made: each is made once.
+    merging: Mutex<()>,
+}
+
+impl Erofs {
+    /// Whether this kernel mounts images from files on the file system of directory `dir`, and overlays on them.
+    pub(super) fn probe(dir: &Path) -> Result<(), String> {
+        let place = dir.join(temporary_name());
+        let tried = make_dir(&place, 0o700).map_err(|error| error.to_string()).and_then(|()| try_all(&place));
+        if let Err(error) = fs::remove_dir_all(&place) {
+            tracing::warn!(%error, "what was tried out could not be removed");
+        }
+        tried
+    }
+
+    fn mounted(&self) -> MutexGuard<'_, Vec<(Digest, OwnedFd)>> {
+        self.mounted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The index that shows `chain`, made now if need be, and its devices: the tars, lowest first.
+    fn open(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<(File, Vec<File>)> {
+        let mut ancestry = layers.ancestry(chain);
+        ancestry.reverse();
+        let tars = ancestry.iter().map(|chain| File::open(layers.layer(chain).join(TAR))).collect::<io::Result<_>>()?;
+        let top = layers.layer(chain);
+        if ancestry.len() == 1 {
+            return Ok((File::open(top.join(INDEX))?, tars));
+        }
+        let path = top.join(MERGED);
+        if !path.exists() {
+            let _alone = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+            if !path.exists() {
+                merge(layers, &ancestry, &path)?;
+            }
+        }
+        Ok((File::open(path)?, tars))
+    }
+
+    fn mount(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<OwnedFd> {
+        let (index, tars) = self.open(layers, chain)?;
+        let devices: Vec<_> = tars.iter().map(AsFd::as_fd).collect();
+        mount::erofs(index.as_fd(), &devices, 0).map_err(io::Error::other)
+    }
+}
+
+/// Writes the merged index of the layers `ancestry`, lowest first, to `path`; it is on disk afterwards.
+fn merge(layers: &LayerDirectory, ancestry: &[Digest], path: &Path) -> io::Result<()> {
+    let mut merged = Merge::new();
+    // The same layer may be in it more than once.
+    let mut read = HashMap::new();
+    for chain in ancestry {
+        let tree = match read.get(chain) {
+            Some(tree) => tree,
+            None => {
+                let bytes = fs::read(layers.layer(chain).join(INDEX))?;
+                read.entry(chain).or_insert(erofs::read(&bytes).map_err(io::Error::other)?)
+            }
+        };
+        merged.add(tree).map_err(io::Error::other)?;
+    }
+    let bytes = erofs::write(&merged.finish()).map_err(io::Error::other)?;
+    let temporary = path.with_file_name(temporary_name());
+    let mut file = File::create(&temporary)?;
+    file.write_all(&bytes)?;
+    file.sync_data()?;
+    fs::rename(temporary, path)
+}
+
+impl LayerFormat for Erofs {
+    fn name(&self) -> &'static str {
+        "erofs"
+    }
+
+    fn reads_tars(&self) -> bool {
+        true
+    }
+
+    fn write(&self, tar: &mut LayerTar<'_>, to: &Path) -> Result<u64, ImageError> {
+        fs::hard_link(tar.file, to.join(TAR)).map_err(ImageError::io("keep layer"))?;
+        let scanned = erofs::scan(&mut *tar.reader, NO_TAG)?;
+        let index = erofs::write(&scanned.tree)?;
+        fs::write(to.join(INDEX), index).map_err(ImageError::io("write index of layer"))?;
+        Ok(scanned.unpacked.bytes)
+    }
+
+    fn measure(&self, layer: &Path) -> Option<u64> {
+        let index = fs::read(layer.join(INDEX)).ok()?;
+        erofs::read(&index).ok().map(|tree| tree.size())
+    }
+
+    fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>> {
+        if let Some((_, root)) = self.mounted().iter().find(|(known, _)| known == chain) {
+            return Ok(vec![LowerTree::seen(root.try_clone()?)]);
+        }
+        let root = self.mount(layers, chain)?;
+        let kept = root.try_clone()?;
+        let mut mounted = self.mounted();
+        let oldest = (mounted.len() >= MOST_MOUNTED).then(|| mounted.remove(0));
+        mounted.push((chain.clone(), kept));
+        drop(mounted);
+        // Unmounting may take a while.
+        drop(oldest);
+        Ok(vec![LowerTree::seen(root)])
+    }
+
+    fn warm(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<()> {
+        self.open(layers, chain).map(drop)
+    }
+
+    fn forget(&self, chain: &Digest) {
+        let mut mounted = self.mounted();
+        let found = mounted.iter().position(|(known, _)| known == chain).map(|at| mounted.remove(at));
+        drop(mounted);
+        drop(found);
+    }
+
+    fn describe(&self, layers: &LayerDirectory, chain: &Digest) -> Vec<(&'static str, String)> {
+        let mut ancestry = layers.ancestry(chain);
+        let top = layers.layer(chain);
+        let index = top.join(if ancestry.len() == 1 { INDEX } else { MERGED });
+        ancestry.reverse();
+        let tars: Vec<String> = ancestry.iter().map(|c| layers.layer(c).join(TAR).display().to_string()).collect();
+        vec![("Devices", tars.join(":")), ("Index", index.display().to_string())]
+    }
+}
+
+/// Mounts a tar of one file in directory `place`, and an overlay on that.
+fn try_all(place: &Path) -> Result<(), String> {
+    let words = |error: io::Error| error.to_string();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(1);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "a", &b"x"[..]).map_err(words)?;
+    let tar = tar.into_inner().map_err(words)?;
+    let scanned = erofs::scan(&tar[..], NO_TAG).map_err(|error| error.to_string())?;
+    let index = erofs::write(&scanned.tree).map_err(|error| error.to_string())?;
+    let file = |name: &str, bytes: &[u8]| {
+        fs::write(place.join(name), bytes)?;
+        File::open(place.join(name))
+    };
+    let (tar, index) = (file(TAR, &tar).map_err(words)?, file(INDEX, &index).map_err(words)?);
+    let read = mount::try_erofs(index.as_fd(), tar.as_fd(), "a").map_err(|error| error.to_string())?;
+    if read != b"x" {
+        return Err("a file of an image read wrong".to_owned());
+    }
+    let directory = |name: &str| make_dir(&place.join(name), 0o700).and_then(|()| open_dir(&place.join(name)));
+    let (upper, work) = (directory("upper").map_err(words)?, directory("work").map_err(words)?);
+    let lower = mount::erofs(index.as_fd(), &[tar.as_fd()], 0).map_err(|error| error.to_string())?;
+    let layers = OverlayLayers {
+        lower: vec![lower.as_fd()],
+        data: Vec::new(),
+        upper: Some((upper.as_fd(), work.as_fd())),
+        options: &[],
+    };
+    mount::overlay(&layers, 0).map(drop).map_err(words)
+}
