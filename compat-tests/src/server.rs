@@ -84,8 +84,13 @@ pub enum Body {
         /// What `Content-Length` says.
         length: usize,
     },
-    /// The same bytes again and again until the client has enough; no length is announced.
-    Endless(Vec<u8>),
+    /// The same bytes again and again until the client has enough, which the gate counts; no length is announced.
+    Endless {
+        /// What is sent, at most a hundred times a second.
+        bytes: Vec<u8>,
+        /// Counts it as waiting while it is sent.
+        gate: Gate,
+    },
     /// The first `before` bytes at once, the rest when the gate is opened.
     Held {
         /// The whole body.
@@ -173,16 +178,17 @@ impl Gate {
         Ok(())
     }
 
-    /// Waits for the gate; false if the client has gone.
-    fn pass(&self, stream: &TcpStream) -> bool {
+    /// Waits for the gate, looking every now and then whether the client is there; false if it is not.
+    fn pass(&self, stream: &TcpStream, is_there_still: impl Fn(&TcpStream) -> bool) -> bool {
         let mut state = locked(&self.0.0);
         state.waiting += 1;
         state.most = state.most.max(state.waiting);
         self.0.1.notify_all();
         let mut is_there = true;
         while !state.is_open && is_there {
-            state = self.0.1.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner).0;
-            is_there = is_open(stream);
+            drop(self.0.1.wait_timeout(state, PAUSE).unwrap_or_else(PoisonError::into_inner));
+            is_there = is_there_still(stream);
+            state = locked(&self.0.0);
         }
         state.waiting -= 1;
         state.given_up += usize::from(!is_there);
@@ -299,12 +305,15 @@ fn read_request(reader: &mut impl BufRead, mut stream: &TcpStream) -> Result<Opt
     let (method, target) = words.next().zip(words.next()).context("no request line")?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let (method, path, query) = (method.to_owned(), path.to_owned(), query.to_owned());
-    let mut headers = BTreeMap::new();
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        // The same name again continues the list.
+        let known: &mut String = headers.entry(name.to_ascii_lowercase()).or_default();
+        known.push_str(if known.is_empty() { "" } else { ", " });
+        known.push_str(value.trim());
     }
     if headers.get("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue")) {
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
@@ -333,7 +342,7 @@ fn write_answer(mut stream: &TcpStream, request: &Request, answer: Answer) -> Re
     let length = match &answer.body {
         Body::Whole(bytes) | Body::Held { bytes, .. } => Some(bytes.len()),
         Body::Truncated { length, .. } => Some(*length),
-        Body::Endless(_) => None,
+        Body::Endless { .. } => None,
     };
     let has_length = answer.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     match length {
@@ -352,13 +361,14 @@ fn write_answer(mut stream: &TcpStream, request: &Request, answer: Answer) -> Re
             stream.write_all(&sent)?;
             return Ok(false);
         }
-        Body::Endless(bytes) => loop {
-            stream.write_all(&bytes)?;
-        },
+        Body::Endless { bytes, gate } => {
+            gate.pass(stream, |mut stream| stream.write_all(&bytes).is_ok() && is_open(stream));
+            return Ok(false);
+        }
         Body::Held { bytes, before, gate } => {
             let (first, rest) = bytes.split_at(before.min(bytes.len()));
             stream.write_all(first)?;
-            if !gate.pass(stream) {
+            if !gate.pass(stream, is_open) {
                 return Ok(false);
             }
             stream.write_all(rest)?;
