@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
+use compat_tests::host::Host;
 use compat_tests::network::Network;
 use compat_tests::registry::Registry;
 use compat_tests::seed::Packed;
@@ -76,9 +77,10 @@ pub(crate) fn credentials(user: &str, password: &str) -> String {
 
 /// Bytes below the daemon's data root, without what it keeps of itself.
 #[allow(dead_code, reason = "every suite uses some of it")]
-pub(crate) fn stored(t: &Case<'_>) -> Result<u64> {
-    let root = t.http("GET", "/info")?.json()?["DockerRootDir"].as_str().map(PathBuf::from).context("a data root")?;
-    let root = t.host().path(&root);
+pub(crate) fn stored(host: &Host) -> Result<u64> {
+    let root =
+        host.http("GET", "/info")?.json()?["DockerRootDir"].as_str().map(PathBuf::from).context("a data root")?;
+    let root = host.path(&root);
     let output = Command::new("du").args(["-sb", "--exclude=*.db", "--exclude=*.log"]).arg(&root).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let size = text.split_whitespace().next().context("no size")?;
