@@ -1,5 +1,6 @@
 //! What the suites about registries share: a registry on the network of the daemon under test, names of layers as progress
 //! shows them, and looking whether a failed pull left something.
+#![allow(dead_code, reason = "every suite uses some of it")]
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,7 +24,6 @@ pub(crate) struct Fixture {
     config: tempfile::TempDir,
 }
 
-#[allow(dead_code, reason = "every suite uses some of it")]
 impl Fixture {
     /// On the daemon that is tested.
     pub(crate) fn new(t: &Case<'_>) -> Result<Self> {
@@ -52,31 +52,26 @@ impl Fixture {
 }
 
 /// A name without its tag.
-#[allow(dead_code, reason = "every suite uses some of it")]
 pub(crate) fn untagged(name: &str) -> &str {
     name.rsplit_once(':').map_or(name, |(repository, _)| repository)
 }
 
 /// The layers of an image as progress of a pull names them, bottom first.
-#[allow(dead_code, reason = "every suite uses some of it")]
 pub(crate) fn shorts(image: &Packed) -> Vec<String> {
     image.layers.iter().map(|layer| layer.short()).collect()
 }
 
 /// The layers of an image as progress of a push names them, top first.
-#[allow(dead_code, reason = "every suite uses some of it")]
 pub(crate) fn diff_shorts(image: &Packed) -> Vec<String> {
     image.diff_ids.iter().rev().map(|id| id["sha256:".len()..][..12].to_owned()).collect()
 }
 
 /// Credentials as `X-Registry-Auth` carries them.
-#[allow(dead_code, reason = "every suite uses some of it")]
 pub(crate) fn credentials(user: &str, password: &str) -> String {
     URL_SAFE.encode(serde_json::json!({"username": user, "password": password}).to_string())
 }
 
 /// Bytes below the daemon's data root, without what it keeps of itself.
-#[allow(dead_code, reason = "every suite uses some of it")]
 pub(crate) fn stored(host: &Host) -> Result<u64> {
     let root =
         host.http("GET", "/info")?.json()?["DockerRootDir"].as_str().map(PathBuf::from).context("a data root")?;
@@ -88,7 +83,6 @@ pub(crate) fn stored(host: &Host) -> Result<u64> {
 }
 
 /// An error if the daemon lists any of these images.
-#[allow(dead_code, reason = "every suite uses some of it")]
 pub(crate) fn nothing_is_left(t: &Case<'_>, repository: &str) -> Result<()> {
     let list = t.docker(&["images", "-a", "--no-trunc", repository]).ok()?;
     ensure!(list.lines().count() == 1, "images are left: {list}");
@@ -98,7 +92,6 @@ pub(crate) fn nothing_is_left(t: &Case<'_>, repository: &str) -> Result<()> {
 }
 
 /// Waits until `condition` holds.
-#[allow(dead_code, reason = "every suite uses some of it")]
 pub(crate) fn until(what: &str, condition: impl Fn() -> bool) -> Result<()> {
     let begun = Instant::now();
     while !condition() {
