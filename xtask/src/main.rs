@@ -113,6 +113,7 @@ fn deny() -> Result<()> {
 
 fn test() -> Result<()> {
     packages::install(&packages::TESTS)?;
+    packages::unpack_for_tests()?;
     // The black-box tests start this binary.
     cargo(&["build", "--package", "dockerd-rs"])?;
     cargo(&["test", "--workspace"])
@@ -120,6 +121,7 @@ fn test() -> Result<()> {
 
 fn compat(against: &str, tests: &[String]) -> Result<()> {
     packages::install(&packages::TESTS)?;
+    packages::unpack_for_tests()?;
     let stock = if against == "stock" { Some(stock::start()?) } else { None };
     let host = match &stock {
         Some(stock) => Some(stock.host()),

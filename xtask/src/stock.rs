@@ -165,9 +165,7 @@ fn root() -> Result<PathBuf> {
     if let Some(root) = std::env::var_os("STOCK_PEER_ROOT") {
         return Ok(PathBuf::from(root));
     }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("dockerd-rs/stock").join(SUITE))
+    Ok(packages::cache()?.join("stock").join(SUITE))
 }
 
 /// The Debian mirror this machine uses; on other distributions mmdebstrap's own default.
