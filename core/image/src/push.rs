@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::distribution::LayerBlob;
 use crate::error::ImageError;
 use crate::intake::spool::{Spool, Writer};
+use crate::lease::Lease;
 use crate::pull::repository_name;
 use crate::store::{Image, ImageStore, LayerRef};
 
@@ -163,6 +164,15 @@ impl ImageStore {
         let index = self.index();
         let image = index.references.get(reference).and_then(|id| index.images.get(id)).cloned();
         let image = image.ok_or_else(|| PushError::NoTag(reference.familiar()))?;
+        // Nothing of it goes meanwhile; and what is noted of layers that have gone goes with this.
+        let lease = Lease::new(self);
+        let manifests = image.manifests.iter().map(|manifest| &manifest.digest);
+        for digest in image.layers.iter().flat_map(|layer| [&layer.chain_id, &layer.diff_id]).chain(manifests) {
+            lease.cover(digest);
+        }
+        for layer in &image.layers {
+            self.distribution().blobs(&layer.diff_id).iter().for_each(|form| lease.cover(&form.digest));
+        }
         let push = Push { store: self, repository, reference, slots, progress };
         let (media_type, bytes) = push.image(&image).await?;
         let tag = reference.tag().unwrap_or("latest");

@@ -55,8 +55,14 @@ pub enum PullError {
         found: Digest,
     },
     /// Not the configuration that was asked for.
-    #[error("image config verification failed")]
-    Config,
+    #[error("image config verification failed for digest {0}")]
+    Config(Digest),
+    /// A configuration without layers.
+    #[error("invalid rootfs in image configuration")]
+    RootFs,
+    /// A layer that cannot be unpacked.
+    #[error("failed to register layer: {0}")]
+    Layer(Arc<ImageError>),
     /// Layers and configuration do not belong together.
     #[error("layers from manifest don't match image configuration")]
     Mismatch,
@@ -92,10 +98,10 @@ impl Kinded for PullError {
             Self::Registry(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::NoPlatform(_) => ErrorKind::NotFound,
-            Self::Unsupported(_) | Self::Invalid(_) | Self::Mismatch | Self::OperatingSystem(_) => {
+            Self::Unsupported(_) | Self::Invalid(_) | Self::Mismatch | Self::RootFs | Self::OperatingSystem(_) => {
                 ErrorKind::InvalidArgument
             }
-            Self::Verification { .. } | Self::Config | Self::Panicked(_) => ErrorKind::System,
+            Self::Verification { .. } | Self::Config(_) | Self::Panicked(_) | Self::Layer(_) => ErrorKind::System,
         }
     }
 }
@@ -177,6 +183,8 @@ impl ImageStore {
             None => Target::Tag(reference.tag().unwrap_or("latest")),
         };
         let top = repository.manifest(target).await?;
+        // What makes no sense at all is told before anything else is.
+        top.parse()?;
         progress(PullStep::Manifest);
         let digest = top.digest.clone();
         let remote = manifest::choose(repository, reference, top, platform).await?;
@@ -317,7 +325,7 @@ impl ImageStore {
                 let Some(mut staged) = transfer.take(extracting)? else { return store.restage(&diff_id) };
                 extracting(blob.size);
                 if staged.diff_id.as_ref().unwrap_or(&blob.digest) != &diff_id {
-                    return Err(ImageError::InvalidArgument(PullError::Mismatch.to_string()));
+                    return Err(ImageError::LayersMismatch);
                 }
                 let form = LayerBlob {
                     digest: blob.digest.clone(),
@@ -329,7 +337,10 @@ impl ImageStore {
                 Ok(staged)
             })
         });
-        let layer = layer.await.map_err(PullError::panicked)??;
+        let layer = layer.await.map_err(PullError::panicked)?.map_err(|error| match error {
+            ImageError::LayersMismatch => PullError::Mismatch,
+            other => PullError::Layer(Arc::new(other)),
+        })?;
         if !matches!(way, Way::Exists) {
             told(LayerStep::Done);
         }
@@ -365,7 +376,7 @@ async fn small_blob(repository: &Repository, blob: &Descriptor) -> Result<Bytes,
     }
     let found = Digest::sha256(&Sha256::digest(&bytes).into());
     if found != blob.digest {
-        return Err(PullError::Config);
+        return Err(PullError::Config(blob.digest.clone()));
     }
     Ok(bytes.into())
 }
@@ -417,6 +428,11 @@ async fn follow(blob: &Descriptor, way: &Way, progress: &PullProgress) -> Result
 
 /// The diffIDs of a configuration that is one of an image for this system, with as many layers.
 fn check_config(raw: &[u8], layers: usize) -> Result<Vec<Digest>, PullError> {
+    let members: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(raw).map_err(|error| PullError::Invalid(error.to_string()))?;
+    if members.get("rootfs").is_none_or(serde_json::Value::is_null) {
+        return Err(PullError::RootFs);
+    }
     let config: ImageConfig = serde_json::from_slice(raw).map_err(|error| PullError::Invalid(error.to_string()))?;
     if !matches!(config.os.as_str(), "" | "linux") {
         return Err(PullError::OperatingSystem(config.os));
