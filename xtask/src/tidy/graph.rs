@@ -10,16 +10,25 @@ use serde_json::Value;
 use crate::workspace;
 
 /// Which of our crates each of our crates may use. A new edge is a discussed change.
-const GRAPH: [(&str, &[&str]); 13] = [
+const GRAPH: [(&str, &[&str]); 14] = [
     ("dockerd-types", &[]),
     ("dockerd-sys", &[]),
     ("dockerd-store", &["dockerd-sys", "dockerd-types"]),
-    ("dockerd-image", &["dockerd-store", "dockerd-sys", "dockerd-types"]),
+    ("dockerd-registry", &["dockerd-types"]),
+    ("dockerd-image", &["dockerd-registry", "dockerd-store", "dockerd-sys", "dockerd-types"]),
     ("dockerd-runtime", &["dockerd-store", "dockerd-sys", "dockerd-types"]),
     ("dockerd-network", &["dockerd-store", "dockerd-sys", "dockerd-types"]),
     (
         "dockerd-core",
-        &["dockerd-image", "dockerd-network", "dockerd-runtime", "dockerd-store", "dockerd-sys", "dockerd-types"],
+        &[
+            "dockerd-image",
+            "dockerd-network",
+            "dockerd-registry",
+            "dockerd-runtime",
+            "dockerd-store",
+            "dockerd-sys",
+            "dockerd-types",
+        ],
     ),
     ("api-compat", &["dockerd-core", "dockerd-image", "dockerd-types"]),
     ("dockerd-rs", &["api-compat", "dockerd-core", "dockerd-runtime", "dockerd-sys", "dockerd-types"]),
@@ -30,6 +39,7 @@ const GRAPH: [(&str, &[&str]); 13] = [
             "dockerd-core",
             "dockerd-image",
             "dockerd-network",
+            "dockerd-registry",
             "dockerd-runtime",
             "dockerd-store",
             "dockerd-sys",
