@@ -1,5 +1,7 @@
 //! Registries that break off, lie, loop, stall and refuse.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 mod world;
 
 use std::time::Duration;

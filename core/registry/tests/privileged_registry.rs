@@ -1,6 +1,8 @@
 //! Debian's registry: plain, by TLS, with passwords and with tokens. Needs no privilege but the program, which
 //! `cargo xtask test` installs.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 mod world;
 
 use std::sync::Arc;
@@ -69,9 +71,11 @@ async fn privileged_what_is_pushed_is_pulled() {
     assert!(other.mount(&digest(&layer), "team/app").await.unwrap());
     assert_eq!(other.blob_size(&digest(&layer)).await.unwrap(), Some(3_456_789));
     assert!(!other.mount(&digest(b"not there"), "team/app").await.unwrap());
-    // The unwanted upload of the failed mount is gone.
+    // The unwanted upload of the failed mount is gone; the registry keeps no more than what it noted of its sum.
     let uploads = real.dir.path().join("data/docker/registry/v2/repositories/other/_uploads");
-    assert_eq!(std::fs::read_dir(uploads).map_or(0, Iterator::count), 0);
+    let left = |dir: std::fs::DirEntry| std::fs::read_dir(dir.path()).unwrap().flatten().map(|file| file.path());
+    let left: Vec<_> = std::fs::read_dir(uploads).unwrap().flatten().flat_map(left).collect();
+    assert!(left.iter().all(|path| path.ends_with("hashstates")), "{left:?}");
     send(&other, &Bytes::new()).await.unwrap();
     let wrong = Memory(Bytes::from_static(b"abc"));
     let of = digest(b"abd");
@@ -178,9 +182,10 @@ async fn privileged_tls_with_a_private_authority() {
     send_image(&push, &blob(100_000), "x").await;
     push.manifest(Target::Tag("x")).await.unwrap();
     assert!(tunnel.requests("CONNECT registry.example:5000") > 0);
-    // By loopback: not verified.
+    // By loopback: not verified, but `certs.d` is not looked at either; the registry's port without TLS says what is wrong.
     let plain = repository(world::config(), &format!("{}/a", real.host), Access::Pull).await;
-    assert!(matches!(plain.manifest(Target::Tag("x")).await, Err(RegistryError::Request { .. })));
+    let error = plain.manifest(Target::Tag("x")).await.unwrap_err().to_string();
+    assert!(error.starts_with("unknown: Client sent an HTTP request to an HTTPS server."), "{error}");
 }
 
 #[tokio::test]
