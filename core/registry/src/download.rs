@@ -123,7 +123,12 @@ impl Transfer {
             let Some(session) = inner.nth(index) else {
                 return Err(Stop::Failed(inner.no_endpoint()));
             };
-            let error = match self.retried(session, Source::Registry(index)).await {
+            // Whom cannot be talked to at all is not asked again and again; that is for what breaks off.
+            let result = match session.ping().await {
+                Ok(()) => self.retried(session, Source::Registry(index)).await,
+                Err(error) => Err(Stop::Failed(error)),
+            };
+            let error = match result {
                 Ok(()) => {
                     inner.stay(index);
                     return Ok(());

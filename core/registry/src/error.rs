@@ -133,7 +133,7 @@ pub enum RegistryError {
     #[error("{0}")]
     InvalidArgument(String),
     /// `docker search` got another answer than 200.
-    #[error("unexpected status code {0}")]
+    #[error("Unexpected status code {0}")]
     SearchStatus(u16),
     /// What is to be sent cannot be read.
     #[error("{0}")]
@@ -277,6 +277,7 @@ impl Kinded for RegistryError {
             | Self::InvalidArgument(_) => ErrorKind::InvalidArgument,
             Self::AccessDenied { .. } | Self::ManifestUnknown { .. } | Self::NameUnknown { .. } => ErrorKind::NotFound,
             Self::ReservedName(_) => ErrorKind::PermissionDenied,
+            Self::Api(errors) => errors.first().map_or(ErrorKind::System, |error| error.code.kind()),
             Self::Unauthorized(_) => ErrorKind::Unauthenticated,
             _ => ErrorKind::System,
         }

@@ -8,6 +8,7 @@ use dockerd_types::Digest;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256, Sha512};
 
+use crate::api_error::go_json_error;
 use crate::error::RegistryError;
 
 /// Docker's manifest of one image.
@@ -99,7 +100,7 @@ pub struct Platform {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// One image.
-    Image(ImageManifest),
+    Image(Box<ImageManifest>),
     /// A choice of manifests.
     Index(Index),
 }
@@ -213,13 +214,13 @@ impl Document {
                     return Err(malformed(format!("{} layers, more than {MOST_LAYERS}", layers.len())));
                 }
                 let config = raw.config.ok_or_else(|| malformed("no config".to_owned()))?.checked()?;
-                Ok(Self::Image(ImageManifest {
+                Ok(Self::Image(Box::new(ImageManifest {
                     config,
                     layers: layers.into_iter().map(RawDescriptor::checked).collect::<Result<_, _>>()?,
                     annotations,
                     artifact_type: raw.artifact_type,
                     subject: raw.subject.map(RawDescriptor::checked).transpose()?,
-                }))
+                })))
             }
             other => Err(RegistryError::UnsupportedMediaType(other.to_owned())),
         }
@@ -231,7 +232,7 @@ impl RawDocument {
         if bytes.len() > LARGEST_MANIFEST {
             return Err(malformed(format!("more than {LARGEST_MANIFEST} bytes")));
         }
-        serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))
+        serde_json::from_slice(bytes).map_err(|error| malformed(go_json_error(bytes, &error)))
     }
 }
 

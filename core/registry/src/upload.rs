@@ -116,6 +116,8 @@ impl Repository {
     /// When the registry refuses, the source cannot be read, or it breaks off too often; the upload is cancelled then.
     pub async fn upload(&self, request: UploadRequest<'_>, events: Events<'_>) -> Result<(), RegistryError> {
         let inner = self.inner();
+        // Whom cannot be talked to at all is not asked again and again; that is for what breaks off.
+        inner.over_endpoints(|session| session.ping()).await?;
         let mut upload = None;
         let mut attempt = 1;
         loop {
@@ -226,8 +228,8 @@ impl Inner {
     async fn cancel(&self, session: &Session, upload: &Upload) {
         let url = upload.location.clone();
         let ask = session.ask(Method::DELETE, url, HeaderMap::new(), &self.scopes);
-        if tokio::time::timeout(session.limits().ping, ask).await.is_err() {
-            tracing::debug!("an upload could not be cancelled in time");
+        if !matches!(tokio::time::timeout(session.limits().ping, ask).await, Ok(Ok(_))) {
+            tracing::debug!("an upload could not be cancelled");
         }
     }
 
