@@ -38,7 +38,7 @@ pub(super) async fn choose(
     let mut raw = top;
     for _ in 0..MAX_DEPTH {
         let entries = match raw.parse()? {
-            Document::Image(found) => return image(reference, raw, found),
+            Document::Image(found) => return image(reference, raw, *found),
             Document::Index(index) => index.manifests,
         };
         let entry = entries.iter().find(|entry| fits(entry, wanted));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use dockerd_registry::{Descriptor, DownloadEvent, DownloadRequest, Manifest, RegistryError, Repository, Target};
 use dockerd_types::{Digest, ErrorKind, Kinded, Reference};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::config::ImageConfig;
 use crate::distribution::LayerBlob;
@@ -164,7 +164,8 @@ struct Remote {
 enum Way {
     Exists,
     Known,
-    Transfer(Arc<Transfer>),
+    /// It is under way; the second is for whoever waits until its end has been told.
+    Transfer(Arc<Transfer>, Notify),
 }
 
 impl ImageStore {
@@ -281,7 +282,7 @@ impl ImageStore {
             ways.push(match diff_id {
                 Some(_) if all_here => Way::Exists,
                 Some(_) => Way::Known,
-                None => Way::Transfer(Transfers::join(self, repository, blob, slots)),
+                None => Way::Transfer(Transfers::join(self, repository, blob, slots), Notify::new()),
             });
             below = chain.or(below);
         }
@@ -300,8 +301,8 @@ impl ImageStore {
         let (store, lease, digest) = (self.clone(), lease.clone(), order.blob.digest.clone());
         let told = |step| progress(PullStep::Layer(digest.clone(), step));
         let transfer = match way {
-            Way::Transfer(transfer) => {
-                until_complete(transfer).await?;
+            Way::Transfer(transfer, told) => {
+                told.notified().await;
                 Some(transfer.clone())
             }
             Way::Known => {
@@ -390,19 +391,9 @@ pub async fn remote_platform(
     serde_json::from_slice(&raw).map_err(|error| PullError::Invalid(error.to_string()))
 }
 
-async fn until_complete(transfer: &Transfer) -> Result<(), PullError> {
-    let mut state = transfer.state();
-    let end = |state: &TransferState| matches!(state, TransferState::Complete | TransferState::Failed(_));
-    let end = state.wait_for(end).await.map_err(|_| PullError::Panicked("a transfer broke off".to_owned()))?;
-    match &*end {
-        TransferState::Failed(error) => Err((**error).clone()),
-        _ => Ok(()),
-    }
-}
-
 /// Tells how far a layer is, to its end.
 async fn follow(blob: &Descriptor, way: &Way, progress: &PullProgress) -> Result<(), PullError> {
-    let Way::Transfer(transfer) = way else { return Ok(()) };
+    let Way::Transfer(transfer, told_all) = way else { return Ok(()) };
     let told = |step| progress(PullStep::Layer(blob.digest.clone(), step));
     let mut state = transfer.state();
     loop {
@@ -418,6 +409,7 @@ async fn follow(blob: &Descriptor, way: &Way, progress: &PullProgress) -> Result
             TransferState::Retrying(after) => told(LayerStep::Retrying(after)),
             TransferState::Complete => {
                 told(LayerStep::Downloaded);
+                told_all.notify_one();
                 return Ok(());
             }
             TransferState::Failed(error) => return Err((*error).clone()),
