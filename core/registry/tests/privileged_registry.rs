@@ -108,10 +108,10 @@ async fn privileged_uploads_go_on_where_they_broke_off() {
     let mut config = config();
     config.limits.chunk = 400_000;
     let repository = repository(config, &format!("{}/a", proxy.host()), Access::Push).await;
-    let layer = blob(1_000_000);
+    let layer = blob(1_200_000);
     let events = send(&repository, &layer).await.unwrap();
     assert!(events.contains(&UploadEvent::Retrying { seconds: 5 }), "{events:?}");
-    assert_eq!(events.last(), Some(&UploadEvent::Sent(1_000_000)));
+    assert_eq!(events.last(), Some(&UploadEvent::Sent(1_200_000)));
     assert_eq!(proxy.requests("PATCH"), 4);
     assert_eq!(proxy.requests("POST"), 1);
     let fetched = fetch(&repository, request(&layer, 0), &[]).await;
