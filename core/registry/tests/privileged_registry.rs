@@ -189,6 +189,37 @@ async fn privileged_tls_with_a_private_authority() {
 }
 
 #[tokio::test]
+async fn privileged_a_certificate_that_is_its_own_authority() {
+    let both = world::authority_for(&["registry.example"]);
+    let (pem, key) = (both.pem.clone(), both.key());
+    let Some(real) = Real::start(move |dir| {
+        std::fs::write(dir.join("s.crt"), &pem).unwrap();
+        std::fs::write(dir.join("s.key"), &key).unwrap();
+        format!("---\n  tls: {{certificate: {0}/s.crt, key: {0}/s.key}}\n", dir.display())
+    })
+    .await
+    else {
+        return;
+    };
+    let tunnel = world::tunnel(real.host.clone()).await;
+    let certs = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.proxies.https = format!("http://{}", tunnel.address);
+    config.certs_dirs = vec![certs.path().to_owned()];
+    for (name, good) in [("registry.example", true), ("other.example", false)] {
+        let repository = repository(config.clone(), &format!("{name}/a"), Access::Pull).await;
+        assert!(repository.manifest(Target::Tag("x")).await.unwrap_err().to_string().contains("x509: "));
+        std::fs::create_dir(certs.path().join(name)).unwrap();
+        std::fs::write(certs.path().join(name).join("ca.crt"), &both.pem).unwrap();
+        let repository = world::repository(config.clone(), &format!("{name}/a"), Access::Pull).await;
+        let error = repository.manifest(Target::Tag("x")).await.unwrap_err();
+        let valid = "x509: certificate is valid for registry.example, not other.example";
+        assert!(matches!(error, RegistryError::ManifestUnknown { .. }) == good, "{error}");
+        assert!(error.to_string().contains(valid) != good, "{error}");
+    }
+}
+
+#[tokio::test]
 async fn tokens_are_fetched_once_and_renewed() {
     let server = Server::start(|asked| {
         Box::pin(async move {
