@@ -204,7 +204,8 @@ impl Transfer {
         }
         let limits = session.limits();
         let part = limits.part.max(1);
-        let in_parts = size - self.at > limits.parallel_above.max(part) && limits.parts_at_once > 1;
+        let large = size - self.at > limits.parallel_above.max(part) && limits.parts_at_once > 1;
+        let in_parts = large && matches!(source, Source::Registry(_));
         let last = if in_parts { self.at + part - 1 } else { size - 1 };
         // The whole blob is asked for without a range: that every server can do.
         let range = (self.at > 0 || in_parts).then_some((self.at, last));

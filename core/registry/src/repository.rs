@@ -237,7 +237,12 @@ impl Inner {
                     at = self.after(at, &error);
                     failed = Some(error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if error.answered() {
+                        self.current.store(at, Ordering::Relaxed);
+                    }
+                    return Err(error);
+                }
             }
         }
         Err(failed.unwrap_or_else(|| self.no_endpoint()))

@@ -28,6 +28,8 @@ use crate::url::Url;
 const MOST_ATTEMPTS: u64 = 5;
 /// Bytes that are read from the source at a time.
 const PIECE: usize = 64 * 1024;
+/// Blobs up to this length are sent with the request that ends their upload: one way less.
+const SMALL: u64 = 1 << 20;
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);
 /// Largest chunk a registry may insist on, in bytes.
@@ -159,6 +161,16 @@ impl Inner {
             None => known.insert(self.over_endpoints(|session| self.start(session)).await?),
         };
         let session = self.session().ok_or_else(|| self.no_endpoint())?;
+        if upload.at == 0 && request.size <= SMALL {
+            let url = upload.location.with_query(&[("digest", request.digest.as_str())]);
+            let whole = Chunk { method: Method::PUT, url, headers: octets(), at: 0, length: request.size };
+            let response = self.send_chunk(session, request, whole, events).await?;
+            if !response.status.is_success() {
+                return Err(session.refusal(response).await);
+            }
+            *known = None;
+            return Ok(());
+        }
         let chunk = session.limits().chunk.max(upload.least).max(1);
         while upload.at < request.size {
             let length = chunk.min(request.size - upload.at);

@@ -353,6 +353,10 @@ async fn foreign_layers_come_from_their_urls() {
     let fetched = fetch(&repository, request(&all, 0), &[]).await;
     assert_eq!(fetched.error.expect("an error").to_string(), "unknown blob");
     let urls = vec!["ftp://x/".to_owned(), format!("http://{}/layer", server.host())];
+    // Large or not.
+    let mut config = config();
+    (config.limits.parallel_above, config.limits.part) = (100, 100);
+    let repository = world::repository(config, &format!("{}/a", server.host()), Access::Pull).await;
     let fetched = fetch(&repository, DownloadRequest { urls, ..request(&all, 10) }, &all[..10]).await;
     assert!(fetched.error.is_none() && fetched.bytes == all, "{:?}", fetched.error);
 }

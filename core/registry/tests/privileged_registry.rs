@@ -108,10 +108,10 @@ async fn privileged_uploads_go_on_where_they_broke_off() {
     let mut config = config();
     config.limits.chunk = 400_000;
     let repository = repository(config, &format!("{}/a", proxy.host()), Access::Push).await;
-    let layer = blob(1_000_000);
+    let layer = blob(1_200_000);
     let events = send(&repository, &layer).await.unwrap();
     assert!(events.contains(&UploadEvent::Retrying { seconds: 5 }), "{events:?}");
-    assert_eq!(events.last(), Some(&UploadEvent::Sent(1_000_000)));
+    assert_eq!(events.last(), Some(&UploadEvent::Sent(1_200_000)));
     assert_eq!(proxy.requests("PATCH"), 4);
     assert_eq!(proxy.requests("POST"), 1);
     let fetched = fetch(&repository, request(&layer, 0), &[]).await;
@@ -186,6 +186,37 @@ async fn privileged_tls_with_a_private_authority() {
     let plain = repository(world::config(), &format!("{}/a", real.host), Access::Pull).await;
     let error = plain.manifest(Target::Tag("x")).await.unwrap_err().to_string();
     assert!(error.starts_with("unknown: Client sent an HTTP request to an HTTPS server."), "{error}");
+}
+
+#[tokio::test]
+async fn privileged_a_certificate_that_is_its_own_authority() {
+    let both = world::authority_for(&["registry.example"]);
+    let (pem, key) = (both.pem.clone(), both.key());
+    let Some(real) = Real::start(move |dir| {
+        std::fs::write(dir.join("s.crt"), &pem).unwrap();
+        std::fs::write(dir.join("s.key"), &key).unwrap();
+        format!("---\n  tls: {{certificate: {0}/s.crt, key: {0}/s.key}}\n", dir.display())
+    })
+    .await
+    else {
+        return;
+    };
+    let tunnel = world::tunnel(real.host.clone()).await;
+    let certs = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.proxies.https = format!("http://{}", tunnel.address);
+    config.certs_dirs = vec![certs.path().to_owned()];
+    for (name, good) in [("registry.example", true), ("other.example", false)] {
+        let repository = repository(config.clone(), &format!("{name}/a"), Access::Pull).await;
+        assert!(repository.manifest(Target::Tag("x")).await.unwrap_err().to_string().contains("x509: "));
+        std::fs::create_dir(certs.path().join(name)).unwrap();
+        std::fs::write(certs.path().join(name).join("ca.crt"), &both.pem).unwrap();
+        let repository = world::repository(config.clone(), &format!("{name}/a"), Access::Pull).await;
+        let error = repository.manifest(Target::Tag("x")).await.unwrap_err();
+        let valid = "x509: certificate is valid for registry.example, not other.example";
+        assert!(matches!(error, RegistryError::ManifestUnknown { .. }) == good, "{error}");
+        assert!(error.to_string().contains(valid) != good, "{error}");
+    }
 }
 
 #[tokio::test]

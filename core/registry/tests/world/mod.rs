@@ -156,7 +156,7 @@ pub(crate) enum After {
 
 fn futures<T: Send + 'static>(
     mut receive: tokio::sync::mpsc::Receiver<T>,
-) -> impl futures_core::Stream<Item = T> + Send {
+) -> impl futures_util::Stream<Item = T> + Send {
     futures_util::stream::poll_fn(move |cx| receive.poll_recv(cx))
 }
 
@@ -341,8 +341,14 @@ pub(crate) struct Authority {
 }
 
 pub(crate) fn authority() -> Authority {
+    authority_for(&[])
+}
+
+/// An authority that is the server of `names` too, as `openssl req -x509` makes it.
+pub(crate) fn authority_for(names: &[&str]) -> Authority {
     let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = rcgen::CertificateParams::new(names).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.distinguished_name.push(rcgen::DnType::CommonName, "authority of a test");
     let cert = params.self_signed(&key).unwrap();
@@ -350,6 +356,10 @@ pub(crate) fn authority() -> Authority {
 }
 
 impl Authority {
+    pub(crate) fn key(&self) -> String {
+        self.key.serialize_pem()
+    }
+
     /// Certificate and key for `name` and `registry.example`.
     pub(crate) fn issue(&self, name: &str) -> (String, String) {
         let key = rcgen::KeyPair::generate().unwrap();
