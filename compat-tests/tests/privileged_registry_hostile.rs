@@ -205,8 +205,8 @@ fn manifests(t: &Case<'_>) -> Result<()> {
         ("unknown type", typed("application/vnd.test+json", image.manifest.bytes.clone())),
         ("empty", typed(docker, Vec::new())),
     ] {
-        let (status, told) = refused(t, &image, None, manifest_answers(answer)).context(what)?;
-        ensure!(status >= 400, "{what}: {status} {told:?}");
+        // Before or after the first line of progress.
+        refused(t, &image, None, manifest_answers(answer)).context(what)?;
     }
     // The stock daemon takes a manifest of any size.
     if t.is_ours() {
@@ -423,7 +423,7 @@ fn resumed(t: &Case<'_>) -> Result<()> {
         // What has come is kept. Where the registry sends everything again, the stock daemon gives up; another may start
         // from the beginning.
         let asked = registry.asked_for(&image.layers[0]);
-        ensure!(asked.get(1).is_some_and(|asked| asked == "GET bytes=100000-"), "{asked:?}");
+        ensure!(asked.get(1).is_some_and(|asked| asked.starts_with("GET bytes=100000-")), "{asked:?}");
         ensure!(progress.error().is_empty() || !with_ranges, "{progress:?}");
         if progress.error().is_empty() {
             let id = private.host().docker(&["image", "inspect", "-f", "{{.Id}}", &name], "").ok()?;
