@@ -229,9 +229,11 @@ fn text(storage: &Path, dir: &Path, address: &str, options: Options<'_>) -> Resu
 
 /// The registry's program: installed, or unpacked by `cargo xtask` into the cache, where no service comes with it.
 fn binary() -> Result<PathBuf> {
-    let installed = Path::new("/usr/bin/docker-registry");
-    if installed.exists() {
-        return Ok(installed.to_owned());
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut places =
+        path.split(':').chain(["/usr/local/bin", "/usr/bin"]).map(|dir| Path::new(dir).join("docker-registry"));
+    if let Some(installed) = places.find(|place| place.exists()) {
+        return Ok(installed);
     }
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));

@@ -454,7 +454,7 @@ fn layers_at_once(t: &Case<'_>) -> Result<()> {
     progress.check_pull(&shorts)?;
     assert_eq!((gate.most(), asked(5)), (2, true));
     // Those that had to wait said so.
-    assert_eq!(progress.order_of("Waiting").len(), 3, "{progress:?}");
+    assert!(progress.order_of("Waiting").len() >= 3, "{progress:?}");
     let uploads = Gate::default();
     let held = uploads.clone();
     let target = Hostile::start(&network, move |request, _| {
