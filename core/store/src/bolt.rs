@@ -288,7 +288,8 @@ impl Walk<'_> {
         for number in 0..count {
             let at = HEADER * (number + 1);
             let field = |offset| u32_at(page, at + offset).ok_or_else(cut_off);
-            let (flags, position, key, value) = (field(0)?, field(4)? as usize, field(8)? as usize, field(12)? as usize);
+            let (flags, position, key, value) =
+                (field(0)?, field(4)? as usize, field(8)? as usize, field(12)? as usize);
             let data = page.get(at..).and_then(|rest| rest.get(position..)).ok_or_else(cut_off)?;
             let (key, rest) = data.split_at_checked(key).ok_or_else(cut_off)?;
             let value = rest.get(..value).ok_or_else(cut_off)?;
