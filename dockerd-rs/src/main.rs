@@ -117,6 +117,12 @@ fn daemon(cli: Cli, short_help: bool) -> Result<ExitCode> {
 async fn run(config: Config, tls: Option<tokio_rustls::TlsAcceptor>, mut reloader: Reloader) -> Result<ExitCode> {
     let mut signals = Signals::watch()?;
     let server = ServerConfig { version: config.engine.version.clone(), experimental: config.engine.experimental };
+    if let Some(from) = config.import_root {
+        let engine = config.engine.clone();
+        tokio::task::spawn_blocking(move || moving::at_first_start(&engine, from))
+            .await?
+            .context("failed to start daemon")?;
+    }
     let services = Services::open(config.engine).await.context("failed to start daemon")?;
     // After the engine, whose locks tell that a socket that lies there is nobody's.
     let sockets = listen::open(&config.hosts, config.group.as_deref(), tls.as_ref()).await;

@@ -3,7 +3,8 @@
 #
 #   make.sh ROOTFS STORE OUT     ROOTFS: a root file system with docker.io (`cargo xtask compat` has one)
 #                                STORE: overlay2, or containerd for the containerd image store
-#                                OUT: what is made, a tar.gz of the data root with owners, attributes and device nodes
+#                                OUT: what is made, a tar.gz: root/ is the data root, with owners, attributes and device
+#                                nodes; answers/ is what the stock daemon said of it
 #
 # Needs root, gcc, python3 and the docker CLI. Runs in a network and a mount namespace of its own.
 set -eu
@@ -20,7 +21,7 @@ trap finish EXIT
 gcc -Os -static -nostdlib -ffreestanding -fno-asynchronous-unwind-tables -fno-stack-protector -s \
     -Wl,--build-id=none -Wl,-z,norelro -o "$work/tool" "$here/tool.c"
 python3 "$here/images.py" "$work" "$work/tool"
-mkdir -p "$rootfs$inside/data" "$rootfs$work"
+mkdir -p "$rootfs$inside/data" "$work/answers" "$rootfs$work"
 
 # The root is pivoted to, as `cargo xtask compat` does it; `exec` in containers needs that.
 enter='r=$1; w=$2; shift 2; set -e; ip link set lo up; mount --bind "$r" "$r"; mount -t proc proc "$r/proc"
@@ -40,13 +41,22 @@ $docker load -i "$work/docker.tar"
 [ "$store" = overlay2 ] || $docker load -i "$work/oci.tar"
 $docker volume create --label kept=yes --label other= moving-volume
 $docker run --name moving-changed --hostname moved --label role=changed --env A=b --restart on-failure:1 \
-    --memory 64m --network none -v moving-volume:/data -v /srv/bound:/mnt:ro --log-opt max-size=1m moving-a:1 || true
+    --memory 64m --network none -v moving-volume:/data -v /etc:/mnt:ro --log-opt max-size=1m moving-a:1 || true
 until [ "$($docker inspect -f '{{.State.Status}} {{.RestartCount}}' moving-changed)" = "exited 1" ]; do sleep 0.1; done
 $docker commit --change 'ENV FROM=commit' -m 'a commit' moving-changed moving-committed:latest
 $docker create --name moving-created -p 8080:80 -it moving-a:latest wait
 $docker network create moving-network
 $docker create --name moving-network-user --network moving-network --network-alias alias moving-a:1
 $docker run -d --name moving-running --network none moving-a:1 /bin/tool wait
+a=$work/answers
+$docker images --no-trunc --format '{{.Repository}}:{{.Tag}} {{.ID}}' | sort >"$a/images"
+for image in moving-a:1 example.com/team/moving-b:2 moving-committed:latest; do
+    $docker history --no-trunc --format '{{.CreatedBy}}|{{.Size}}|{{.Comment}}' "$image"
+done >"$a/history"
+$docker diff moving-changed | sort >"$a/diff"
+$docker logs -t moving-changed >"$a/stdout" 2>"$a/stderr"
+$docker inspect moving-changed moving-created moving-network-user >"$a/inspect"
+$docker volume inspect moving-volume >"$a/volume"
 # Killed: what ran is left as running, the databases are not closed.
 pid=$($docker inspect -f '{{.State.Pid}}' moving-running)
 shim=$(cut -d ' ' -f 4 "/proc/$pid/stat")
@@ -59,4 +69,5 @@ cd "$rootfs$inside/data"
 rm -rf buildkit runtimes plugins swarm tmp network/files/local-kv.db.lock
 rm -rf containerd/daemon/io.containerd.snapshotter.v1.[!o]* containerd/daemon/io.containerd.grpc* \
     containerd/daemon/tmpmounts containerd/daemon/io.containerd.runtime*
-tar --xattrs --xattrs-include='*' --numeric-owner --sort=name --one-file-system -czf "$out" .
+tar --xattrs --xattrs-include='*' --numeric-owner --sort=name --one-file-system --transform 's,^\./,root/,' -czf "$out" \
+    . -C "$work" answers

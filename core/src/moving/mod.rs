@@ -214,6 +214,11 @@ fn check_apart(from: &Path, to: &Path) -> Result<(), MoveError> {
 }
 
 fn import_images(images: &StockImages<'_>, target: &Target<'_>, report: &mut Report<'_>) {
+    if images.is_empty() {
+        let note = "no store of images is here; where the daemon used a containerd that it had not started, usually in \
+                    /var/lib/containerd, name its root with --containerd-root";
+        report.line("image", "list", Outcome::Note(note.to_owned()));
+    }
     let (list, errors) = images.list();
     for error in errors {
         report.line("image", "list", Outcome::Refused(error.to_string()));

@@ -159,6 +159,11 @@ impl<'a> StockImages<'a> {
         Ok(Self { graph: Graph::open(root), containerd: Containerd::open(root, containerd)? })
     }
 
+    /// Whether there is no store of images at all.
+    pub fn is_empty(&self) -> bool {
+        self.graph.is_none() && self.containerd.is_none()
+    }
+
     /// All images; with what is wrong with a list of them.
     pub fn list(&self) -> (Vec<StockImage>, Vec<MovingError>) {
         let (mut images, mut errors) = (Vec::new(), Vec::new());
@@ -177,7 +182,11 @@ impl<'a> StockImages<'a> {
 
     /// The id that the old daemon's image `id` has here, if it is there and whole.
     pub fn new_id(&self, driver: &str, id: &Digest) -> Result<Digest, MovingError> {
-        let from = if driver == graph::DRIVER { Origin::Graph } else { Origin::Containerd };
+        let from = match driver {
+            graph::DRIVER => Origin::Graph,
+            containerd::DRIVER => Origin::Containerd,
+            other => return Err(MovingError::Driver(other.to_owned())),
+        };
         let parts = self.parts(&StockImage { id: id.clone(), names: Vec::new(), from })?;
         Ok(digest_of(&parts.raw_config))
     }
@@ -220,7 +229,7 @@ impl<'a> StockImages<'a> {
 
     /// The writable layer of a container, as overlayfs' upper directory.
     pub fn writable(&self, driver: &str, id: &ContainerId) -> Result<OwnedFd, MovingError> {
-        let none = || MovingError::Missing("the store of its layers".to_owned());
+        let none = || MovingError::Missing(format!("the store of its layers ({driver})"));
         match driver {
             graph::DRIVER => self.graph.as_ref().ok_or_else(none)?.writable(id),
             containerd::DRIVER => self.containerd.as_ref().ok_or_else(none)?.writable(id),

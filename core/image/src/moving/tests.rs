@@ -15,7 +15,7 @@ fn unpacked(name: &str, into: &Path) -> PathBuf {
     std::fs::create_dir(&root).expect("made");
     let tar = Command::new("tar").args(["--xattrs", "--xattrs-include=*", "-xzf", &archive, "-C"]).arg(&root).status();
     assert!(tar.expect("tar runs").success());
-    root
+    root.join("root")
 }
 
 fn empty_store(into: &Path) -> ImageStore {
