@@ -132,3 +132,22 @@ fn privileged_a_store_in_use_is_refused() {
     let root = OldRoot::open(&path).expect("opened");
     assert!(matches!(StockImages::open(&root, None), Err(MovingError::InUse(_))));
 }
+
+#[test]
+fn privileged_names_by_digest_move_too() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = unpacked("overlay2", dir.path());
+    let file = path.join("image/overlay2/repositories.json");
+    let text = std::fs::read_to_string(&file).expect("read");
+    // As a pull adds it: the digest is the manifest's.
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let id = text.split("\"moving-a:1\":\"").nth(1).and_then(|rest| rest.get(..71)).expect("its id").to_owned();
+    let pulled = text.replacen("\"moving-a:1\"", &format!("\"moving-a@{digest}\":\"{id}\",\"moving-a:1\""), 1);
+    std::fs::write(&file, pulled).expect("written");
+    let root = OldRoot::open(&path).expect("opened");
+    let images = StockImages::open(&root, None).expect("opened");
+    let store = empty_store(dir.path());
+    images.list().0.iter().for_each(|image| _ = images.take(image, &store).expect("taken"));
+    let by_digest = Reference::parse(&format!("moving-a@{digest}")).expect("a name");
+    assert_eq!(store.index().references.get(&by_digest).map(ToString::to_string), Some(id));
+}
