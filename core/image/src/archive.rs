@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use dockerd_types::container::ContainerConfig;
 use dockerd_types::{Reference, Timestamp};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::changes;
@@ -150,9 +150,9 @@ fn copy_directory(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io:
             FileType::RegularFile => {
                 let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut source = File::from(rustix::fs::openat(from, name, read, Mode::empty())?);
-                let mut copy = File::from(rustix::fs::openat(to, name, write, Mode::RUSR | Mode::WUSR)?);
-                io::copy(&mut source, &mut copy)?;
+                let source = File::from(rustix::fs::openat(from, name, read, Mode::empty())?);
+                let copy = File::from(rustix::fs::openat(to, name, write, Mode::RUSR | Mode::WUSR)?);
+                copy_content(&source, &copy)?;
                 // The owner first: a change of it takes file capabilities away.
                 rustix::fs::fchown(&copy, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
                 copy_xattrs(&source, &copy, copied.marks)?;
@@ -178,6 +178,30 @@ fn copy_directory(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io:
     copy_xattrs(from, to, copied.marks)?;
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
     Ok(rustix::fs::futimens(to, &times(&stat))?)
+}
+
+/// Copies what a file has between its holes (lseek(2), `SEEK_DATA`). The standard library leaves the copying to the kernel,
+/// which takes blocks over by reference where the file system can.
+fn copy_content(from: &File, to: &File) -> io::Result<()> {
+    let mut at = 0;
+    loop {
+        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => break,
+            // A file system that does not know its holes.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
+            Err(error) => return Err(error.into()),
+        };
+        let hole = rustix::fs::seek(from, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
+        rustix::fs::seek(from, SeekFrom::Start(data))?;
+        rustix::fs::seek(to, SeekFrom::Start(data))?;
+        let copied = io::copy(&mut from.take(hole - data), &mut &*to)?;
+        at = data + copied;
+        if copied < hole - data {
+            break;
+        }
+    }
+    to.set_len(from.metadata()?.len())
 }
 
 fn times(stat: &rustix::fs::Stat) -> Timestamps {

@@ -66,7 +66,7 @@ impl Bed {
     fn import_with(&self, host: &HostConfig) -> (Vec<String>, Summary) {
         let describe = |body: &[u8]| {
             let body: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-            let hostname = body["Config"]["Hostname"].as_str().or(body["Hostname"].as_str()).unwrap_or_default();
+            let hostname = body["Hostname"].as_str().unwrap_or_default();
             let config = ContainerConfig { hostname: hostname.to_owned(), ..ContainerConfig::default() };
             Ok(CreateContainer { config, host_config: host.clone(), ..CreateContainer::default() })
         };
@@ -169,6 +169,8 @@ fn privileged_volumes_are_copied_and_their_mounts_found() {
     let bed = Bed::new();
     bed.put("volumes/kept/_data/file", "content\n");
     bed.put("volumes/stray", "no volume");
+    let sparse = fs::File::options().append(true).open(bed.dir.path().join("old/volumes/kept/_data/file"));
+    sparse.and_then(|file| file.set_len(1 << 40)).expect("a hole is made");
     bed.put("volumes/x/_data/file", "a name that is too short");
     let point = json!({"Type": "volume", "Name": "kept", "Driver": "local", "RW": true, "Relabel": "z",
                        "Spec": {"Type": "volume", "Source": "kept"}});
@@ -176,7 +178,13 @@ fn privileged_volumes_are_copied_and_their_mounts_found() {
     let (lines, _) = bed.import();
     assert!(says(&lines, "volume kept", "taken over") && says(&lines, "volume x", "too short"), "{lines:?}");
     let data = bed.layout().volumes_dir().join("kept/_data");
-    assert_eq!(fs::read_to_string(data.join("file")).expect("there"), "content\n");
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    let copied = fs::File::open(data.join("file")).expect("there");
+    let mut begin = [0; 9];
+    copied.read_exact_at(&mut begin, 0).expect("read");
+    assert_eq!(&begin, b"content\n\0");
+    let meta = copied.metadata().expect("there");
+    assert!(meta.len() == 1 << 40 && meta.blocks() < 2048, "a hole stays a hole: {} blocks", meta.blocks());
     let stored: ContainerDocument = document::read(&bed.layout().container_document(&id)).expect("stored");
     let [mount] = &stored.spec.mounts[..] else { panic!("{:?}", stored.spec.mounts) };
     assert_eq!((mount.destination.as_str(), mount.read_only, mount.mode.as_str()), ("/data", false, "z"));

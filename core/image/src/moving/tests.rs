@@ -151,3 +151,43 @@ fn privileged_names_by_digest_move_too() {
     let by_digest = Reference::parse(&format!("moving-a@{digest}")).expect("a name");
     assert_eq!(store.index().references.get(&by_digest).map(ToString::to_string), Some(id));
 }
+
+#[test]
+fn privileged_an_upper_directory_is_copied_with_its_marks() {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    std::fs::create_dir_all(from.join("opaque")).expect("made");
+    std::fs::create_dir(&to).expect("made");
+    std::fs::write(from.join("file"), "content").expect("written");
+    std::fs::hard_link(from.join("file"), from.join("opaque/link")).expect("linked");
+    std::os::unix::fs::chown(from.join("file"), Some(7), Some(8)).expect("given away");
+    let set = |path: &str, name: &str, value: &str| {
+        rustix::fs::lsetxattr(from.join(path), name, value.as_bytes(), rustix::fs::XattrFlags::empty()).expect("set");
+    };
+    set("opaque", "trusted.overlay.opaque", "y");
+    set("opaque", "trusted.overlay.impure", "y");
+    set("file", "user.own", "kept");
+    let (kind, mode) = (rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::empty());
+    rustix::fs::mknodat(rustix::fs::CWD, from.join("whiteout"), kind, mode, 0).expect("made");
+    let copy = || {
+        let open = |path: &Path| std::fs::File::open(path).expect("opened");
+        crate::archive::copy_upper(open(&from).as_fd(), open(&to).as_fd())
+    };
+    copy().expect("copied");
+    let meta = |path: &str| std::fs::symlink_metadata(to.join(path)).expect("there");
+    assert!(meta("whiteout").file_type().is_char_device() && meta("whiteout").rdev() == 0);
+    assert_eq!((meta("file").uid(), meta("file").gid(), meta("file").ino()), (7, 8, meta("opaque/link").ino()));
+    let value = |path: &str, name: &str| {
+        let mut value = [0; 8];
+        rustix::fs::lgetxattr(to.join(path), name, &mut value).map(|length| value[..length].to_vec())
+    };
+    assert_eq!(value("opaque", "trusted.overlay.opaque"), Ok(b"y".to_vec()));
+    assert_eq!(value("file", "user.own"), Ok(b"kept".to_vec()));
+    assert!(value("opaque", "trusted.overlay.impure").is_err(), "of the old mount only");
+    // What another mount option wrote would be read wrongly.
+    std::fs::remove_dir_all(&to).and_then(|()| std::fs::create_dir(&to)).expect("emptied");
+    set("opaque", "trusted.overlay.redirect", "/elsewhere");
+    assert!(copy().expect_err("refused").to_string().contains("trusted.overlay.redirect"));
+}
