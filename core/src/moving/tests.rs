@@ -102,7 +102,8 @@ fn privileged_a_stopped_container_keeps_what_it_was() {
     let log = bed.layout().container_json_log(&id);
     assert_eq!(fs::read_to_string(&log).expect("there"), "first\n");
     assert_eq!(fs::read_to_string(format!("{}.1", log.display())).expect("there"), "older\n");
-    let written = bed.layout().driver_dir("overlay2").join("snapshots").join(id.as_str()).join("upper/written");
+    let written =
+        bed.layout().driver_dir(&stored.spec.storage_driver).join("snapshots").join(id.as_str()).join("upper/written");
     assert_eq!(fs::read_to_string(written).expect("there"), "by the container\n");
     let (lines, summary) = bed.import();
     assert_eq!(summary, Summary { taken: 0, present: 2, refused: 0 }, "{lines:?}");
