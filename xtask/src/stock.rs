@@ -116,6 +116,12 @@ pub(crate) fn install() -> Result<PathBuf> {
     Ok(root)
 }
 
+/// The root file system, where it is made already.
+pub(crate) fn installed() -> Result<Option<PathBuf>> {
+    let root = root()?;
+    Ok(root.join(".ready").exists().then_some(root))
+}
+
 /// A running engine: the one that is up already, or one started for the caller.
 pub(crate) fn start() -> Result<Stock> {
     let root = install()?;
