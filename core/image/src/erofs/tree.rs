@@ -18,7 +18,7 @@ pub(super) const MAX_SPILL: usize = 64 << 20;
 /// Most directories in each other. A path of more cannot even be named (PATH_MAX).
 const MAX_DEPTH: u16 = 4096;
 /// Most segments of all files.
-const MAX_SEGMENTS: usize = 16 << 20;
+const MAX_SEGMENTS: usize = 5 << 20;
 
 /// Number of an inode in its tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
