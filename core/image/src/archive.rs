@@ -68,7 +68,7 @@ impl ImageStore {
             references,
             parent: None,
             tagged: true,
-            manifest: None,
+            manifests: Vec::new(),
         };
         let mut added = self.add_images(vec![new])?;
         added.pop().ok_or_else(|| ImageError::Archive("image was not added".to_owned()))

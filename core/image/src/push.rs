@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dockerd_registry::{
-    BlobReader, BlobSource, Document, Manifest, RegistryError, Repository, Target, UploadEvent, UploadRequest,
+    BlobReader, BlobSource, Document, Manifest, Mounting, RegistryError, Repository, Target, UploadEvent, UploadRequest,
 };
 use dockerd_types::{Digest, ErrorKind, Kinded, Reference};
 use serde::Serialize;
@@ -36,7 +36,7 @@ const MOST_MOUNTS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
     /// The registry's answer.
-    #[error(transparent)]
+    #[error("{}", .0.text_of_push())]
     Registry(#[from] RegistryError),
     /// The store's.
     #[error(transparent)]
@@ -265,12 +265,17 @@ impl Push<'_> {
         }
         for form in forms() {
             for from in self.mountable(form) {
-                if self.repository.mount(&form.digest, &from).await? {
-                    told(PushStep::Mounted(from));
-                    return self.noted(layer, form.clone());
+                match self.repository.mount(&form.digest, &from).await? {
+                    Mounting::Mounted => {
+                        told(PushStep::Mounted(from));
+                        return self.noted(layer, form.clone());
+                    }
+                    Mounting::Absent => {
+                        let seen = format!("{}/{from}", self.reference.domain());
+                        self.store.distribution().forget_repository(&layer.diff_id, &form.digest, &seen)?;
+                    }
+                    Mounting::Refused => {}
                 }
-                let seen = format!("{}/{from}", self.reference.domain());
-                self.store.distribution().forget_repository(&layer.diff_id, &form.digest, &seen)?;
             }
         }
         let kept = forms().find(|form| self.store.content().has(&form.digest));

@@ -90,7 +90,7 @@ codes! {
 }
 
 impl ApiCode {
-    /// The kind of the status the distribution specification has for the code. 429 is no kind of ours.
+    /// The kind of the status the distribution specification has for the code.
     pub fn kind(self) -> ErrorKind {
         match self {
             Self::Unauthorized => ErrorKind::Unauthenticated,
@@ -99,7 +99,8 @@ impl ApiCode {
                 ErrorKind::NotFound
             }
             Self::Unavailable => ErrorKind::Unavailable,
-            Self::Unknown | Self::Unsupported | Self::TooManyRequests => ErrorKind::System,
+            Self::TooManyRequests => ErrorKind::TooManyRequests,
+            Self::Unknown | Self::Unsupported => ErrorKind::System,
             _ => ErrorKind::InvalidArgument,
         }
     }

@@ -71,10 +71,11 @@ impl Download {
         let (out, events) = mpsc::channel(WAITING);
         let mut task = JoinSet::new();
         task.spawn(async move {
+            let (asked, shown) = (Arc::clone(&inner), request.digest.to_string());
             let mut transfer = Transfer { at: request.offset, inner, request, out: out.clone() };
             if let Err(Stop::Failed(error)) = transfer.run().await {
                 // Nobody there: nobody to tell.
-                let _ = out.send(Err(error)).await;
+                let _ = out.send(Err(asked.translated(error, &shown))).await;
             }
         });
         Self { events, _task: task }

@@ -241,7 +241,6 @@ impl RegistryError {
                     ApiCode::Unauthorized
                         | ApiCode::Unsupported
                         | ApiCode::Denied
-                        | ApiCode::TooManyRequests
                         | ApiCode::NameUnknown
                         | ApiCode::BlobUnknown
                 )
@@ -254,6 +253,15 @@ impl RegistryError {
             Self::UnexpectedStatus(_) | Self::Transfer(_) => true,
             Self::BlobSize { expected, got, .. } => got < expected,
             _ => false,
+        }
+    }
+
+    /// What it says of a push, where the stock daemon names neither the request nor more than the first of several refusals.
+    pub fn text_of_push(&self) -> String {
+        match self {
+            Self::Api(errors) => errors.first().map_or_else(|| self.to_string(), ToString::to_string),
+            Self::Request { cause: TransportError::Auth(cause), .. } => cause.to_string(),
+            _ => self.to_string(),
         }
     }
 
@@ -279,6 +287,10 @@ impl Kinded for RegistryError {
             Self::ReservedName(_) => ErrorKind::PermissionDenied,
             Self::Api(errors) => errors.first().map_or(ErrorKind::System, |error| error.code.kind()),
             Self::Unauthorized(_) => ErrorKind::Unauthenticated,
+            Self::Request { cause: TransportError::Auth(cause), .. } => match cause.api_errors() {
+                Some(errors) if errors.has(ApiCode::Unauthorized) => ErrorKind::Unauthenticated,
+                _ => ErrorKind::System,
+            },
             _ => ErrorKind::System,
         }
     }

@@ -248,6 +248,12 @@ pub(crate) fn media_type(header: Option<&str>, bytes: &[u8], reference: &str) ->
     }
     let known = |text: &String| [DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX].contains(&text.as_str());
     // Old registries send `text/plain` or `application/json`.
+    let vague = |text: &String| {
+        matches!(text.as_str(), "" | "text/plain" | "application/json" | "application/octet-stream") || known(text)
+    };
+    if let Some(other) = header.clone().filter(|header| !vague(header)) {
+        return Err(RegistryError::UnsupportedMediaType(other));
+    }
     let kind = said.or_else(|| header.clone().filter(known)).or_else(|| match (&raw.manifests, &raw.config) {
         (Some(_), None) => Some(OCI_INDEX.to_owned()),
         (None, Some(_)) => Some(OCI_MANIFEST.to_owned()),

@@ -113,7 +113,7 @@ impl Repository {
         let shown = self.shown(target);
         let full = self.full(target);
         let result = self.inner.over_endpoints(|session| self.inner.fetch_manifest(session, target, &full));
-        result.await.map_err(|error| self.translated(error, &shown))
+        result.await.map_err(|error| self.inner.translated(error, &shown))
     }
 
     /// What the registry says of the manifest.
@@ -124,7 +124,7 @@ impl Repository {
     pub async fn head_manifest(&self, target: Target<'_>) -> Result<ManifestHead, RegistryError> {
         let shown = self.shown(target);
         let result = self.inner.over_endpoints(|session| self.inner.fetch_head(session, target)).await;
-        result.map_err(|error| self.translated(error, &shown))
+        result.map_err(|error| self.inner.translated(error, &shown))
     }
 
     /// All tags, as the registry sorts them.
@@ -134,7 +134,7 @@ impl Repository {
     /// As [`Repository::manifest`]; also when there are more than anybody can use.
     pub async fn tags(&self) -> Result<Vec<String>, RegistryError> {
         let result = self.inner.over_endpoints(|session| self.inner.fetch_tags(session)).await;
-        result.map_err(|error| self.translated(error, &self.inner.reference.familiar_name()))
+        result.map_err(|error| self.inner.translated(error, &self.inner.reference.familiar_name()))
     }
 
     /// The length of a blob, or none when the repository does not have it.
@@ -200,12 +200,14 @@ impl Repository {
     fn full(&self, target: Target<'_>) -> String {
         self.with(target).map_or_else(|| self.inner.reference.to_string(), |reference| reference.to_string())
     }
+}
 
+impl Inner {
     /// What a refusal means for the image that was asked for (stock: `translatePullError`).
-    fn translated(&self, error: RegistryError, shown: &str) -> RegistryError {
+    pub(crate) fn translated(&self, error: RegistryError, shown: &str) -> RegistryError {
         let RegistryError::Api(errors) = &error else { return error };
         let Some(cause) = errors.first().cloned() else { return error };
-        let name = || self.inner.reference.familiar_name();
+        let name = || self.reference.familiar_name();
         match cause.code {
             // A bare code is passed on as it is.
             _ if cause.message.is_none() => error,
@@ -215,9 +217,7 @@ impl Repository {
             _ => error,
         }
     }
-}
 
-impl Inner {
     /// Does `work` with the endpoint that answered last, and with those after it where the rules allow.
     pub(crate) async fn over_endpoints<'a, T, F, W>(&'a self, mut work: W) -> Result<T, RegistryError>
     where

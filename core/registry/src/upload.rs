@@ -38,6 +38,17 @@ const LARGEST_MINIMUM: u64 = 8 << 30;
 /// Bytes of a blob from some offset on.
 pub type BlobReader = Pin<Box<dyn AsyncRead + Send>>;
 
+/// What came of mounting a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mounting {
+    /// It is in the repository now.
+    Mounted,
+    /// The other repository does not have it, or the registry mounts nothing.
+    Absent,
+    /// The registry does not allow it to this user.
+    Refused,
+}
+
 /// A blob that can be read more than once.
 pub trait BlobSource: Send + Sync {
     /// A reader whose first byte is the one at `offset`.
@@ -80,13 +91,13 @@ struct Upload {
 }
 
 impl Repository {
-    /// Makes a blob of another repository of the same registry appear in this one; whether that worked. `from`: the other's
+    /// Makes a blob of another repository of the same registry appear in this one. `from`: the other's
     /// path.
     ///
     /// # Errors
     ///
     /// What can go wrong on the way. That the registry cannot, or may not, is no error.
-    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<bool, RegistryError> {
+    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<Mounting, RegistryError> {
         let inner = self.inner();
         let mut scopes = inner.scopes.clone();
         scopes.push(format!("repository:{from}:pull"));
@@ -97,14 +108,14 @@ impl Repository {
                 let url = inner.url(session, "blobs/uploads/").with_query(&query);
                 let response = session.ask(Method::POST, url, HeaderMap::new(), scopes).await?;
                 match response.status {
-                    StatusCode::CREATED => Ok(true),
+                    StatusCode::CREATED => Ok(Mounting::Mounted),
                     StatusCode::ACCEPTED => {
                         // An upload was begun instead, which nobody wants.
                         let upload = begun(session, &response)?;
                         inner.cancel(session, &upload).await;
-                        Ok(false)
+                        Ok(Mounting::Absent)
                     }
-                    status if status.is_client_error() => Ok(false),
+                    status if status.is_client_error() => Ok(Mounting::Refused),
                     _ => Err(session.refusal(response).await),
                 }
             })

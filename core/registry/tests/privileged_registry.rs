@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use dockerd_registry::{
-    Access, Credentials, Document, Registry, RegistryError, Repository, Target, UploadEvent, UploadRequest,
+    Access, Credentials, Document, Mounting, Registry, RegistryError, Repository, Target, UploadEvent, UploadRequest,
 };
 use dockerd_types::{ErrorKind, Kinded};
 use world::{Memory, Real, Server, answer, blob, config, digest, fetch, repository, repository_as, request, user};
@@ -68,9 +68,9 @@ async fn privileged_what_is_pushed_is_pulled() {
         assert!(fetched.error.is_none() && fetched.restarts == 0 && fetched.bytes == layer, "{:?}", fetched.error);
     }
     let other = repository(config.clone(), &format!("{}/other", real.host), Access::Push).await;
-    assert!(other.mount(&digest(&layer), "team/app").await.unwrap());
+    assert_eq!(other.mount(&digest(&layer), "team/app").await.unwrap(), Mounting::Mounted);
     assert_eq!(other.blob_size(&digest(&layer)).await.unwrap(), Some(3_456_789));
-    assert!(!other.mount(&digest(b"not there"), "team/app").await.unwrap());
+    assert_eq!(other.mount(&digest(b"not there"), "team/app").await.unwrap(), Mounting::Absent);
     // The unwanted upload of the failed mount is gone; the registry keeps no more than what it noted of its sum.
     let uploads = real.dir.path().join("data/docker/registry/v2/repositories/other/_uploads");
     let left = |dir: std::fs::DirEntry| std::fs::read_dir(dir.path()).unwrap().flatten().map(|file| file.path());

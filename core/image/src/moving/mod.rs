@@ -222,7 +222,7 @@ impl<'a> StockImages<'a> {
                 layers.push(store.publish_layer(&lease, layers.last(), &source.diff_id, stage)?);
             }
             let raw_config = Bytes::from(raw_config);
-            let new = NewImage { raw_config, layers, references: names, parent, tagged: false, manifest: None };
+            let new = NewImage { raw_config, layers, references: names, parent, tagged: false, manifests: Vec::new() };
             store.add_images(vec![new])?;
         }
         Ok(Moved { id, is_new, taken })

@@ -57,6 +57,9 @@ pub enum PullError {
     /// Not the configuration that was asked for.
     #[error("image config verification failed for digest {0}")]
     Config(Digest),
+    /// The configuration cannot be had.
+    #[error("error pulling image configuration: {0}")]
+    Configuration(Arc<PullError>),
     /// A configuration without layers.
     #[error("invalid rootfs in image configuration")]
     RootFs,
@@ -101,6 +104,7 @@ impl Kinded for PullError {
             Self::Unsupported(_) | Self::Invalid(_) | Self::Mismatch | Self::RootFs | Self::OperatingSystem(_) => {
                 ErrorKind::InvalidArgument
             }
+            Self::Configuration(error) => error.kind(),
             Self::Verification { .. } | Self::Config(_) | Self::Panicked(_) | Self::Layer(_) => ErrorKind::System,
         }
     }
@@ -179,16 +183,13 @@ impl ImageStore {
         slots: &Arc<Semaphore>,
         progress: &PullProgress,
     ) -> Result<Pulled, PullError> {
-        let target = match reference.digest() {
-            Some(digest) => Target::Digest(digest),
-            None => Target::Tag(reference.tag().unwrap_or("latest")),
-        };
-        let top = repository.manifest(target).await?;
+        let top = self.top_manifest(repository, reference).await?;
         // What makes no sense at all is told before anything else is.
         top.parse()?;
         progress(PullStep::Manifest);
         let digest = top.digest.clone();
-        let remote = manifest::choose(repository, reference, top, platform).await?;
+        let mut seen = Vec::new();
+        let remote = manifest::choose(self, repository, reference, top, platform, &mut seen).await?;
         let lease = Arc::new(Lease::new(self));
         let name = match reference.digest() {
             Some(digest) => reference.with_digest(digest.clone()),
@@ -203,15 +204,11 @@ impl ImageStore {
             Some(image) => (image.raw_config.clone(), image.layers.clone()),
             None => self.fetch(repository, &remote, slots, &lease, progress).await?,
         };
-        let Manifest { bytes, media_type, digest: own } = remote.manifest;
-        let new = NewImage {
-            raw_config,
-            layers,
-            references,
-            parent: None,
-            tagged: false,
-            manifest: Some((ManifestRef { digest: own, media_type }, bytes)),
-        };
+        seen.push(remote.manifest);
+        let manifests =
+            seen.into_iter().map(|Manifest { bytes, media_type, digest }| (ManifestRef { digest, media_type }, bytes));
+        let new =
+            NewImage { raw_config, layers, references, parent: None, tagged: false, manifests: manifests.collect() };
         let store = self.clone();
         let mut added = blocking(move || {
             let added = store.add_images(vec![new]);
@@ -222,6 +219,33 @@ impl ImageStore {
         let image = added.pop().ok_or_else(|| PullError::Invalid("image was not added".to_owned()))?;
         progress(PullStep::Digest(digest));
         Ok(Pulled { is_newer: before.as_ref() != Some(&image.id), image })
+    }
+
+    /// The manifest `reference` names: the registry's, whose body is not asked for again where it is here.
+    async fn top_manifest(&self, repository: &Repository, reference: &Reference) -> Result<Manifest, PullError> {
+        if let Some(digest) = reference.digest() {
+            return self.manifest_of(repository, digest).await;
+        }
+        let tag = Target::Tag(reference.tag().unwrap_or("latest"));
+        let head = repository.head_manifest(tag).await?;
+        match head.digest {
+            Some(digest) => self.manifest_of(repository, &digest).await,
+            None => Ok(repository.manifest(tag).await?),
+        }
+    }
+
+    /// The manifest `digest`, from here or from the registry.
+    async fn manifest_of(&self, repository: &Repository, digest: &Digest) -> Result<Manifest, PullError> {
+        let index = self.index();
+        let manifests = index.images.values().flat_map(|image| &image.manifests);
+        let kept = manifests.into_iter().find(|manifest| manifest.digest == *digest).and_then(|known| {
+            let bytes = self.content().read(digest).ok()?;
+            Some(Manifest { bytes: bytes.into(), media_type: known.media_type.clone(), digest: digest.clone() })
+        });
+        match kept {
+            Some(manifest) => Ok(manifest),
+            None => Ok(repository.manifest(Target::Digest(digest)).await?),
+        }
     }
 
     fn known(&self, config: &Digest) -> Option<Arc<Image>> {
@@ -239,7 +263,8 @@ impl ImageStore {
     ) -> Result<(Bytes, Vec<LayerRef>), PullError> {
         lease.cover(&remote.config.digest);
         let ways = self.ways(repository, remote, slots, lease, progress);
-        let raw = small_blob(repository, &remote.config).await?;
+        let raw =
+            small_blob(repository, &remote.config).await.map_err(|error| PullError::Configuration(Arc::new(error)))?;
         let diff_ids = check_config(&raw, remote.layers.len())?;
         let name = repository_name(&remote.reference);
         let following = remote.layers.iter().zip(&ways).map(|(blob, way)| follow(blob, way, progress));
