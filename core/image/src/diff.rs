@@ -1,5 +1,5 @@
 //! A snapshot's changes as a layer: the upper directory of an overlay written as a tar, with overlayfs' marks turned into
-//! the `.wh.` names of layers (OCI image-spec "layer.md"). Everything is read by descriptor, nothing is followed; names are
+//! the `.wh.` names of layers (OCI image-spec "layer.md"), or those paths of a directory that are known to differ. Everything is read by descriptor, nothing is followed; names are
 //! in order, times are whole seconds, as Docker writes layers.
 
 use std::collections::HashMap;
@@ -8,8 +8,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use tar::{EntryType, Header};
 
@@ -26,8 +27,42 @@ const MOST_ATTRIBUTES: usize = 64 * 1024;
 pub(crate) fn write_layer(upper: BorrowedFd<'_>, out: &mut dyn Write) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(upper, ".", flags, Mode::empty())?;
-    let mut writer = LayerWriter { out, seen: HashMap::new(), buffer: vec![0; 128 * 1024] };
+    let mut writer = LayerWriter { out, seen: HashMap::new(), buffer: vec![0; 128 * 1024], whole: true };
     writer.directory(&root, b"")?;
+    writer.out.write_all(&[0; 2 * BLOCK])
+}
+
+/// Writes those `paths` of the directory `root` as a layer that differ from what is below it, each with whether it is gone;
+/// in order, relative to the root. Of a directory that is itself only.
+pub(crate) fn write_paths<'a>(
+    root: BorrowedFd<'_>,
+    paths: impl Iterator<Item = (&'a Path, bool)>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut writer = LayerWriter { out, seen: HashMap::new(), buffer: vec![0; 128 * 1024], whole: false };
+    for (path, gone) in paths {
+        let Some(name) = path.file_name() else { continue };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let open = match rustix::fs::openat2(root, parent, flags, Mode::empty(), resolve) {
+            Ok(open) => open,
+            // A container that runs took it away.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if gone {
+            let mark = path.with_file_name(OsString::from_vec([b".wh.", name.as_bytes()].concat()));
+            // What is gone has no owner and time; the directory's are as good, and do not change by themselves.
+            writer.mark(mark.as_os_str().as_bytes().to_vec(), &rustix::fs::fstat(&open)?)?;
+            continue;
+        }
+        match rustix::fs::statat(&open, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => writer.entry(&open, name, path.as_os_str().as_bytes().to_vec(), &stat)?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     writer.out.write_all(&[0; 2 * BLOCK])
 }
 
@@ -36,6 +71,8 @@ struct LayerWriter<'a> {
     /// Files with several names: where in the archive they are.
     seen: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
+    /// Whether everything in a directory goes with it.
+    whole: bool,
 }
 
 /// One entry's header, before it is written.
@@ -94,6 +131,9 @@ impl LayerWriter<'_> {
                     ..plain(EntryType::Directory)
                 };
                 self.header(&entry, stat)?;
+                if !self.whole {
+                    return Ok(());
+                }
                 let mut value = [0; 1];
                 if rustix::fs::fgetxattr(&open, "trusted.overlay.opaque", &mut value).is_ok() && value == *b"y" {
                     self.mark([&full[..], b"/.wh..wh..opq"].concat(), stat)?;
@@ -214,21 +254,34 @@ fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     out.push(b'\n');
 }
 
-/// Attributes worth keeping: file capabilities and the user's own. Others belong to the file system or its host.
+/// Whether an attribute is worth keeping: file capabilities and the user's own are. Others belong to the file system or its
+/// host.
+pub(crate) fn is_kept_attribute(name: &[u8]) -> bool {
+    name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
+}
+
 fn attributes(file: impl AsFd) -> io::Result<Vec<(OsString, Vec<u8>)>> {
-    let mut names = vec![0; MOST_ATTRIBUTES];
-    let length = match rustix::fs::flistxattr(&file, &mut names) {
+    Ok(attributes_if_any(file.as_fd())?.unwrap_or_default())
+}
+
+/// Attributes worth keeping; `None` on a file system that has none.
+pub(crate) fn attributes_if_any(file: BorrowedFd<'_>) -> io::Result<Option<Vec<(OsString, Vec<u8>)>>> {
+    let mut none: [u8; 0] = [];
+    let mut names = match rustix::fs::flistxattr(file, &mut none) {
+        Ok(0) => return Ok(Some(Vec::new())),
+        Ok(_) => vec![0; MOST_ATTRIBUTES],
+        Err(Errno::OPNOTSUPP) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let length = match rustix::fs::flistxattr(file, &mut names) {
         Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => 0,
+        Err(Errno::OPNOTSUPP) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let mut out = Vec::new();
-    let kept = |name: &&[u8]| {
-        *name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
-    };
-    for name in names[..length].split(|byte| *byte == 0).filter(kept) {
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| is_kept_attribute(name)) {
         let mut value = vec![0; MOST_ATTRIBUTES];
-        match rustix::fs::fgetxattr(&file, name, &mut value) {
+        match rustix::fs::fgetxattr(file, name, &mut value) {
             Ok(length) => {
                 value.truncate(length);
                 out.push((OsStr::from_bytes(name).to_owned(), value));
@@ -237,13 +290,11 @@ fn attributes(file: impl AsFd) -> io::Result<Vec<(OsString, Vec<u8>)>> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(out)
+    Ok(Some(out))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::layer::{UnpackOptions, unpack};
 

@@ -421,7 +421,7 @@ pub(crate) fn attributes(entry: &Entry) -> impl Iterator<Item = (&OsStr, &[u8])>
 }
 
 /// Attributes the file system cannot hold or we may not set are left out, as the stock daemon does.
-fn tolerate(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn tolerate(result: io::Result<()>) -> io::Result<()> {
     match result.as_ref().err().and_then(Errno::from_io_error) {
         Some(Errno::OPNOTSUPP | Errno::PERM) => {
             tracing::debug!(error = ?result, "attribute left out");

@@ -10,6 +10,7 @@
 //! Pure: works on bytes and readers; mounting is `dockerd_sys::mount::erofs`. Knows nothing of images, digests and drivers.
 
 mod layout;
+mod lookup;
 mod merge;
 mod read;
 mod scan;
@@ -21,6 +22,7 @@ mod xattr;
 pub use merge::Merge;
 pub use read::read;
 pub use scan::{Scanned, scan};
+pub(crate) use tree::device_parts;
 pub use tree::{Device, Inode, InodeId, Kind, Place, ROOT, Segment, Tree};
 #[cfg(any(test, fuzzing))]
 pub(crate) use write::reseal;

@@ -17,6 +17,8 @@ use super::{Change, ChangeKind};
 pub(super) fn changes(upper: &Path, below: &[OwnedFd]) -> io::Result<Vec<Change>> {
     let mut out = Vec::new();
     walk_changes(upper, Path::new(""), below, &mut out)?;
+    // What an opaque directory hides was found before what is in it.
+    out.sort_by(|one, other| Path::new(&one.path).cmp(Path::new(&other.path)));
     Ok(out)
 }
 
