@@ -22,6 +22,8 @@ const MOST_ID: u64 = 0o7_777_777;
 const MOST_SIZE: u64 = 0o77_777_777_777;
 /// Longest list of attributes, and longest attribute, of Linux.
 const MOST_ATTRIBUTES: usize = 64 * 1024;
+/// What a list of attributes mostly fits in.
+const FEW_ATTRIBUTES: usize = 256;
 
 /// Writes what is below `upper` as a layer.
 pub(crate) fn write_layer(upper: BorrowedFd<'_>, out: &mut dyn Write) -> io::Result<()> {
@@ -266,17 +268,14 @@ fn attributes(file: impl AsFd) -> io::Result<Vec<(OsString, Vec<u8>)>> {
 
 /// Attributes worth keeping; `None` on a file system that has none.
 pub(crate) fn attributes_if_any(file: BorrowedFd<'_>) -> io::Result<Option<Vec<(OsString, Vec<u8>)>>> {
-    let mut none: [u8; 0] = [];
-    let mut names = match rustix::fs::flistxattr(file, &mut none) {
-        Ok(0) => return Ok(Some(Vec::new())),
-        Ok(_) => vec![0; MOST_ATTRIBUTES],
-        Err(Errno::OPNOTSUPP) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let length = match rustix::fs::flistxattr(file, &mut names) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => return Ok(None),
-        Err(error) => return Err(error.into()),
+    let mut names = vec![0; FEW_ATTRIBUTES];
+    let length = loop {
+        match rustix::fs::flistxattr(file, &mut names) {
+            Ok(length) => break length,
+            Err(Errno::RANGE) if names.len() < MOST_ATTRIBUTES => names.resize(MOST_ATTRIBUTES, 0),
+            Err(Errno::OPNOTSUPP) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
     };
     let mut out = Vec::new();
     for name in names[..length].split(|byte| *byte == 0).filter(|name| is_kept_attribute(name)) {

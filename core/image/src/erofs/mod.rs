@@ -30,7 +30,7 @@ pub use write::write;
 pub use xattr::Attribute;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Why a tree cannot be had, or cannot be an index.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@
 //! A layer is made under a temporary name and renamed, so it is whole or not there.
 
 use std::fs::{self, DirBuilder};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -67,17 +67,23 @@ impl LayerDirectory {
     }
 
     /// As [`SnapshotDriver::commit`](super::SnapshotDriver::commit).
-    pub(super) fn commit(&self, staged: Staged, chain: &Digest, parent: Option<&Digest>) -> Result<(), ImageError> {
+    pub(super) fn commit(&self, mut staged: Staged, chain: &Digest, parent: Option<&Digest>) -> Result<(), ImageError> {
         let named = (|| {
             if let Some(parent) = parent {
                 fs::write(staged.path().join(PARENT), parent.as_str())?;
             }
             fs::write(staged.path().join(SIZE), staged.size.to_string())?;
             fs::write(staged.path().join(UNSETTLED), boot_id())?;
-            match staged.place.name(&self.layer(chain)) {
-                // Somebody else was first with an equal one.
-                Err(_) if self.has(chain) => Ok(()),
-                named => named,
+            loop {
+                match staged.place.name(&self.layer(chain)) {
+                    // Somebody else was first with an equal one, or had been, and it was just taken away.
+                    Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
+                        if self.has(chain) {
+                            return Ok(());
+                        }
+                    }
+                    named => return named,
+                }
             }
         })();
         named.map_err(ImageError::io(format!("commit layer {chain}")))

@@ -119,3 +119,16 @@ impl Drivers {
         self.former.iter()
     }
 }
+
+/// As the daemon opens the driver `name`, without a probe.
+#[cfg(test)]
+pub(super) fn open_named(name: &str, dir: &Path, trash: &Trash) -> Result<Arc<dyn SnapshotDriver>, ImageError> {
+    fs::create_dir_all(dir).map_err(ImageError::io("make directory"))?;
+    Kind::parse(name).expect("a driver").open(dir, trash)
+}
+
+/// Whether the driver `name` works in `dir`.
+#[cfg(test)]
+pub(super) fn probe_named(name: &str, dir: &Path) -> Result<(), String> {
+    Kind::parse(name).expect("a driver").probe(dir)
+}

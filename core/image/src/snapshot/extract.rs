@@ -208,7 +208,9 @@ mod tests {
             let to = File::create(dir.path().join("to")).expect("made");
             copy(&from, 512, &to, 4096, 200_000).expect("copied");
             let bytes = std::fs::read(dir.path().join("to")).expect("read");
-            assert!(bytes.len() == 204_096 && bytes[..4096] == [0; 4096] && bytes[4096..].iter().all(|byte| *byte == 7));
+            assert!(
+                bytes.len() == 204_096 && bytes[..4096] == [0; 4096] && bytes[4096..].iter().all(|byte| *byte == 7)
+            );
             let error = copy(&from, 299_000, &to, 0, 2000).expect_err("it ends early");
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }

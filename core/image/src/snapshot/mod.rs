@@ -11,6 +11,8 @@ mod initial;
 mod overlay;
 mod overlay2;
 mod spares;
+#[cfg(test)]
+mod testsuite;
 mod vfs;
 mod writable;
 
@@ -85,7 +87,7 @@ impl Unnamed {
     }
 
     /// Gives it its name, where nothing is yet.
-    fn name(mut self, path: &Path) -> io::Result<()> {
+    fn name(&mut self, path: &Path) -> io::Result<()> {
         fs::rename(&self.path, path)?;
         self.named = true;
         Ok(())

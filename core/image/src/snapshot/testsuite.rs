@@ -19,8 +19,8 @@ use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 
 use super::{Change, ChangeKind, LayerTar, SnapshotDriver, Staged, drivers};
-use crate::error::ImageError;
 use crate::erofs::tests::seen::{self, View};
+use crate::error::ImageError;
 use crate::store::chain_id;
 use crate::trash::Trash;
 
@@ -223,7 +223,14 @@ impl Mounted {
 struct LayerBuilder(Option<tar::Builder<Vec<u8>>>);
 
 impl LayerBuilder {
-    fn add(mut self, kind: EntryType, name: &str, link: &str, content: &[u8], change: impl FnOnce(&mut Header)) -> Self {
+    fn add(
+        mut self,
+        kind: EntryType,
+        name: &str,
+        link: &str,
+        content: &[u8],
+        change: impl FnOnce(&mut Header),
+    ) -> Self {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(if kind == EntryType::Directory { 0o755 } else { 0o644 });
@@ -251,11 +258,12 @@ impl LayerBuilder {
         self.add(kind, name, target, b"", |_| {})
     }
 
-    /// An attribute of the next entry.
-    fn attribute(mut self, name: &str, value: &[u8]) -> Self {
+    /// Attributes of the next entry.
+    fn attributes(mut self, attributes: &[(&str, &[u8])]) -> Self {
         let tar = self.0.get_or_insert_with(|| tar::Builder::new(Vec::new()));
-        let key = format!("SCHILY.xattr.{name}");
-        tar.append_pax_extensions([(key.as_str(), value)]).expect("appended");
+        let keys: Vec<String> = attributes.iter().map(|(name, _)| format!("SCHILY.xattr.{name}")).collect();
+        let values = attributes.iter().map(|(_, value)| *value);
+        tar.append_pax_extensions(keys.iter().map(String::as_str).zip(values)).expect("appended");
         self
     }
 

@@ -26,7 +26,9 @@ use super::difference::{Difference, differences};
 use super::directory::LayerDirectory;
 use super::extract::extract_to;
 use super::indexed::{self, NO_TAG};
-use super::{Change, ChangeKind, LayerTar, SnapshotDriver, Staged, Unnamed, boot_id, initial, make_dir, open_dir, sweep};
+use super::{
+    Change, ChangeKind, LayerTar, SnapshotDriver, Staged, Unnamed, boot_id, initial, make_dir, open_dir, sweep,
+};
 use crate::diff;
 use crate::erofs::{self, Merge, Tree};
 use crate::error::ImageError;
@@ -120,7 +122,7 @@ impl Vfs {
         if !path.exists() {
             let lineage = self.layers.lineage(chain)?;
             let tree = indexed::merge(&self.layers, &lineage)?.finish();
-            let made = self.layers.unnamed()?;
+            let mut made = self.layers.unnamed()?;
             extract_to(&tree, &indexed::tars(&self.layers, &lineage)?, &made.path().join(ROOT))?;
             fs::write(made.path().join("boot"), boot_id())?;
             made.name(&path)?;
@@ -212,7 +214,7 @@ impl SnapshotDriver for Vfs {
     }
 
     fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<Option<OwnedFd>, ImageError> {
-        let made = self.make(chain).and_then(|made| made.name(&self.snapshot(key)));
+        let made = self.make(chain).and_then(|mut made| made.name(&self.snapshot(key)));
         made.map_err(ImageError::io(format!("prepare snapshot {key}")))?;
         Ok(None)
     }

@@ -82,7 +82,7 @@ impl Writable {
             }
             self.discard_spare(spare)?;
         }
-        let made = self.make(below, chain).and_then(|made| made.name(&path));
+        let made = self.make(below, chain).and_then(|mut made| made.name(&path));
         made.map_err(ImageError::io(format!("prepare snapshot {key}")))?;
         Ok(None)
     }
@@ -190,7 +190,7 @@ impl Writable {
             return Ok(path);
         }
         let image = chain.map(|chain| view(below, chain)).transpose()?;
-        let made = Unnamed::make(&self.init, 0o755, &self.trash)?;
+        let mut made = Unnamed::make(&self.init, 0o755, &self.trash)?;
         initial::fill(image.as_ref().map(|image| image as &dyn ImageTree), made.path())?;
         match made.name(&path) {
             // Somebody else was first with an equal one.
@@ -204,11 +204,8 @@ impl Writable {
 pub(super) fn view(below: &dyn Lower, chain: &Digest) -> io::Result<OwnedFd> {
     let mut stack = below.stack(chain)?;
     if stack.len() == 1 {
-        // A single layer needs no overlay, and overlayfs wants two without an upper.
-        let tree = mount::bind_fd(stack.remove(0).root, false)?;
-        let attributes = mount::Attributes { set: mount::READ_ONLY, clear: 0 };
-        mount::set_attributes(&tree, attributes, Some(mount::Propagation::Private), false)?;
-        return Ok(tree);
+        // Overlayfs wants two without an upper; and marks that hide nothing are not to be seen either.
+        stack.push(LowerTree::seen(mount::file_system("tmpfs", &[], mount::READ_ONLY)?));
     }
     overlay(&stack.iter().collect::<Vec<_>>(), None, &[])
 }

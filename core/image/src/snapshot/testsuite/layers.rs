@@ -67,11 +67,10 @@ fn everything() -> Vec<u8> {
         }
     };
     let builder = layer()
-        .attribute("user.directory", b"d")
+        .attributes(&[("user.directory", b"d")])
         .add(EntryType::Directory, "dir", "", b"", set(0o3775, 1000))
         .add(EntryType::Regular, "dir/setuid", "", b"program", set(0o6755, 70_000))
-        .attribute("security.capability", &capability)
-        .attribute("user.note", b"two\0parts")
+        .attributes(&[("security.capability", &capability), ("user.note", b"two\0parts")])
         .add(EntryType::Regular, "dir/capable", "", b"program", set(0o700, 5))
         .link(EntryType::Link, "dir/other-name", "dir/setuid")
         .link(EntryType::Link, "top-name", "dir/setuid")

@@ -122,8 +122,8 @@ pub(super) fn privileged_replaced_things_are_committed_as_they_are(name: &'stati
         ("/empty/again", Added),
         ("/file", Modified),
         ("/file/inside", Added),
-        (&format!("/{long}"), Added),
         ("/link", Modified),
+        (&format!("/{long}"), Added),
         ("/null", Added),
         ("/pipe", Added),
         ("/program", Added),
@@ -139,7 +139,8 @@ pub(super) fn privileged_replaced_things_are_committed_as_they_are(name: &'stati
     before.retain(|path, _| after.contains_key(path));
     for view in [&mut before, &mut after] {
         for seen in view.values_mut() {
-            (seen.mtime, seen.xattrs) = ((seen.mtime.0, 0), seen.xattrs.drain(..).filter(|x| x.0.starts_with(b"user.")).collect());
+            (seen.mtime, seen.xattrs) =
+                ((seen.mtime.0, 0), seen.xattrs.drain(..).filter(|x| x.0.starts_with(b"user.")).collect());
         }
         view.remove(&b""[..]);
     }
