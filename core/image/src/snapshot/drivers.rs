@@ -66,7 +66,9 @@ impl Kind {
 fn choose(dir: &Path, name: Option<&str>) -> Result<Kind, ImageError> {
     if let Some(name) = name {
         // The stock daemon's words.
-        let unsupported = |why: String| ImageError::InvalidArgument(format!("driver not supported: {name}{why}"));
+        let unsupported = |why: String| {
+            ImageError::InvalidArgument(format!("error initializing graphdriver: driver not supported: {name}{why}"))
+        };
         let kind = Kind::parse(name).ok_or_else(|| unsupported(String::new()))?;
         return kind.probe(dir).map(|()| kind).map_err(|why| unsupported(format!(": {why}")));
     }
