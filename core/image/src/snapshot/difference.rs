@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::ChangeKind;
-use crate::diff::{self, is_kept_attribute};
+use crate::diff::{self, Attributes, LONGEST_PATH, is_kept_attribute};
 use crate::erofs::{Inode, InodeId, Kind, ROOT, Tree, device_parts};
 
 /// One path that differs.
@@ -31,7 +31,7 @@ pub(super) struct Difference {
 pub(super) fn differences(root: &OwnedFd, base: &Tree) -> io::Result<Vec<Difference>> {
     let mut out = Vec::new();
     let mut walk = Walk { base, out: &mut out, seen: BTreeSet::new() };
-    walk.directory(root, Path::new(""), Some(ROOT))?;
+    super::with_deep_stack(|| walk.directory(root, Path::new(""), Some(ROOT)))?;
     Ok(out)
 }
 
@@ -45,6 +45,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Compares what is in a directory. Depth is bounded by the length of paths.
     fn directory(&mut self, open: &OwnedFd, path: &Path, before: Option<InodeId>) -> io::Result<()> {
+        if path.as_os_str().len() > LONGEST_PATH {
+            return Err(Errno::NAMETOOLONG.into());
+        }
         let mut names = BTreeSet::new();
         for entry in rustix::fs::Dir::read_from(open)? {
             let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
@@ -147,7 +150,7 @@ fn is_same(tree: &Tree, inode: &Inode, parent: &OwnedFd, name: &OsStr, stat: &St
 }
 
 /// Attributes of a file or directory that a layer keeps, in order; `None` where there can be none, or it is gone.
-fn kept_attributes(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<Vec<(OsString, Vec<u8>)>>> {
+fn kept_attributes(parent: &OwnedFd, name: &OsStr) -> io::Result<Option<Attributes>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
         Ok(file) => file,

@@ -31,6 +31,9 @@ use crate::untar::Skip;
 
 pub use drivers::Drivers;
 
+/// Bytes of stack for a walk: 16 KiB a level. Only what is used takes memory.
+const DEEP_STACK: usize = 32 << 20;
+
 /// The plain tar of a layer on its way in.
 pub struct LayerTar<'a> {
     /// Its bytes, from the beginning.
@@ -193,6 +196,15 @@ fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().mode(mode).create(path)?;
     // The umask of the daemon must not decide.
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+/// Runs a walk through a tree on a stack that is deep enough for every path there can be (PATH_MAX), which a container may make.
+fn with_deep_stack<T: Send>(walk: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let walker = std::thread::Builder::new().name("walk".to_owned()).stack_size(DEEP_STACK);
+        let walker = walker.spawn_scoped(scope, walk)?;
+        walker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Has something tried out in a directory of its own in `dir`.

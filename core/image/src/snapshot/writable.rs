@@ -143,7 +143,8 @@ impl Writable {
 
     /// Bytes written.
     pub(super) fn usage(&self, key: &str) -> Result<u64, ImageError> {
-        tree_size(&self.snapshots.join(key).join("upper")).map_err(ImageError::io(format!("measure snapshot {key}")))
+        let upper = self.snapshots.join(key).join("upper");
+        super::with_deep_stack(|| tree_size(&upper)).map_err(ImageError::io(format!("measure snapshot {key}")))
     }
 
     /// Paths the snapshot changed.
@@ -224,7 +225,8 @@ fn read_chain(directory: &Path) -> io::Result<Option<Digest>> {
     if text.is_empty() { Ok(None) } else { Digest::parse(&text).map(Some).map_err(io::Error::other) }
 }
 
-pub(super) fn tree_size(path: &Path) -> io::Result<u64> {
+/// Depth is bounded by the length of paths.
+fn tree_size(path: &Path) -> io::Result<u64> {
     let meta = fs::symlink_metadata(path)?;
     if !meta.is_dir() {
         return Ok(meta.len());

@@ -150,7 +150,8 @@ pub(super) fn privileged_replaced_things_are_committed_as_they_are(name: &'stati
     let expected = [&expected[..], &["pipe", "program", "second-name", "sparse"]].concat();
     let mut found: Vec<_> = after.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect();
     let mut expected: Vec<_> = expected.into_iter().map(str::to_owned).collect();
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
     drop(snapshot);
     bed.assert_removable();
@@ -217,5 +218,31 @@ pub(super) fn privileged_snapshots_made_ahead_are_like_others(name: &'static str
     assert_eq!(second.read("new"), "1");
     bed.driver.stock(&chain).expect("made");
     drop((first, second));
+    bed.assert_removable();
+}
+
+/// Deeper than any path can say, as a container may make them step by step; and as deep as one can.
+pub(super) fn privileged_deep_trees_cost_no_stack(name: &'static str) {
+    let Some(bed) = Bed::new(name) else { return };
+    let chain = image(&bed);
+    for (key, depth) in [("deep", 900), ("deeper", 3000)] {
+        let snapshot = bed.snapshot(key, Some(&chain));
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let mode = rustix::fs::Mode::RWXU;
+        let mut at = rustix::fs::openat(&snapshot.0, ".", flags, mode).expect("opened");
+        for _ in 0..depth {
+            rustix::fs::mkdirat(&at, "d", mode).expect("made");
+            at = rustix::fs::openat(&at, "d", flags, mode).expect("opened");
+        }
+        let changes = bed.driver.changes(key).map(|changes| changes.len());
+        let written = bed.driver.write_layer(key, &mut Vec::new()).is_ok();
+        let measured = bed.driver.usage(key);
+        if depth == 900 {
+            assert_eq!((changes.expect("compared"), written, measured.expect("measured")), (900, true, 0));
+            bed.commit(key, Some(&chain));
+        } else {
+            assert!(changes.is_err() && !written && measured.is_err(), "an error, and no more");
+        }
+    }
     bed.assert_removable();
 }
