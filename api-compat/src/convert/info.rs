@@ -96,6 +96,9 @@ fn warnings(facts: &EngineFacts, host: &HostInfo) -> Value {
 }
 
 fn driver_status(facts: &EngineFacts, host: &HostInfo) -> Value {
+    if facts.storage_driver == "vfs" {
+        return Value::Null;
+    }
     if facts.storage_driver != "overlay2" {
         return json!([["Backing Filesystem", host.backing_file_system]]);
     }

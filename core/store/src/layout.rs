@@ -7,8 +7,8 @@
 //!   containers/<id>/               container.json, hostname, hosts, resolv.conf, <id>-json.log
 //!   volumes/<name>/                volume.json, _data/
 //!   network/                       networks.json
-//!   image/                         owned by dockerd-image: content/, images/, references.json
-//!   <driver>/                      layers and writable snapshots of one snapshot driver
+//!   image/                         owned by dockerd-image: content/, distribution/, ingest/, images/, references.json
+//!   <driver>/                      layers and writable snapshots of one snapshot driver: erofs/, overlay2/, vfs/
 //!   tmp/                           uploads under way; emptied at boot
 //!   trash/                         renamed here, deleted in the background; emptied at boot
 //! <exec-root>/                     0700, on tmpfs, gone after a reboot

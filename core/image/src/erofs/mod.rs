@@ -10,6 +10,7 @@
 //! Pure, but for [`probe`](probe()): works on bytes and readers; mounting is `dockerd_sys::mount::erofs`. Knows nothing of images, digests and drivers.
 
 mod layout;
+mod lookup;
 mod merge;
 mod probe;
 mod read;
@@ -23,6 +24,7 @@ pub use merge::Merge;
 pub use probe::{ProbeError, probe};
 pub use read::read;
 pub use scan::{Scanned, scan};
+pub(crate) use tree::device_parts;
 pub use tree::{Device, Inode, InodeId, Kind, Place, ROOT, Segment, Tree};
 #[cfg(any(test, fuzzing))]
 pub(crate) use write::reseal;
@@ -30,7 +32,7 @@ pub use write::write;
 pub use xattr::Attribute;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Why a tree cannot be had, or cannot be an index.
 #[derive(Debug, thiserror::Error)]

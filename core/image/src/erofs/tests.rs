@@ -5,4 +5,4 @@ mod format;
 mod kernel;
 mod oracle;
 mod scanned;
-mod seen;
+pub(crate) mod seen;

@@ -134,6 +134,11 @@ pub(super) fn device_number(major: u32, minor: u32) -> Option<u32> {
     (major < 1 << 12 && minor < 1 << 20).then_some((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
 }
 
+/// Major and minor number of a device in that encoding.
+pub(crate) fn device_parts(number: u32) -> (u32, u32) {
+    ((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xf_ff00))
+}
+
 /// A file that content lies in: the tar of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device {
@@ -174,11 +179,21 @@ impl Tree {
 
     /// What is in a directory, sorted by name; nothing for anything else.
     pub fn children(&self, id: InodeId) -> impl ExactSizeIterator<Item = (&[u8], InodeId)> {
-        let range = match self.inode(id).kind {
-            Kind::Directory { children: Children { first, count }, .. } => first as usize..(first + count) as usize,
-            _ => 0..0,
-        };
-        self.children[range].iter().map(|(name, inode)| (piece(&self.arena, *name), *inode))
+        self.entries(id).iter().map(|(name, inode)| (piece(&self.arena, *name), *inode))
+    }
+
+    /// The child of a directory at a place in that order.
+    pub fn nth_child(&self, id: InodeId, place: usize) -> Option<(&[u8], InodeId)> {
+        self.entries(id).get(place).map(|(name, inode)| (piece(&self.arena, *name), *inode))
+    }
+
+    pub(super) fn entries(&self, id: InodeId) -> &[(Span, InodeId)] {
+        match self.inode(id).kind {
+            Kind::Directory { children: Children { first, count }, .. } => {
+                &self.children[first as usize..(first + count) as usize]
+            }
+            _ => &[],
+        }
     }
 
     /// The segments of a file, in order.
@@ -186,7 +201,7 @@ impl Tree {
         &self.segments[content.first as usize..(content.first + content.count) as usize]
     }
 
-    /// The target of a symbolic link.
+    /// The target of a symbolic link, or a name.
     pub fn target(&self, span: Span) -> &[u8] {
         piece(&self.arena, span)
     }
@@ -197,7 +212,7 @@ impl Tree {
     }
 
     /// Bytes that the tree has itself.
-    pub(super) fn spilled(&self, at: u64, length: u64) -> &[u8] {
+    pub(crate) fn spilled(&self, at: u64, length: u64) -> &[u8] {
         &self.spill[at as usize..(at + length) as usize]
     }
 
@@ -224,6 +239,9 @@ mod tests {
     fn device_numbers() {
         assert_eq!(device_number(1, 3), Some(0x103));
         assert_eq!(device_number(0xfff, 0xf_ffff), Some(0xffff_ffff));
+        for (major, minor) in [(1, 3), (0xfff, 0xf_ffff), (8, 0x12345)] {
+            assert_eq!(device_number(major, minor).map(device_parts), Some((major, minor)));
+        }
         assert_eq!(device_number(0x1000, 0), None);
         assert_eq!(device_number(0, 0x10_0000), None);
     }

@@ -11,16 +11,18 @@ use super::SnapshotDriver;
 use super::erofs::Erofs;
 use super::overlay::OverlayDriver;
 use super::overlay2::Directories;
+use super::vfs::Vfs;
 use crate::error::ImageError;
 use crate::trash::Trash;
 
 /// The drivers there are, by the names of their directories; the best first.
-const KNOWN: [Kind; 2] = [Kind::Erofs, Kind::Overlay2];
+const KNOWN: [Kind; 3] = [Kind::Erofs, Kind::Overlay2, Kind::Vfs];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Erofs,
     Overlay2,
+    Vfs,
 }
 
 impl Kind {
@@ -28,15 +30,26 @@ impl Kind {
         match self {
             Self::Erofs => "erofs",
             Self::Overlay2 => "overlay2",
+            Self::Vfs => "vfs",
         }
     }
 
     /// By the name a client or configuration gives it.
     fn parse(name: &str) -> Option<Self> {
         match name {
-            // containerd's name of it.
+            // containerd's names of them.
             "overlayfs" => Some(Self::Overlay2),
+            "native" => Some(Self::Vfs),
             name => KNOWN.into_iter().find(|kind| kind.name() == name),
+        }
+    }
+
+    /// Whether it works on this kernel and on the file system of directory `dir`, and else why not.
+    fn probe(self, dir: &Path) -> Result<(), String> {
+        match self {
+            Self::Erofs => Erofs::probe(dir),
+            Self::Overlay2 => Directories::probe(dir),
+            Self::Vfs => Ok(()),
         }
     }
 
@@ -44,19 +57,28 @@ impl Kind {
         Ok(match self {
             Self::Erofs => Arc::new(OverlayDriver::open(Erofs::default(), dir, trash)?),
             Self::Overlay2 => Arc::new(OverlayDriver::open(Directories, dir, trash)?),
+            Self::Vfs => Arc::new(Vfs::open(dir, trash)?),
         })
     }
 }
 
-/// The best driver that works here.
-fn best(layout: &Layout) -> Kind {
-    match Erofs::probe(&layout.tmp_dir()) {
-        Ok(()) => Kind::Erofs,
-        Err(why) => {
-            tracing::info!(why, "layers are unpacked, because EROFS images cannot be mounted from files here");
-            Kind::Overlay2
+/// The driver called `name`, or else the best one that works here.
+fn choose(dir: &Path, name: Option<&str>) -> Result<Kind, ImageError> {
+    if let Some(name) = name {
+        // The stock daemon's words.
+        let unsupported = |why: String| {
+            ImageError::InvalidArgument(format!("error initializing graphdriver: driver not supported: {name}{why}"))
+        };
+        let kind = Kind::parse(name).ok_or_else(|| unsupported(String::new()))?;
+        return kind.probe(dir).map(|()| kind).map_err(|why| unsupported(format!(": {why}")));
+    }
+    for kind in KNOWN {
+        match kind.probe(dir) {
+            Ok(()) => return Ok(kind),
+            Err(why) => tracing::info!(driver = kind.name(), why, "a storage driver does not work here"),
         }
     }
+    Ok(Kind::Vfs)
 }
 
 /// The drivers in use.
@@ -69,16 +91,7 @@ pub struct Drivers {
 impl Drivers {
     /// Opens the driver called `name`, or else the best one this kernel and file system can do.
     pub(crate) fn open(layout: &Layout, trash: &Trash, name: Option<&str>) -> Result<Self, ImageError> {
-        let kind = match name {
-            Some(name) => Kind::parse(name)
-                .ok_or_else(|| ImageError::InvalidArgument(format!("storage driver {name:?} is not supported")))?,
-            None => best(layout),
-        };
-        if kind == Kind::Erofs
-            && let Err(why) = Erofs::probe(&layout.tmp_dir())
-        {
-            return Err(ImageError::InvalidArgument(format!("storage driver \"erofs\" cannot be used here: {why}")));
-        }
+        let kind = choose(&layout.tmp_dir(), name)?;
         let chosen = kind.open(&layout.driver_dir(kind.name()), trash)?;
         let mut former = Vec::new();
         for other in KNOWN.into_iter().filter(|other| *other != kind) {
@@ -107,4 +120,17 @@ impl Drivers {
     pub(crate) fn former(&self) -> impl Iterator<Item = &Arc<dyn SnapshotDriver>> {
         self.former.iter()
     }
+}
+
+/// As the daemon opens the driver `name`, without a probe.
+#[cfg(test)]
+pub(super) fn open_named(name: &str, dir: &Path, trash: &Trash) -> Result<Arc<dyn SnapshotDriver>, ImageError> {
+    fs::create_dir_all(dir).map_err(ImageError::io("make directory"))?;
+    Kind::parse(name).expect("a driver").open(dir, trash)
+}
+
+/// Whether the driver `name` works in `dir`.
+#[cfg(test)]
+pub(super) fn probe_named(name: &str, dir: &Path) -> Result<(), String> {
+    Kind::parse(name).expect("a driver").probe(dir)
 }

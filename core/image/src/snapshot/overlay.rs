@@ -1,6 +1,6 @@
 //! The driver of all formats whose layers the kernel can stack: an overlay above trees that a [`LayerFormat`] gives.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -140,8 +140,8 @@ impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
         self.writable.chain(key)
     }
 
-    fn upper(&self, key: &str) -> Result<OwnedFd, ImageError> {
-        self.writable.upper(key)
+    fn write_layer(&self, key: &str, out: &mut dyn Write) -> Result<(), ImageError> {
+        self.writable.write_layer(key, out)
     }
 
     fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)> {
