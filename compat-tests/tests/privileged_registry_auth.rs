@@ -100,6 +100,7 @@ fn basic_errors(t: &Case<'_>) -> Result<()> {
     let repository = format!("{}/shut", shut.address());
     t.docker(&["pull", "-q", &open]).ok()?;
     t.docker(&["tag", &open, &t.reference(format!("{repository}:v2"))]).ok()?;
+    t.reference(format!("{repository}:v1"));
     let (wrong, right) = (credentials(USER, "wrong"), credentials(USER, PASSWORD));
     let mut all = Map::new();
     for (what, auth) in
@@ -229,6 +230,7 @@ fn token_errors(t: &Case<'_>) -> Result<()> {
     t.docker(&["pull", "-q", &open]).ok()?;
     let repository = format!("{}/private/e", registry.address());
     t.docker(&["tag", &open, &t.reference(format!("{repository}:v2"))]).ok()?;
+    t.reference(format!("{repository}:v1"));
     let (wrong, right) = (credentials(USER, "wrong"), credentials(USER, PASSWORD));
     let mut all = Map::new();
     for (what, auth, tag) in [

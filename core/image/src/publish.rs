@@ -2,23 +2,22 @@
 //! image when all its layers are. What no image takes in the end goes with the lease.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use dockerd_store::{Durability, document};
 use dockerd_types::{Digest, Reference, Timestamp};
-use sha2::{Digest as _, Sha256};
 
 use crate::document::ImageDocument;
 use crate::error::ImageError;
+use crate::intake::hashing::Hashing;
 use crate::intake::spool::Spool;
 use crate::intake::stage::{Compressed, StagedLayer, stage_stream};
 use crate::lease::Lease;
 use crate::snapshot::LayerTar;
 use crate::store::{Image, ImageStore, LayerRef, ManifestRef, chain_id, image_of, layer_document, manifest_document};
-use crate::untar::Skip;
 
 /// Manifests remembered of one image.
 const MOST_MANIFESTS: usize = 16;
@@ -88,10 +87,10 @@ impl ImageStore {
     /// Stages a layer anew from the content store.
     pub(crate) fn restage(&self, diff_id: &Digest) -> Result<StagedLayer, ImageError> {
         let (found, tar, files) = if self.content().has(diff_id) {
-            let mut reader = Hashing { inner: self.content().get(diff_id)?, hasher: Sha256::new() };
+            let mut reader = Hashing::new(self.content().get(diff_id)?);
             let file = self.content().path(diff_id);
             let files = self.snapshots().stage(&mut LayerTar { reader: &mut reader, file: &file })?;
-            (Some(Digest::sha256(&reader.hasher.finalize().into())), None, files)
+            (Some(reader.finish().map_err(ImageError::io("read layer"))?), None, files)
         } else {
             let staged = stage_stream(&mut *self.open_tar(diff_id)?, &**self.snapshots(), self.content().temporary())?;
             (staged.diff_id, staged.tar, staged.files)
@@ -203,26 +202,5 @@ impl ImageStore {
             names.insert(reference.with_default_tag(), id.clone());
         }
         Ok(())
-    }
-}
-
-/// Hashes what is read.
-struct Hashing<R> {
-    inner: R,
-    hasher: Sha256,
-}
-
-impl<R: Read> Skip for Hashing<R> {
-    /// Reads, because all is to be hashed.
-    fn skip(&mut self, bytes: u64) -> io::Result<u64> {
-        io::copy(&mut self.take(bytes), &mut io::sink())
-    }
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.hasher.update(&buffer[..length]);
-        Ok(length)
     }
 }

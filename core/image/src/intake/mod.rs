@@ -9,6 +9,7 @@
 //! ```
 //! Nothing of this is visible: a load publishes staged layers when their digests are verified.
 
+pub(crate) mod hashing;
 pub(crate) mod pool;
 pub(crate) mod spool;
 pub(crate) mod stage;

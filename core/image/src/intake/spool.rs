@@ -66,7 +66,8 @@ pub(crate) struct Spool {
 pub(crate) struct Writer {
     file: File,
     spool: Spool,
-    hasher: Sha256,
+    /// `None` where somebody who reads behind it hashes.
+    hasher: Option<Sha256>,
     written: u64,
 }
 
@@ -112,7 +113,7 @@ impl Spool {
 impl Writer {
     fn new(file: File, place: Place) -> (Self, Spool) {
         let spool = Spool { place: Arc::new(place), shared: Arc::default() };
-        (Self { file, spool: spool.clone(), hasher: Sha256::new(), written: 0 }, spool)
+        (Self { file, spool: spool.clone(), hasher: Some(Sha256::new()), written: 0 }, spool)
     }
 
     /// Takes what the file has already as written, but no more than `most` bytes; how many. Blocking.
@@ -141,13 +142,27 @@ impl Writer {
         self.spool.shared.progress().written = self.written;
         self.spool.shared.grown.notify_all();
         // Readers go on meanwhile.
-        self.hasher.update(bytes);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
     }
 
     /// All is written; its digest.
     pub(crate) fn finish(self) -> Digest {
         self.spool.shared.end(End::Whole);
-        Digest::sha256(&self.hasher.clone().finalize().into())
+        self.finish_if_hashed().expect("a writer whose digest is wanted hashes")
+    }
+
+    /// Leaves the hashing to others.
+    pub(crate) fn unhashed(mut self) -> Self {
+        self.hasher = None;
+        self
+    }
+
+    /// All is written; its digest, unless that is left to others.
+    pub(crate) fn finish_if_hashed(self) -> Option<Digest> {
+        self.spool.shared.end(End::Whole);
+        self.hasher.clone().map(|hasher| Digest::sha256(&hasher.finalize().into()))
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dockerd_types::Digest;
 
+use super::hashing::Hashing;
 use super::spool::{Spool, Writer};
 use crate::decompress::Compression;
 use crate::distribution::LayerBlob;
@@ -182,19 +183,32 @@ pub(crate) fn stage_with(
     temporary: &Path,
 ) -> Result<StagedLayer, ImageError> {
     let (mut writer, tar) = Spool::create(temporary)?;
+    // Whoever has less to do hashes: a driver that looks at headers only, else the writer.
+    let hashed_behind = driver.reads_tars();
+    if hashed_behind {
+        writer = writer.unhashed();
+    }
     let behind = tar.clone();
     std::thread::scope(|scope| {
-        let unpack = scope.spawn(|| driver.stage(&mut LayerTar { reader: &mut behind.reader()?, file: behind.path() }));
+        let unpack = scope.spawn(|| {
+            let mut reader = behind.reader()?;
+            if !hashed_behind {
+                return Ok((None, driver.stage(&mut LayerTar { reader: &mut reader, file: behind.path() })?));
+            }
+            let mut reader = Hashing::new(reader);
+            let files = driver.stage(&mut LayerTar { reader: &mut reader, file: behind.path() })?;
+            Ok((Some(reader.finish().map_err(ImageError::io("read layer"))?), files))
+        });
         let mut sink = Sink { writer: &mut writer, given_up: &|| unpack.is_finished() };
         let filled = fill(&mut sink);
-        let written = filled.map(|()| writer.finish());
+        let written = filled.map(|()| writer.finish_if_hashed());
         if let Err(error) = &written {
             tar.abort(&error.to_string());
         }
         let files = unpack.join().map_err(|_| ImageError::Archive("unpacking panicked".to_owned()))?;
         match (written, files) {
-            (Ok(digest), Ok(files)) => {
-                Ok(StagedLayer { diff_id: Some(digest), tar: Some(tar.clone()), files, compressed: None })
+            (Ok(digest), Ok((digest_behind, files))) => {
+                Ok(StagedLayer { diff_id: digest.or(digest_behind), tar: Some(tar.clone()), files, compressed: None })
             }
             // Writing stops when nobody unpacks any more; then that is the error to tell.
             (Err(ImageError::Io { source, .. }), Err(error)) if source.kind() == io::ErrorKind::BrokenPipe => {

@@ -17,6 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use dockerd_sys::mount::{self, OverlayLayers};
 use dockerd_types::Digest;
 
+use super::ahead::ReadAhead;
 use super::directory::LayerDirectory;
 use super::indexed::{self, INDEX, NO_TAG, TAR};
 use super::overlay::LayerFormat;
@@ -35,6 +36,7 @@ pub(super) struct Erofs {
     mounted: Mutex<Vec<(Digest, OwnedFd)>>,
     /// Held while a merged index is made: each is made once.
     merging: Mutex<()>,
+    ahead: ReadAhead,
 }
 
 impl Erofs {
@@ -68,7 +70,10 @@ impl Erofs {
     fn mount(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<OwnedFd> {
         let (index, tars) = self.open(layers, chain)?;
         let devices: Vec<_> = tars.iter().map(AsFd::as_fd).collect();
-        mount::erofs(index.as_fd(), &devices, 0).map_err(io::Error::other)
+        let mounted = mount::erofs(index.as_fd(), &devices, 0).map_err(io::Error::other)?;
+        // What is on top is what the image is about.
+        self.ahead.wish(tars.into_iter().rev().collect());
+        Ok(mounted)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Layers and writable snapshots behind one trait. [`drivers`] says which driver is used for what.
 
+mod ahead;
 mod compare;
 mod difference;
 mod directory;
