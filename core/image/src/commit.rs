@@ -83,7 +83,7 @@ impl ImageStore {
         let raw = serde_json::to_vec(&config).map_err(|error| ImageError::Archive(error.to_string()))?;
         let references = options.reference.clone().into_iter().collect();
         let parent = Some(parent.id.clone());
-        let new = NewImage { raw_config: raw.into(), layers, references, parent, tagged: true, manifest: None };
+        let new = NewImage { raw_config: raw.into(), layers, references, parent, tagged: true, manifests: Vec::new() };
         let mut added = self.add_images(vec![new])?;
         added.pop().ok_or_else(|| ImageError::Archive("image was not added".to_owned()))
     }

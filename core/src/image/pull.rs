@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dockerd_image::{Platform, PullError, PullProgress, PullStep};
-use dockerd_registry::{Access, Credentials, Document, LoginOutcome, Manifest, SearchResult, Target};
+use dockerd_registry::{Access, Credentials, Document, LoginOutcome, Manifest, RegistryError, SearchResult, Target};
 use dockerd_types::{ErrorKind, Kinded, Reference};
 
 use super::ImageService;
@@ -78,6 +78,17 @@ impl Kinded for FullId {
     }
 }
 
+/// Not there, by the registry's own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unknown(String);
+
+impl Kinded for Unknown {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::NotFound
+    }
+}
+
 /// What a registry has under a name.
 #[derive(Debug, Clone)]
 pub struct RemoteImage {
@@ -140,7 +151,13 @@ impl ImageService {
             (Some(digest), _) => Target::Digest(digest),
             (None, tag) => Target::Tag(tag.unwrap_or("latest")),
         };
-        let manifest = repository.manifest(target).await?;
+        let manifest = repository.manifest(target).await.map_err(|error| match error {
+            // Here stock passes on what the registry said, and no more.
+            RegistryError::ManifestUnknown { cause, .. } | RegistryError::NameUnknown { cause, .. } => {
+                EngineError::module(Unknown(cause.to_string()))
+            }
+            other => other.into(),
+        })?;
         let platforms = match manifest.parse()? {
             Document::Index(index) => index.manifests.into_iter().filter_map(|entry| entry.platform).collect(),
             Document::Image(image) => vec![dockerd_image::remote_platform(&repository, &image.config).await?],

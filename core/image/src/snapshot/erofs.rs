@@ -108,6 +108,10 @@ impl LayerFormat for Erofs {
         let root = self.mount(layers, chain)?;
         let kept = root.try_clone()?;
         let mut mounted = self.mounted();
+        if !layers.has(chain) {
+            // It went meanwhile, and has been forgotten.
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let oldest = (mounted.len() >= MOST_MOUNTED).then(|| mounted.remove(0));
         mounted.push((chain.clone(), kept));
         drop(mounted);

@@ -106,8 +106,8 @@ impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
     }
 
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError> {
-        self.format.forget(chain);
         self.layers.remove(chain)?;
+        self.format.forget(chain);
         self.writable.forget(chain)?;
         Ok(())
     }
