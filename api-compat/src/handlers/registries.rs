@@ -1,10 +1,10 @@
 //! Registries: pull, push, login, search, and what a registry has under a name.
 
 use base64::Engine as _;
+use dockerd_core::image::pull::{Credentials, RemotePlatform, SearchResult};
 use dockerd_core::image::pull::{PullNote, PullOrder, RemoteImage};
 use dockerd_core::image::push::{PushNote, PushOrder};
 use dockerd_image::{LayerStep, PullStep, PushError, PushStep};
-use dockerd_registry::{Credentials, SearchResult};
 use dockerd_types::{Digest, Reference};
 use hyper::StatusCode;
 use serde::Deserialize;
@@ -195,7 +195,7 @@ pub(crate) async fn inspect(context: Context) -> Result {
 }
 
 /// A platform as the OCI index has it.
-fn platform(platform: &dockerd_registry::Platform) -> Value {
+fn platform(platform: &RemotePlatform) -> Value {
     let mut out = json!({"architecture": platform.architecture, "os": platform.os});
     if let Some(version) = &platform.os_version {
         out["os.version"] = json!(version);

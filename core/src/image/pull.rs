@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use dockerd_image::{Platform, PullError, PullProgress, PullStep};
-use dockerd_registry::{Access, Credentials, Document, LoginOutcome, Manifest, RegistryError, SearchResult, Target};
+use dockerd_registry::{Access, Document, LoginOutcome, Manifest, RegistryError, Target};
 use dockerd_types::{ErrorKind, Kinded, Reference};
+
+pub use dockerd_registry::{Credentials, Platform as RemotePlatform, SearchResult};
 
 use super::ImageService;
 use crate::error::EngineError;
@@ -95,7 +97,7 @@ pub struct RemoteImage {
     /// The manifest.
     pub manifest: Manifest,
     /// Platforms there are images for.
-    pub platforms: Vec<dockerd_registry::Platform>,
+    pub platforms: Vec<RemotePlatform>,
 }
 
 impl ImageService {

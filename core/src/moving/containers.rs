@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use dockerd_image::archive;
 use dockerd_image::moving::{OldRoot, StockImages};
 use dockerd_store::{Durability, document};
 use dockerd_types::ContainerId;
@@ -130,8 +129,7 @@ impl Context<'_> {
         let document = ContainerDocument { name: name.to_owned(), spec: spec.into() };
         let mut make = || {
             store.prepare(id.as_str(), image.chain()).map_err(text)?;
-            let own = snapshots.upper(id.as_str()).map_err(text)?;
-            archive::copy_upper(upper.as_fd(), own.as_fd()).map_err(text)?;
+            snapshots.adopt_upper(id.as_str(), upper.as_fd()).map_err(text)?;
             create::make_dir(&dir).map_err(text)?;
             self.copy_logs(id, &dir, notes)?;
             document::write(&dir.join(STATE_FILE), &stock.state(), Durability::Process).map_err(text)?;

@@ -18,7 +18,7 @@ mod writable;
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -152,6 +152,9 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     /// Writes what the snapshot changed as the tar of a layer, with `.wh.` names for what is gone (OCI image-spec
     /// "layer.md"). Equal changes give equal bytes.
     fn write_layer(&self, key: &str, out: &mut dyn Write) -> Result<(), ImageError>;
+    /// Fills a new snapshot with what the upper directory `upper` of somebody's overlay holds
+    /// ([`copy_upper`](crate::archive::copy_upper)).
+    fn adopt_upper(&self, key: &str, upper: BorrowedFd<'_>) -> Result<(), ImageError>;
     /// Paths of a layer's parts, named as Docker's inspect names those of its driver.
     fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)>;
     /// Keys of all snapshots.

@@ -1,7 +1,7 @@
 //! The driver of all formats whose layers the kernel can stack: an overlay above trees that a [`LayerFormat`] gives.
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use dockerd_types::Digest;
@@ -142,6 +142,10 @@ impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
 
     fn write_layer(&self, key: &str, out: &mut dyn Write) -> Result<(), ImageError> {
         self.writable.write_layer(key, out)
+    }
+
+    fn adopt_upper(&self, key: &str, upper: BorrowedFd<'_>) -> Result<(), ImageError> {
+        self.writable.adopt_upper(key, upper)
     }
 
     fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)> {

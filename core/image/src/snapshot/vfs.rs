@@ -14,7 +14,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -250,6 +250,10 @@ impl SnapshotDriver for Vfs {
     }
 
     /// Nothing, as under Docker.
+    fn adopt_upper(&self, _key: &str, _upper: BorrowedFd<'_>) -> Result<(), ImageError> {
+        Err(ImageError::InvalidArgument("vfs cannot take over the writable layer of an overlay".to_owned()))
+    }
+
     fn describe(&self, _chain: &Digest) -> Vec<(&'static str, String)> {
         Vec::new()
     }

@@ -8,7 +8,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,7 @@ use dockerd_types::Digest;
 use super::initial::{self, ImageTree};
 use super::spares::{Spare, Spares};
 use super::{Change, Unnamed, compare, make_dir, open_dir, sweep};
+use crate::archive;
 use crate::diff;
 use crate::error::ImageError;
 use crate::trash::{Trash, is_temporary};
@@ -139,6 +140,12 @@ impl Writable {
         let Ok(entries) = fs::read_dir(&self.snapshots) else { return Vec::new() };
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.filter(|name| !is_temporary(name)).collect()
+    }
+
+    /// As [`SnapshotDriver::adopt_upper`](super::SnapshotDriver::adopt_upper).
+    pub(super) fn adopt_upper(&self, key: &str, upper: BorrowedFd<'_>) -> Result<(), ImageError> {
+        let own = open_dir(&self.snapshots.join(key).join("upper"));
+        archive::copy_upper(upper, own.map_err(ImageError::io(format!("open snapshot {key}")))?.as_fd())
     }
 
     /// Bytes written.
