@@ -426,8 +426,7 @@ fn empty(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        if let Err(error) = removed {
+        if let Err(error) = dockerd_image::archive::remove_all(&path) {
             tracing::warn!(path = %path.display(), %error, "leftover could not be removed");
         }
     }

@@ -245,7 +245,7 @@ impl VolumeService {
         state.users.remove(name);
         state.mounted.remove(name);
         drop(state);
-        if let Err(error) = fs::remove_dir_all(&trash) {
+        if let Err(error) = dockerd_image::archive::remove_all(&trash) {
             tracing::warn!(volume = name, %error, "files of a volume could not be deleted; the next start will");
         }
         self.event(name, "destroy");

@@ -35,7 +35,17 @@ pub(crate) type Attributes = Vec<(OsString, Vec<u8>)>;
 pub(crate) fn write_layer(upper: BorrowedFd<'_>, out: &mut dyn Write) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(upper, ".", flags, Mode::empty())?;
-    let mut writer = LayerWriter { out, seen: HashMap::new(), buffer: vec![0; 128 * 1024] };
+    let mut writer = LayerWriter { out, seen: HashMap::new(), buffer: vec![0; 128 * 1024], foreign: false };
+    writer.below(root)?;
+    writer.out.write_all(&[0; 2 * BLOCK])
+}
+
+/// As [`write_layer`], of an overlay that somebody else mounted: one with other options may not say by itself what was changed,
+/// which is an error.
+pub(crate) fn write_foreign_layer(upper: BorrowedFd<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(upper, ".", flags, Mode::empty())?;
+    let mut writer = LayerWriter { out, seen: HashMap::new(), buffer: vec![0; 128 * 1024], foreign: true };
     writer.below(root)?;
     writer.out.write_all(&[0; 2 * BLOCK])
 }
@@ -47,7 +57,7 @@ pub(crate) fn write_paths<'a>(
     paths: impl Iterator<Item = (&'a Path, bool)>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let mut writer = LayerWriter { out, seen: HashMap::new(), buffer: vec![0; 128 * 1024] };
+    let mut writer = LayerWriter { out, seen: HashMap::new(), buffer: vec![0; 128 * 1024], foreign: false };
     for (path, gone) in paths {
         let Some(name) = path.file_name() else { continue };
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
@@ -79,6 +89,8 @@ struct LayerWriter<'a> {
     /// Files with several names: where in the archive they are.
     seen: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
+    /// Whether marks are looked for that our own overlays do not make.
+    foreign: bool,
 }
 
 /// A directory being written.
@@ -150,6 +162,14 @@ impl LayerWriter<'_> {
         Ok(())
     }
 
+    fn attributes(&self, file: impl AsFd) -> io::Result<Attributes> {
+        let marked = |name: &str| rustix::fs::fgetxattr(&file, name, &mut [0; 4096]).is_ok();
+        if self.foreign && ["trusted.overlay.redirect", "trusted.overlay.metacopy"].into_iter().any(marked) {
+            return Err(io::Error::other("the overlay was mounted with redirect_dir or metacopy"));
+        }
+        Ok(attributes_if_any(file.as_fd())?.unwrap_or_default())
+    }
+
     /// One entry; what it is as a directory, if it is one.
     fn entry(&mut self, parent: &OwnedFd, name: &OsStr, full: Vec<u8>, stat: &Stat) -> io::Result<Option<OwnedFd>> {
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -167,7 +187,7 @@ impl LayerWriter<'_> {
                 let open = rustix::fs::openat(parent, name, flags, Mode::empty())?;
                 let entry = Entry {
                     name: [&full[..], b"/"].concat(),
-                    attributes: attributes(&open)?,
+                    attributes: self.attributes(&open)?,
                     ..plain(EntryType::Directory)
                 };
                 self.header(&entry, stat)?;
@@ -178,7 +198,7 @@ impl LayerWriter<'_> {
                 let file = File::from(rustix::fs::openat(parent, name, flags, Mode::empty())?);
                 let stat = rustix::fs::fstat(&file)?;
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
-                let entry = Entry { size, attributes: attributes(&file)?, ..plain(EntryType::Regular) };
+                let entry = Entry { size, attributes: self.attributes(&file)?, ..plain(EntryType::Regular) };
                 self.header(&entry, &stat)?;
                 self.content(file, size)?;
             }
@@ -292,10 +312,6 @@ fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 /// host.
 pub(crate) fn is_kept_attribute(name: &[u8]) -> bool {
     name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
-}
-
-fn attributes(file: impl AsFd) -> io::Result<Attributes> {
-    Ok(attributes_if_any(file.as_fd())?.unwrap_or_default())
 }
 
 /// Attributes worth keeping; `None` on a file system that has none.

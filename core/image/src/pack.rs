@@ -44,8 +44,12 @@ pub enum Source<'a> {
 pub fn pack(directory: BorrowedFd<'_>, source: Source<'_>, out: impl Write) -> io::Result<()> {
     let mut packer = Packer { out, seen: HashMap::new(), piece: vec![0; PIECE] };
     match source {
-        Source::Below => packer.below(directory, b"")?,
-        Source::Entry { name, rename } => packer.entry(directory, name, rename.as_bytes().to_vec(), false)?,
+        Source::Below => packer.below(directory, Vec::new())?,
+        Source::Entry { name, rename } => {
+            if let Some((open, prefix)) = packer.entry(directory, name, rename.as_bytes().to_vec(), false)? {
+                packer.below(open.as_fd(), prefix)?;
+            }
+        }
     }
     packer.out.write_all(&[0; 2 * BLOCK])?;
     packer.out.flush()
@@ -58,13 +62,21 @@ struct Packer<W> {
     piece: Vec<u8>,
 }
 
-impl<W: Write> Packer<W> {
-    /// The entries of `directory`, whose own name in the archive is `prefix`.
-    fn below(&mut self, directory: BorrowedFd<'_>, prefix: &[u8]) -> io::Result<()> {
+/// A directory being written.
+struct Level {
+    directory: OwnedFd,
+    /// What of it is still to come.
+    names: std::vec::IntoIter<OsString>,
+    /// Its name in the archive.
+    prefix: Vec<u8>,
+}
+
+impl Level {
+    fn open(directory: BorrowedFd<'_>, prefix: Vec<u8>) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let listing = rustix::fs::openat(directory, ".", flags, Mode::empty())?;
+        let directory = rustix::fs::openat(directory, ".", flags, Mode::empty())?;
         let mut names: Vec<OsString> = Vec::new();
-        for entry in rustix::fs::Dir::new(listing)? {
+        for entry in rustix::fs::Dir::read_from(&directory)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
@@ -72,55 +84,83 @@ impl<W: Write> Packer<W> {
             }
         }
         names.sort_unstable();
-        for name in names {
-            let mut full = prefix.to_vec();
+        Ok(Self { directory, names: names.into_iter(), prefix })
+    }
+}
+
+impl<W: Write> Packer<W> {
+    /// Everything in `directory`, whose own name in the archive is `prefix`. Not by recursion: a container may make directories
+    /// in each other until a stack has no room for them.
+    fn below(&mut self, directory: BorrowedFd<'_>, prefix: Vec<u8>) -> io::Result<()> {
+        let mut levels = vec![Level::open(directory, prefix)?];
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.next() else {
+                levels.pop();
+                continue;
+            };
+            let mut full = level.prefix.clone();
             if !full.is_empty() && !full.ends_with(b"/") {
                 full.push(b'/');
             }
             full.extend_from_slice(name.as_bytes());
-            self.entry(directory, &name, full, true)?;
+            if let Some((directory, prefix)) = self.entry(level.directory.as_fd(), &name, full, true)? {
+                levels.push(Level::open(directory.as_fd(), prefix)?);
+            }
         }
         Ok(())
     }
 
-    /// One entry and what is below it. With `may_vanish` one that is gone by now is passed over.
-    fn entry(&mut self, parent: BorrowedFd<'_>, name: &OsStr, full: Vec<u8>, may_vanish: bool) -> io::Result<()> {
+    /// One entry; of a directory, what it is and its name. With `may_vanish` one that is gone by now is passed over.
+    fn entry(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        full: Vec<u8>,
+        may_vanish: bool,
+    ) -> io::Result<Option<(OwnedFd, Vec<u8>)>> {
         if full.len() > LONGEST {
             return Err(Errno::NAMETOOLONG.into());
         }
         let found = rustix::fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
         let found = match found {
-            Err(Errno::NOENT) if may_vanish => return Ok(()),
+            Err(Errno::NOENT) if may_vanish => return Ok(None),
             found => found?,
         };
         let stat = rustix::fs::fstat(&found)?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => self.directory(parent, name, full, &stat),
-            FileType::RegularFile => self.file(&found, full, &stat),
+            FileType::Directory => return self.directory(parent, name, full, &stat),
+            FileType::RegularFile => self.file(&found, full, &stat)?,
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(&found, "", Vec::new())?;
-                self.header(EntryType::Symlink, &full, target.as_bytes(), 0, &stat, &[])
+                self.header(EntryType::Symlink, &full, target.as_bytes(), 0, &stat, &[])?;
             }
-            FileType::CharacterDevice => self.node(EntryType::Char, full, &stat),
-            FileType::BlockDevice => self.node(EntryType::Block, full, &stat),
-            FileType::Fifo => self.node(EntryType::Fifo, full, &stat),
+            FileType::CharacterDevice => self.node(EntryType::Char, full, &stat)?,
+            FileType::BlockDevice => self.node(EntryType::Block, full, &stat)?,
+            FileType::Fifo => self.node(EntryType::Fifo, full, &stat)?,
             // No tar can hold a socket.
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(None)
     }
 
-    fn directory(&mut self, parent: BorrowedFd<'_>, name: &OsStr, mut full: Vec<u8>, stat: &Stat) -> io::Result<()> {
+    fn directory(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        mut full: Vec<u8>,
+        stat: &Stat,
+    ) -> io::Result<Option<(OwnedFd, Vec<u8>)>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
             // Another thing by now; what it was is not there any more.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             opened => opened?,
         };
         if !full.ends_with(b"/") {
             full.push(b'/');
         }
         self.header(EntryType::Directory, &full, b"", 0, stat, &xattrs(&directory)?)?;
-        self.below(directory.as_fd(), &full)
+        Ok(Some((directory, full)))
     }
 
     fn file(&mut self, found: &OwnedFd, full: Vec<u8>, stat: &Stat) -> io::Result<()> {
@@ -343,6 +383,22 @@ mod tests {
         }
         let source = Source::Entry { name: OsStr::new("a"), rename: OsStr::new("z") };
         assert_eq!(names(&packed(&dir.path().join("d"), source)), ["z"]);
+    }
+
+    #[test]
+    fn deep_trees_cost_no_stack() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let root = File::open(dir.path()).expect("opened");
+        let deep = |levels: usize| std::iter::repeat_n("d", levels).collect::<std::path::PathBuf>();
+        std::fs::create_dir_all(dir.path().join(deep(1900))).expect("made");
+        assert_eq!(names(&packed(dir.path(), Source::Below)).len(), 1900);
+        // One whose paths nobody can say is refused.
+        std::fs::create_dir(dir.path().join("more")).expect("made");
+        std::fs::rename(dir.path().join("d"), dir.path().join("more/d")).expect("moved");
+        std::fs::create_dir_all(dir.path().join(deep(300))).expect("made");
+        std::fs::rename(dir.path().join("more"), dir.path().join(deep(300)).join("more")).expect("moved");
+        assert!(pack(root.as_fd(), Source::Below, io::sink()).is_err());
+        crate::archive::remove_all(&dir.path().join("d")).expect("removed");
     }
 
     #[test]

@@ -288,6 +288,7 @@ macro_rules! suite {
                 snapshots::privileged_replaced_things_are_committed_as_they_are
                 snapshots::privileged_containers_find_their_mount_points
                 snapshots::privileged_snapshots_made_ahead_are_like_others
+                snapshots::privileged_writable_layers_of_other_overlays_are_taken_over
                 snapshots::privileged_deep_trees_cost_no_stack
                 faults::privileged_what_a_killed_daemon_left_is_swept
                 faults::privileged_broken_tars_leave_nothing

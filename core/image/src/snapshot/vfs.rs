@@ -33,6 +33,7 @@ use crate::diff;
 use crate::erofs::{self, Merge, Tree};
 use crate::error::ImageError;
 use crate::trash::{Trash, is_temporary};
+use crate::untar::TarFile;
 
 const TREE: &str = "tree";
 const ROOT: &str = "root";
@@ -106,6 +107,27 @@ impl Vfs {
     fn base(&self, directory: &Path) -> io::Result<Tree> {
         let lineage = read_chain(directory)?.map_or_else(|| Ok(Vec::new()), |chain| self.layers.lineage(&chain))?;
         with_initial(indexed::merge(&self.layers, &lineage)?.finish(), directory)
+    }
+
+    /// Makes the snapshot anew with the upper directory as one more layer.
+    fn adopt(&self, key: &str, upper: BorrowedFd<'_>) -> io::Result<()> {
+        let directory = self.snapshot(key);
+        let lineage = read_chain(&directory)?.map_or_else(|| Ok(Vec::new()), |chain| self.layers.lineage(&chain))?;
+        let place = Unnamed::make(&self.snapshots, 0o710, &self.trash)?;
+        let tar = place.path().join("adopted");
+        diff::write_foreign_layer(upper, &mut io::BufWriter::new(File::create(&tar)?))?;
+        let adopted = File::open(tar)?;
+        let scanned = erofs::scan(TarFile::new(&adopted)?, NO_TAG).map_err(io::Error::other)?;
+        let mut merged = Merge::new();
+        for tree in [&self.base(&directory)?, &scanned.tree] {
+            merged.add(tree).map_err(io::Error::other)?;
+        }
+        let mut devices = indexed::tars(&self.layers, &lineage)?;
+        devices.extend([File::open(directory.join(INITIAL))?, adopted]);
+        extract_to(&merged.finish(), &devices, &place.path().join(ROOT))?;
+        // The old one goes with the place of the new one.
+        fs::rename(directory.join(ROOT), place.path().join("before"))?;
+        fs::rename(place.path().join(ROOT), directory.join(ROOT))
     }
 
     fn differences(&self, key: &str) -> io::Result<(OwnedFd, Vec<Difference>)> {
@@ -249,11 +271,11 @@ impl SnapshotDriver for Vfs {
         written.map_err(ImageError::io(format!("write the changes of snapshot {key}")))
     }
 
-    /// Nothing, as under Docker.
-    fn adopt_upper(&self, _key: &str, _upper: BorrowedFd<'_>) -> Result<(), ImageError> {
-        Err(ImageError::InvalidArgument("vfs cannot take over the writable layer of an overlay".to_owned()))
+    fn adopt_upper(&self, key: &str, upper: BorrowedFd<'_>) -> Result<(), ImageError> {
+        self.adopt(key, upper).map_err(ImageError::io(format!("copy writable layer to snapshot {key}")))
     }
 
+    /// Nothing, as under Docker.
     fn describe(&self, _chain: &Digest) -> Vec<(&'static str, String)> {
         Vec::new()
     }

@@ -221,6 +221,50 @@ pub(super) fn privileged_snapshots_made_ahead_are_like_others(name: &'static str
     bed.assert_removable();
 }
 
+pub(super) fn privileged_writable_layers_of_other_overlays_are_taken_over(name: &'static str) {
+    let Some(bed) = Bed::new(name) else { return };
+    let chain = image(&bed);
+    let upper = tempfile::tempdir().expect("temporary directory");
+    let path = |name: &str| upper.path().join(name);
+    for directory in ["dir", "empty"] {
+        fs::create_dir(path(directory)).expect("made");
+    }
+    for file in ["dir/own", "empty/new", "file"] {
+        fs::write(path(file), "theirs").expect("written");
+    }
+    let device = rustix::fs::FileType::CharacterDevice;
+    rustix::fs::mknodat(rustix::fs::CWD, path("other"), device, rustix::fs::Mode::empty(), 0).expect("marked");
+    crate::tree::set_opaque(File::open(path("dir")).expect("opened")).expect("marked");
+    let opened = File::open(upper.path()).expect("opened");
+    drop(bed.driver.prepare("c", Some(&chain)).expect("prepared"));
+    bed.driver.adopt_upper("c", std::os::fd::AsFd::as_fd(&opened)).expect("taken over");
+    let expected = [
+        ("/dir", Modified),
+        ("/dir/a", Deleted),
+        ("/dir/b", Deleted),
+        ("/dir/deep", Deleted),
+        ("/dir/own", Added),
+        ("/empty", Modified),
+        ("/empty/new", Added),
+        ("/file", Modified),
+        ("/other", Deleted),
+    ];
+    assert_eq!(bed.changes("c"), told(&expected), "{name}");
+    let snapshot = Mounted(bed.driver.mount("c").expect("mounted"));
+    assert_eq!(
+        (snapshot.read("dir/own"), snapshot.read("link"), snapshot.read("above")),
+        ("theirs".into(), "theirs".into(), "1".into())
+    );
+    assert!(!snapshot.has("other") && !snapshot.has("dir/a") && snapshot.has("etc/hosts"));
+    drop(snapshot);
+    // One that does not say by itself what was changed.
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(path("empty"), "trusted.overlay.redirect", b"elsewhere", flags).expect("set");
+    drop(bed.driver.prepare("d", Some(&chain)).expect("prepared"));
+    assert!(bed.driver.adopt_upper("d", std::os::fd::AsFd::as_fd(&opened)).is_err());
+    bed.assert_removable();
+}
+
 /// Deeper than any path can say, as a container may make them step by step; and as deep as one can.
 pub(super) fn privileged_deep_trees_cost_no_stack(name: &'static str) {
     let Some(bed) = Bed::new(name) else { return };
