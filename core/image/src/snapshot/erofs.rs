@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use dockerd_sys::mount::{self, OverlayLayers};
 use dockerd_types::Digest;
@@ -27,13 +28,24 @@ use crate::erofs;
 use crate::error::ImageError;
 
 const MERGED: &str = "merged";
+/// How soon after the last time the files of an image are wished for again.
+const WISH_AGAIN: Duration = Duration::from_secs(5);
 /// Trees kept mounted for the next container; each holds its layers' files open.
 const MOST_MOUNTED: usize = 32;
+
+/// A tree kept mounted.
+#[derive(Debug)]
+struct Mounted {
+    chain: Digest,
+    root: OwnedFd,
+    /// When its files were last wished for.
+    wished: Instant,
+}
 
 /// The format.
 #[derive(Debug, Default)]
 pub(super) struct Erofs {
-    mounted: Mutex<Vec<(Digest, OwnedFd)>>,
+    mounted: Mutex<Vec<Mounted>>,
     /// Held while a merged index is made: each is made once.
     merging: Mutex<()>,
     ahead: ReadAhead,
@@ -45,7 +57,7 @@ impl Erofs {
         super::probe(dir, try_all)
     }
 
-    fn mounted(&self) -> MutexGuard<'_, Vec<(Digest, OwnedFd)>> {
+    fn mounted(&self) -> MutexGuard<'_, Vec<Mounted>> {
         self.mounted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -71,9 +83,30 @@ impl Erofs {
         let (index, tars) = self.open(layers, chain)?;
         let devices: Vec<_> = tars.iter().map(AsFd::as_fd).collect();
         let mounted = mount::erofs(index.as_fd(), &devices, 0).map_err(io::Error::other)?;
+        self.wish(tars);
+        Ok(mounted)
+    }
+
+    /// Has the tars, lowest first, read ahead.
+    fn wish(&self, tars: Vec<File>) {
         // What is on top is what the image is about.
         self.ahead.wish(tars.into_iter().rev().collect());
-        Ok(mounted)
+    }
+
+    /// The mounted tree of `chain`, if it is kept. Its files may have left the page cache since, so they are wished for again.
+    fn kept(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Option<OwnedFd>> {
+        let mut mounted = self.mounted();
+        let Some(kept) = mounted.iter_mut().find(|kept| kept.chain == *chain) else { return Ok(None) };
+        let root = kept.root.try_clone()?;
+        let due = kept.wished.elapsed() > WISH_AGAIN;
+        if due {
+            kept.wished = Instant::now();
+        }
+        drop(mounted);
+        if due {
+            self.wish(indexed::tars(layers, &layers.lineage(chain)?)?);
+        }
+        Ok(Some(root))
     }
 }
 
@@ -107,8 +140,8 @@ impl LayerFormat for Erofs {
     }
 
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>> {
-        if let Some((_, root)) = self.mounted().iter().find(|(known, _)| known == chain) {
-            return Ok(vec![LowerTree::seen(root.try_clone()?)]);
+        if let Some(root) = self.kept(layers, chain)? {
+            return Ok(vec![LowerTree::seen(root)]);
         }
         let root = self.mount(layers, chain)?;
         let kept = root.try_clone()?;
@@ -118,7 +151,7 @@ impl LayerFormat for Erofs {
             return Err(io::ErrorKind::NotFound.into());
         }
         let oldest = (mounted.len() >= MOST_MOUNTED).then(|| mounted.remove(0));
-        mounted.push((chain.clone(), kept));
+        mounted.push(Mounted { chain: chain.clone(), root: kept, wished: Instant::now() });
         drop(mounted);
         // Unmounting may take a while.
         drop(oldest);
@@ -131,7 +164,7 @@ impl LayerFormat for Erofs {
 
     fn forget(&self, chain: &Digest) {
         let mut mounted = self.mounted();
-        let found = mounted.iter().position(|(known, _)| known == chain).map(|at| mounted.remove(at));
+        let found = mounted.iter().position(|kept| kept.chain == *chain).map(|at| mounted.remove(at));
         drop(mounted);
         drop(found);
     }
