@@ -21,6 +21,7 @@ mod xattr;
 pub use merge::Merge;
 pub use read::read;
 pub use scan::{Scanned, scan};
+pub(crate) use tree::Content;
 pub use tree::{Device, Inode, InodeId, Kind, Place, ROOT, Segment, Tree};
 #[cfg(any(test, fuzzing))]
 pub(crate) use write::reseal;
@@ -28,7 +29,7 @@ pub use write::write;
 pub use xattr::Attribute;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Why a tree cannot be had, or cannot be an index.
 #[derive(Debug, thiserror::Error)]

@@ -32,9 +32,12 @@ pub(super) struct LayerDirectory {
 }
 
 impl LayerDirectory {
+    /// Its name in the driver's directory.
+    pub(super) const NAME: &str = "layers";
+
     /// Opens or makes it in the driver's directory `dir`.
     pub(super) fn open(dir: &Path, trash: Trash) -> io::Result<Self> {
-        let path = dir.join("layers");
+        let path = dir.join(Self::NAME);
         DirBuilder::new().recursive(true).mode(0o710).create(&path)?;
         sweep(&path, &trash);
         Ok(Self { path, trash })
@@ -68,7 +71,7 @@ impl LayerDirectory {
                 fs::write(staged.path().join(PARENT), parent.as_str())?;
             }
             fs::write(staged.path().join(SIZE), staged.size.to_string())?;
-            fs::write(staged.path().join(UNSETTLED), boot_id())?;
+            fs::write(staged.path().join(UNSETTLED), this_boot())?;
             match fs::rename(staged.path(), self.layer(chain)) {
                 // Somebody else was first with an equal one.
                 Err(_) if self.has(chain) => Ok(false),
@@ -107,12 +110,8 @@ impl LayerDirectory {
 
     /// As [`SnapshotDriver::unsettled`](super::SnapshotDriver::unsettled).
     pub(super) fn unsettled(&self) -> Vec<(Digest, bool)> {
-        let boot = boot_id();
-        let marked = self.list().into_iter().filter_map(|chain| {
-            let mark = fs::read_to_string(self.layer(&chain).join(UNSETTLED)).ok()?;
-            Some((chain, mark == boot))
-        });
-        marked.collect()
+        let layers = self.list().into_iter();
+        layers.filter_map(|chain| is_unsettled(&self.layer(&chain)).map(|this_boot| (chain, this_boot))).collect()
     }
 
     /// Notes that a layer is on disk.
@@ -130,7 +129,13 @@ impl LayerDirectory {
     }
 }
 
-/// Names one run of the kernel.
-fn boot_id() -> String {
+/// Of a layer in directory `layer` that may not be on disk yet: whether it was committed since the kernel started.
+pub(super) fn is_unsettled(layer: &Path) -> Option<bool> {
+    let mark = fs::read_to_string(layer.join(UNSETTLED)).ok()?;
+    Some(mark == this_boot())
+}
+
+/// Names this run of the kernel.
+pub(super) fn this_boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }

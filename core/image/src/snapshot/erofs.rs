@@ -13,12 +13,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use dockerd_sys::mount::{self, OverlayLayers};
 use dockerd_types::Digest;
 
 use super::directory::LayerDirectory;
+use super::mounted::Mounted;
 use super::overlay::LayerFormat;
 use super::writable::LowerTree;
 use super::{LayerTar, make_dir, open_dir};
@@ -31,13 +32,11 @@ const INDEX: &str = "index";
 const MERGED: &str = "merged";
 /// No name is needed in the table of devices: their order says which is which.
 const NO_TAG: [u8; 64] = [0; 64];
-/// Trees kept mounted for the next container; each holds its layers' files open.
-const MOST_MOUNTED: usize = 32;
 
 /// The format.
 #[derive(Debug, Default)]
 pub(super) struct Erofs {
-    mounted: Mutex<Vec<(Digest, OwnedFd)>>,
+    mounted: Mounted,
     /// Held while a merged index is made: each is made once.
     merging: Mutex<()>,
 }
@@ -51,10 +50,6 @@ impl Erofs {
             tracing::warn!(%error, "what was tried out could not be removed");
         }
         tried
-    }
-
-    fn mounted(&self) -> MutexGuard<'_, Vec<(Digest, OwnedFd)>> {
-        self.mounted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The index that shows `chain`, made now if need be, and its devices: the tars, lowest first.
@@ -129,18 +124,7 @@ impl LayerFormat for Erofs {
     }
 
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>> {
-        if let Some((_, root)) = self.mounted().iter().find(|(known, _)| known == chain) {
-            return Ok(vec![LowerTree::seen(root.try_clone()?)]);
-        }
-        let root = self.mount(layers, chain)?;
-        let kept = root.try_clone()?;
-        let mut mounted = self.mounted();
-        let oldest = (mounted.len() >= MOST_MOUNTED).then(|| mounted.remove(0));
-        mounted.push((chain.clone(), kept));
-        drop(mounted);
-        // Unmounting may take a while.
-        drop(oldest);
-        Ok(vec![LowerTree::seen(root)])
+        self.mounted.get(chain, || self.mount(layers, chain)).map(|root| vec![LowerTree::seen(root)])
     }
 
     fn warm(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<()> {
@@ -148,10 +132,7 @@ impl LayerFormat for Erofs {
     }
 
     fn forget(&self, chain: &Digest) {
-        let mut mounted = self.mounted();
-        let found = mounted.iter().position(|(known, _)| known == chain).map(|at| mounted.remove(at));
-        drop(mounted);
-        drop(found);
+        self.mounted.forget(chain);
     }
 
     fn describe(&self, layers: &LayerDirectory, chain: &Digest) -> Vec<(&'static str, String)> {

@@ -1,9 +1,11 @@
 //! Layers and writable snapshots behind one trait. [`drivers`] says which driver is used for what.
 
 mod compare;
+mod composefs;
 mod directory;
 mod drivers;
 mod erofs;
+mod mounted;
 mod overlay;
 mod overlay2;
 mod spares;
@@ -22,7 +24,8 @@ use crate::error::ImageError;
 use crate::trash::{Trash, is_temporary};
 use crate::untar::Skip;
 
-pub use drivers::Drivers;
+pub use composefs::Verity;
+pub use drivers::{Drivers, StorageOptions};
 
 /// The plain tar of a layer on its way in.
 pub struct LayerTar<'a> {
@@ -113,12 +116,26 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     fn upper(&self, key: &str) -> Result<OwnedFd, ImageError>;
     /// Paths of a layer's parts, named as Docker's inspect names those of its driver.
     fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)>;
+    /// What images, each given by its layers, share beyond whole layers. Reads lists of objects; blocking.
+    fn sharing(&self, _images: &[Vec<Digest>]) -> Sharing {
+        Sharing::default()
+    }
     /// Keys of all snapshots.
     fn keys(&self) -> Vec<String>;
     /// Bytes in the writable part of a snapshot.
     fn usage(&self, key: &str) -> Result<u64, ImageError>;
     /// Paths the snapshot changed, in order.
     fn changes(&self, key: &str) -> Result<Vec<Change>, ImageError>;
+}
+
+/// Bytes that lie on disk once although several files have them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// How much less all layers together take on disk than their files have.
+    pub saved: u64,
+    /// Of each image in turn, in layers that no other of them has: bytes of files that others have too. Empty where nothing
+    /// but whole layers is shared.
+    pub shared: Vec<u64>,
 }
 
 /// One changed path of a snapshot.

@@ -29,6 +29,10 @@ const INIT_FILES: [&str; 5] = [".dockerenv", "etc/hosts", "etc/hostname", "etc/r
 pub(super) trait Lower {
     /// Trees of layer `chain` and what is below it, topmost first.
     fn stack(&self, chain: &Digest) -> io::Result<Vec<LowerTree>>;
+    /// What overlays over these trees are to be mounted with, beside what every overlay is.
+    fn options(&self) -> &[&'static str] {
+        &[]
+    }
 }
 
 /// One tree of an overlay.
@@ -180,7 +184,7 @@ impl Writable {
         let stack = chain.as_ref().map_or_else(|| Ok(Vec::new()), |chain| below.stack(chain))?;
         let (upper, work) = (open_dir(&directory.join("upper"))?, open_dir(&directory.join("work"))?);
         // The upper directory must say by itself what was changed.
-        let options = ["index=off", "redirect_dir=off", "metacopy=off"];
+        let options = [&["index=off", "redirect_dir=off", "metacopy=off"], below.options()].concat();
         let trees: Vec<&LowerTree> = std::iter::once(&init).chain(&stack).collect();
         overlay(&trees, Some((&upper, &work)), &options)
     }
@@ -214,7 +218,7 @@ pub(super) fn view(below: &dyn Lower, chain: &Digest) -> io::Result<OwnedFd> {
         mount::set_attributes(&tree, attributes, Some(mount::Propagation::Private), false)?;
         return Ok(tree);
     }
-    overlay(&stack.iter().collect::<Vec<_>>(), None, &[])
+    overlay(&stack.iter().collect::<Vec<_>>(), None, below.options())
 }
 
 fn overlay(trees: &[&LowerTree], upper: Option<(&OwnedFd, &OwnedFd)>, options: &[&str]) -> io::Result<OwnedFd> {

@@ -12,22 +12,22 @@ use crate::erofs::{InodeId, Kind, Place, ROOT, Tree};
 const NOW: i64 = 1_600_000_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// With type.
-    pub(super) mode: u32,
-    pub(super) owner: (u32, u32),
-    pub(super) mtime: (i64, i64),
-    pub(super) links: u64,
-    pub(super) device: u64,
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
+    pub(crate) mtime: (i64, i64),
+    pub(crate) links: u64,
+    pub(crate) device: u64,
     /// Of a file or a link.
-    pub(super) content: Vec<u8>,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) content: Vec<u8>,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// The first name of the same inode.
-    pub(super) first: Vec<u8>,
+    pub(crate) first: Vec<u8>,
 }
 
 /// By path; the root's is empty.
-pub(super) type View = BTreeMap<Vec<u8>, Seen>;
+pub(crate) type View = BTreeMap<Vec<u8>, Seen>;
 
 fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
     if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
@@ -43,7 +43,7 @@ fn name_first<I: Ord + Clone>(view: &mut View, inodes: &BTreeMap<Vec<u8>, I>) {
 }
 
 /// What a tree shows; `tars` are its devices.
-pub(super) fn of_tree(tree: &Tree, tars: &[&[u8]]) -> View {
+pub(crate) fn of_tree(tree: &Tree, tars: &[&[u8]]) -> View {
     let (mut view, mut inodes) = (View::new(), BTreeMap::new());
     let mut todo = vec![(Vec::new(), ROOT)];
     while let Some((path, id)) = todo.pop() {
@@ -98,13 +98,13 @@ fn inode(tree: &Tree, tars: &[&[u8]], id: InodeId) -> Seen {
 }
 
 /// What a directory shows.
-pub(super) fn of_directory(root: &Path) -> View {
+pub(crate) fn of_directory(root: &Path) -> View {
     look(root, false)
 }
 
 /// What an overlay of directories shows. Where only one layer has a directory, overlayfs lists its whiteouts, but does not
 /// find them.
-pub(super) fn of_overlay(root: &Path) -> View {
+pub(crate) fn of_overlay(root: &Path) -> View {
     look(root, true)
 }
 
@@ -175,7 +175,7 @@ fn xattrs(path: &Path, follow: bool) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Takes out of both what may differ: times that no entry gives, in one of them.
-pub(super) fn without_own_times(expected: &mut View, found: &mut View) {
+pub(crate) fn without_own_times(expected: &mut View, found: &mut View) {
     for (path, seen) in expected.iter_mut() {
         let Some(other) = found.get_mut(path) else { continue };
         if path.is_empty() || seen.mtime.0 >= NOW || other.mtime.0 >= NOW {
@@ -186,19 +186,19 @@ pub(super) fn without_own_times(expected: &mut View, found: &mut View) {
 
 /// Takes the times of directories out of both. The unpacker sets them at the end by their paths, which by then may lead
 /// elsewhere when links have taken the places of directories; a tree has no such late moment.
-pub(super) fn without_directory_times(expected: &mut View, found: &mut View) {
+pub(crate) fn without_directory_times(expected: &mut View, found: &mut View) {
     for seen in expected.values_mut().chain(found.values_mut()).filter(|seen| seen.mode & 0o170_000 == 0o40_000) {
         seen.mtime = (0, 0);
     }
 }
 
 /// Takes the counts of links out.
-pub(super) fn without_links(view: &mut View) {
+pub(crate) fn without_links(view: &mut View) {
     view.values_mut().for_each(|seen| seen.links = 0);
 }
 
 /// Fails at the first path that differs.
-pub(super) fn assert_same(expected: &View, found: &View) {
+pub(crate) fn assert_same(expected: &View, found: &View) {
     for (path, seen) in expected {
         let name = path.escape_ascii().to_string();
         assert_eq!(found.get(path), Some(seen), "{name:?} differs (found first)");

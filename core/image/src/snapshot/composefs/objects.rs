@@ -1,0 +1,321 @@
+//! Objects: files of all layers, each content once, named by its fs-verity digest.
+//!
+//! ```text
+//! composefs/objects/<xx>/<yyyy...>   content; xx is the digest's first byte
+//! composefs/gone/...                 lists of objects of layers that were removed, until the objects are swept
+//! composefs/boot                     boot id of the kernel under which objects were written last
+//! composefs/verity                   there while every object is protected by fs-verity
+//! ```
+//! A layer has a list of its objects ([`list`](super::list)); an object is garbage when it is on no layer's list and no layer
+//! that is being staged holds it. Nothing is counted, so nothing can be counted wrong: a sweep reads the lists. It looks only at
+//! objects of layers that were removed, but at all of them when the daemon starts. One thread sweeps, and takes the
+//! lock of the holds for each object it removes.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use composefs::fsverity::{FsVerityHashValue, Sha256HashValue};
+use dockerd_sys::chores;
+use dockerd_types::Digest;
+use rustix::fs::RenameFlags;
+
+use super::list::{self, Record};
+use super::verity;
+use crate::snapshot::directory::{LayerDirectory, is_unsettled, this_boot};
+use crate::trash::{is_temporary, temporary_name};
+
+/// Names an object.
+pub(super) type ObjectId = Sha256HashValue;
+
+/// The file in a layer's directory that lists its objects.
+pub(super) const LIST: &str = "objects";
+const BOOT: &str = "boot";
+const PROTECTED: &str = "verity";
+
+/// All objects of a data root.
+#[derive(Debug)]
+pub(super) struct Objects {
+    shared: Arc<Shared>,
+    chores: Sender<Chore>,
+}
+
+/// What the thread that sweeps shares with the others.
+#[derive(Debug)]
+struct Shared {
+    /// The driver's directory.
+    dir: PathBuf,
+    /// Whether objects are protected.
+    verity: bool,
+    holds: Mutex<Holds>,
+}
+
+/// Objects that layers need which are not there yet.
+#[derive(Debug, Default)]
+struct Holds {
+    /// By the staged layer's directory, which is under this name until the layer is committed or given up.
+    staged: HashMap<PathBuf, HashSet<ObjectId>>,
+    /// While this is so, what was held when it began stays held: the sweep may have read the lists before a layer came.
+    sweeping: bool,
+}
+
+impl Holds {
+    fn forget_ended(&mut self) {
+        self.staged.retain(|directory, _| directory.exists());
+    }
+
+    fn has(&self, object: &ObjectId) -> bool {
+        self.staged.values().any(|held| held.contains(object))
+    }
+}
+
+#[derive(Debug)]
+enum Chore {
+    /// Look at all objects.
+    SweepAll,
+    /// Look at those of removed layers.
+    SweepGone,
+    /// Say that everything before is done.
+    #[cfg(test)]
+    Tell(Sender<()>),
+}
+
+impl Objects {
+    /// Opens or makes them in the driver's directory `dir`; with `verity`, all are protected afterwards.
+    pub(super) fn open(dir: &Path, verity: bool) -> io::Result<Self> {
+        for byte in 0..=u8::MAX {
+            fs::create_dir_all(dir.join("objects").join(format!("{byte:02x}")))?;
+        }
+        fs::create_dir_all(dir.join("gone"))?;
+        let shared = Arc::new(Shared { dir: dir.to_owned(), verity, holds: Mutex::default() });
+        let worker = Arc::clone(&shared);
+        let chores = chores::start("objects", move |batch| worker.work(&batch))?;
+        if fs::read_to_string(dir.join(BOOT)).is_ok_and(|boot| boot == this_boot()) {
+            // The thread lives as long as this.
+            let _ = chores.send(Chore::SweepAll);
+        } else {
+            // Power may have gone: of what only layers have that may be torn, nothing is to be found by the layers that are
+            // made in their place.
+            shared.sweep_all()?;
+            fs::write(dir.join(BOOT), this_boot())?;
+        }
+        shared.protect_all()?;
+        Ok(Self { shared, chores })
+    }
+
+    /// The directory to be a data-only layer.
+    pub(super) fn directory(&self) -> PathBuf {
+        self.shared.objects()
+    }
+
+    /// Whether objects are protected.
+    pub(super) fn verity(&self) -> bool {
+        self.shared.verity
+    }
+
+    /// Begins to hold objects for the layer that is staged in `directory`, which is there.
+    pub(super) fn begin(&self, directory: &Path) {
+        let mut holds = self.shared.holds();
+        if !holds.sweeping {
+            holds.forget_ended();
+        }
+        holds.staged.insert(directory.to_owned(), HashSet::new());
+    }
+
+    /// Has the object `id` for the layer staged in `directory`: what is not there yet, `write` writes to the path it is given.
+    pub(super) fn provide(
+        &self,
+        directory: &Path,
+        id: &ObjectId,
+        write: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let fresh = self.shared.holds().staged.entry(directory.to_owned()).or_default().insert(id.clone());
+        let path = self.shared.objects().join(id.to_object_pathname());
+        // What is not fresh another thread of the same layer has seen to. What is held is not swept any more.
+        if !fresh || path.exists() {
+            return Ok(());
+        }
+        let temporary = directory.join(temporary_name());
+        write(&temporary)?;
+        if self.shared.verity {
+            verity::protect(&temporary, Some(id))?;
+        }
+        let here = rustix::fs::CWD;
+        match rustix::fs::renameat_with(here, &temporary, here, &path, RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::EXIST) => fs::remove_file(&temporary),
+            renamed => Ok(renamed?),
+        }
+    }
+
+    /// Notes the objects of layer `chain`, which is about to be removed.
+    pub(super) fn forget(&self, chain: &Digest) -> io::Result<()> {
+        let list = self.shared.layers().join(chain.hex()).join(LIST);
+        match fs::hard_link(list, self.shared.gone().join(temporary_name())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has the objects of removed layers swept.
+    pub(super) fn removed(&self) {
+        // The thread lives as long as this.
+        let _ = self.chores.send(Chore::SweepGone);
+    }
+
+    /// Waits until everything that was to be swept is.
+    #[cfg(test)]
+    pub(super) fn wait(&self) {
+        let (done, told) = std::sync::mpsc::channel();
+        self.chores.send(Chore::Tell(done)).expect("the thread lives");
+        told.recv_timeout(std::time::Duration::from_secs(60)).expect("swept");
+    }
+}
+
+impl Shared {
+    fn objects(&self) -> PathBuf {
+        self.dir.join("objects")
+    }
+
+    fn gone(&self) -> PathBuf {
+        self.dir.join("gone")
+    }
+
+    fn layers(&self) -> PathBuf {
+        self.dir.join(LayerDirectory::NAME)
+    }
+
+    fn holds(&self) -> MutexGuard<'_, Holds> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self, batch: &[Chore]) {
+        let all = batch.iter().any(|chore| matches!(chore, Chore::SweepAll));
+        let some = batch.iter().any(|chore| matches!(chore, Chore::SweepGone));
+        let swept = match (all, some) {
+            (true, _) => self.sweep_all(),
+            (false, true) => self.sweep_gone(),
+            (false, false) => Ok(()),
+        };
+        if let Err(error) = swept {
+            tracing::warn!(%error, "objects could not be swept");
+        }
+        #[cfg(test)]
+        for chore in batch {
+            if let Chore::Tell(done) = chore {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn sweep_gone(&self) -> io::Result<()> {
+        let lists = paths(&self.gone())?;
+        let mut candidates = HashSet::new();
+        for list in &lists {
+            candidates.extend(list::read(list)?.into_iter().map(|record| record.id));
+        }
+        self.sweep(|live| Ok(candidates.into_iter().filter(|object| !live.contains(object)).collect()))?;
+        lists.iter().try_for_each(fs::remove_file)
+    }
+
+    fn sweep_all(&self) -> io::Result<()> {
+        let lists = paths(&self.gone())?;
+        self.sweep(|live| {
+            let mut dead = Vec::new();
+            self.for_each(|object, _| {
+                if !live.contains(&object) {
+                    dead.push(object);
+                }
+                Ok(())
+            })?;
+            Ok(dead)
+        })?;
+        lists.iter().try_for_each(fs::remove_file)
+    }
+
+    /// Removes those of `dead` (which is given all objects on lists) that nobody holds.
+    fn sweep(&self, dead: impl FnOnce(&HashSet<ObjectId>) -> io::Result<Vec<ObjectId>>) -> io::Result<()> {
+        let mut holds = self.holds();
+        holds.forget_ended();
+        holds.sweeping = true;
+        drop(holds);
+        let swept = self.live().and_then(|live| dead(&live)).and_then(|dead| {
+            dead.iter().try_for_each(|object| {
+                let holds = self.holds();
+                if holds.has(object) {
+                    return Ok(());
+                }
+                match fs::remove_file(self.objects().join(object.to_object_pathname())) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => Ok(()),
+                }
+            })
+        });
+        self.holds().sweeping = false;
+        swept
+    }
+
+    /// Objects of all layers but those that may not have reached the disk before the kernel went down.
+    fn live(&self) -> io::Result<HashSet<ObjectId>> {
+        let mut live = HashSet::new();
+        for layer in paths(&self.layers())? {
+            let temporary = layer.file_name().is_none_or(|name| is_temporary(&name.to_string_lossy()));
+            if temporary || is_unsettled(&layer).is_some_and(|this_boot| !this_boot) {
+                continue;
+            }
+            match list::read(&layer.join(LIST)) {
+                Ok(records) => live.extend(records.into_iter().map(|Record { id, .. }| id)),
+                // It was removed just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(live)
+    }
+
+    /// Calls `what` with every object there is and its path.
+    fn for_each(&self, mut what: impl FnMut(ObjectId, &Path) -> io::Result<()>) -> io::Result<()> {
+        for directory in paths(&self.objects())? {
+            for path in paths(&directory)? {
+                // What has another name was not put here by this daemon.
+                if let Ok(object) = ObjectId::from_object_pathname(path.as_os_str().as_encoded_bytes()) {
+                    what(object, &path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Protects what was written without protection.
+    fn protect_all(&self) -> io::Result<()> {
+        let mark = self.dir.join(PROTECTED);
+        if !self.verity {
+            return match fs::remove_file(mark) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        if mark.exists() {
+            return Ok(());
+        }
+        self.for_each(|object, path| {
+            if let Err(error) = verity::protect(path, Some(&object)) {
+                // Whoever reads it is refused, as it should be.
+                tracing::error!(object = path.display().to_string(), %error, "an object cannot be protected");
+            }
+            Ok(())
+        })?;
+        fs::write(mark, b"")
+    }
+}
+
+/// What is in a directory; nothing where there is none.
+fn paths(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
