@@ -194,7 +194,8 @@ impl LayerFormat for Composefs {
 fn sharing(layers: &LayerDirectory, images: &[Vec<Digest>]) -> Sharing {
     // Of each layer the images that have it.
     let mut users: HashMap<&Digest, Vec<usize>> = HashMap::new();
-    for (image, chain) in images.iter().enumerate().flat_map(|(at, chains)| chains.iter().map(move |chain| (at, chain))) {
+    for (image, chain) in images.iter().enumerate().flat_map(|(at, chains)| chains.iter().map(move |chain| (at, chain)))
+    {
         let users = users.entry(chain).or_default();
         if users.last() != Some(&image) {
             users.push(image);
@@ -253,7 +254,8 @@ fn try_all(place: &Path, wanted: Verity) -> Result<Means, String> {
     let Err(why) = flat else { return Ok(Means { nested: false, verity }) };
     tracing::debug!(error = %why, "a container's overlay does not find objects by itself");
     let below = nested(&image, &objects, verity);
-    let tried = below.and_then(|below| over(place, "nested", &below, None, &[])).and_then(|root| reads(&root, &content));
+    let tried =
+        below.and_then(|below| over(place, "nested", &below, None, &[])).and_then(|root| reads(&root, &content));
     tried.map_err(|error| format!("overlayfs cannot show objects: {error}"))?;
     Ok(Means { nested: true, verity })
 }

@@ -2,7 +2,6 @@
 //! An image belongs to no driver; its layers are made anew from their content where the chosen driver lacks them.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use dockerd_store::Layout;

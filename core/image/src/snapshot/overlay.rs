@@ -58,6 +58,12 @@ impl<F: LayerFormat> OverlayDriver<F> {
         let (layers, writable) = opened.map_err(ImageError::io(format!("open {}", format.name())))?;
         Ok(Self { format, layers, writable })
     }
+
+    /// The format, for its tests.
+    #[cfg(test)]
+    pub(super) fn format(&self) -> &F {
+        &self.format
+    }
 }
 
 impl<F: LayerFormat> Lower for OverlayDriver<F> {

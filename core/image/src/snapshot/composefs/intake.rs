@@ -216,7 +216,8 @@ fn make_objects(
             (_, Err(_)) => {}
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(jobs.len() / 16 + 1);
+    let threads =
+        std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(jobs.len() / 16 + 1);
     std::thread::scope(|scope| {
         (1..threads).for_each(|_| drop(scope.spawn(work)));
         work();

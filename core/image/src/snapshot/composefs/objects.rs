@@ -111,11 +111,6 @@ impl Objects {
         self.shared.objects()
     }
 
-    /// Whether objects are protected.
-    pub(super) fn verity(&self) -> bool {
-        self.shared.verity
-    }
-
     /// Begins to hold objects for the layer that is staged in `directory`, which is there.
     pub(super) fn begin(&self, directory: &Path) {
         let mut holds = self.shared.holds();
