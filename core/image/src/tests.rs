@@ -12,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 use crate::lease::Lease;
 use crate::{Image, ImageError, ImageStore, Loaded, Platform, Removal, RemoveOptions};
 
+mod composefs;
+
 /// A data root of the test's own.
 struct Root {
     dir: tempfile::TempDir,

@@ -81,6 +81,7 @@ impl Composefs {
 
     /// Opens or makes what it has in the driver's directory `dir`.
     pub(super) fn open(dir: &Path, means: Means) -> Result<Self, ImageError> {
+        tracing::info!(fs_verity = means.verity, own_overlay = means.nested, "layers are kept as composefs");
         let objects = Objects::open(dir, means.verity).map_err(ImageError::io("open composefs"))?;
         Ok(Self { means, objects, mounted: Mounted::default(), making: Mutex::default() })
     }
