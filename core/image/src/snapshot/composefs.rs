@@ -257,7 +257,7 @@ fn try_all(place: &Path, wanted: Verity) -> Result<Means, String> {
     let below = nested(&image, &objects, verity);
     let tried =
         below.and_then(|below| over(place, "nested", &below, None, &[])).and_then(|root| reads(&root, &content));
-    tried.map_err(|error| format!("overlayfs cannot show objects: {error}"))?;
+    tried.map_err(|error| format!("overlayfs shows no files of data-only layers (Linux 6.5 and newer): {error}"))?;
     Ok(Means { nested: true, verity })
 }
 

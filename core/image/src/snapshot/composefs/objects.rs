@@ -12,8 +12,9 @@
 //! lock of the holds for each object it removes.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ use dockerd_sys::chores;
 use dockerd_types::Digest;
 use rustix::fs::RenameFlags;
 
-use super::list::{self, Record};
+use super::list;
 use super::verity;
 use crate::snapshot::directory::{LayerDirectory, is_unsettled, this_boot};
 use crate::trash::{is_temporary, temporary_name};
@@ -86,10 +87,13 @@ enum Chore {
 impl Objects {
     /// Opens or makes them in the driver's directory `dir`; with `verity`, all are protected afterwards.
     pub(super) fn open(dir: &Path, verity: bool) -> io::Result<Self> {
-        for byte in 0..=u8::MAX {
-            fs::create_dir_all(dir.join("objects").join(format!("{byte:02x}")))?;
+        let mut make = DirBuilder::new();
+        make.recursive(true).mode(0o710);
+        make.create(dir.join("gone"))?;
+        // In this order: where there is the last one, there are all.
+        if !dir.join("objects/ff").exists() {
+            (0..=u8::MAX).try_for_each(|byte| make.create(dir.join(format!("objects/{byte:02x}"))))?;
         }
-        fs::create_dir_all(dir.join("gone"))?;
         let shared = Arc::new(Shared { dir: dir.to_owned(), verity, holds: Mutex::default() });
         let worker = Arc::clone(&shared);
         let chores = chores::start("objects", move |batch| worker.work(&batch))?;
@@ -207,37 +211,35 @@ impl Shared {
 
     fn sweep_gone(&self) -> io::Result<()> {
         let lists = paths(&self.gone())?;
-        let mut candidates = HashSet::new();
-        for list in &lists {
-            candidates.extend(list::read(list)?.into_iter().map(|record| record.id));
-        }
-        self.sweep(|live| Ok(candidates.into_iter().filter(|object| !live.contains(object)).collect()))?;
+        self.sweep(|candidates| {
+            for list in &lists {
+                candidates.extend(list::read(list)?.into_iter().map(|record| record.id));
+            }
+            Ok(())
+        })?;
         lists.iter().try_for_each(fs::remove_file)
     }
 
     fn sweep_all(&self) -> io::Result<()> {
         let lists = paths(&self.gone())?;
-        self.sweep(|live| {
-            let mut dead = Vec::new();
+        self.sweep(|candidates| {
             self.for_each(|object, _| {
-                if !live.contains(&object) {
-                    dead.push(object);
-                }
+                candidates.insert(object);
                 Ok(())
-            })?;
-            Ok(dead)
+            })
         })?;
         lists.iter().try_for_each(fs::remove_file)
     }
 
-    /// Removes those of `dead` (which is given all objects on lists) that nobody holds.
-    fn sweep(&self, dead: impl FnOnce(&HashSet<ObjectId>) -> io::Result<Vec<ObjectId>>) -> io::Result<()> {
+    /// Removes those of the objects that `gather` adds which are garbage.
+    fn sweep(&self, gather: impl FnOnce(&mut HashSet<ObjectId>) -> io::Result<()>) -> io::Result<()> {
         let mut holds = self.holds();
         holds.forget_ended();
         holds.sweeping = true;
         drop(holds);
-        let swept = self.live().and_then(|live| dead(&live)).and_then(|dead| {
-            dead.iter().try_for_each(|object| {
+        let mut candidates = HashSet::new();
+        let swept = gather(&mut candidates).and_then(|()| self.spare_live(&mut candidates)).and_then(|()| {
+            candidates.iter().try_for_each(|object| {
                 let holds = self.holds();
                 if holds.has(object) {
                     return Ok(());
@@ -252,22 +254,22 @@ impl Shared {
         swept
     }
 
-    /// Objects of all layers but those that may not have reached the disk before the kernel went down.
-    fn live(&self) -> io::Result<HashSet<ObjectId>> {
-        let mut live = HashSet::new();
+    /// Takes out of `candidates` the objects of all layers but those that may not have reached the disk before the kernel went
+    /// down.
+    fn spare_live(&self, candidates: &mut HashSet<ObjectId>) -> io::Result<()> {
         for layer in paths(&self.layers())? {
             let temporary = layer.file_name().is_none_or(|name| is_temporary(&name.to_string_lossy()));
             if temporary || is_unsettled(&layer).is_some_and(|this_boot| !this_boot) {
                 continue;
             }
             match list::read(&layer.join(LIST)) {
-                Ok(records) => live.extend(records.into_iter().map(|Record { id, .. }| id)),
+                Ok(records) => records.iter().for_each(|record| _ = candidates.remove(&record.id)),
                 // It was removed just now.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(live)
+        Ok(())
     }
 
     /// Calls `what` with every object there is and its path.
