@@ -64,6 +64,18 @@ impl<F: LayerFormat> OverlayDriver<F> {
     pub(super) fn format(&self) -> &F {
         &self.format
     }
+
+    /// The same, to be changed.
+    #[cfg(test)]
+    pub(super) fn format_mut(&mut self) -> &mut F {
+        &mut self.format
+    }
+
+    /// Where layers are, for tests of formats.
+    #[cfg(test)]
+    pub(super) fn directory(&self) -> &LayerDirectory {
+        &self.layers
+    }
 }
 
 impl<F: LayerFormat> Lower for OverlayDriver<F> {

@@ -476,6 +476,26 @@ fn privileged_a_tampered_object() {
     }
 }
 
+/// What a mount makes of an object that the kernel does not protect, which is as much of it as a kernel without fs-verity shows.
+#[test]
+fn privileged_mounts_that_insist_refuse_an_unprotected_object() {
+    for means in means() {
+        let mut root = Root::new(Means { verity: false, ..means });
+        root.driver.as_mut().expect("open").format_mut().means.verity = true;
+        // The image of it would have to be protected too: it is made before.
+        root.add(&archive(&[item(FILE, "f", &large(1)), item(FILE, "small", "x")]), &chain(0), None);
+        let image = super::image::compose(root.driver().directory(), &[chain(0)]).expect("composed");
+        fs::write(root.path("layers").join(chain(0).hex()).join("image"), image).expect("written");
+        root.driver().prepare("key", Some(&chain(0))).expect("prepared");
+        for mount in [root.driver().view(&chain(0)), root.driver().mount("key")] {
+            let mount = mount.expect("mounted");
+            let error = read(&mount, "f").expect_err("refused");
+            assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+            assert_eq!(read(&mount, "small").expect("has no object"), b"x");
+        }
+    }
+}
+
 #[test]
 fn options() {
     use crate::snapshot::StorageOptions;
