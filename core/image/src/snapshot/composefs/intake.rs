@@ -16,7 +16,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use composefs::fsverity::FsVerityHasher;
+use composefs::fsverity::{FsVerityHashValue, FsVerityHasher};
 use composefs::{INLINE_CONTENT_MAX_V0, SYMLINK_MAX};
 
 use super::list::{self, Record};
@@ -225,18 +225,34 @@ fn make_objects(
     made.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes the object of one file.
-fn make(objects: &Objects, source: Source<'_>, job: &Job, to: &Path, buffer: &mut [u8]) -> io::Result<ObjectId> {
+/// The digest of the `size` bytes that `reader` has; they are in `buffer` afterwards if it is large enough for them. Its length
+/// is one of whole blocks.
+fn digest(reader: &mut impl Read, size: u64, buffer: &mut [u8]) -> io::Result<ObjectId> {
     let mut hasher = FsVerityHasher::<ObjectId>::new();
-    let mut reader = source.file(job.size, job.content);
-    let mut left = job.size;
+    let mut left = size;
     while left > 0 {
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         reader.read_exact(&mut buffer[..length])?;
         buffer[..length].chunks(FsVerityHasher::<ObjectId>::BLOCK_SIZE).for_each(|block| hasher.add_block(block));
         left -= length as u64;
     }
-    let id = hasher.digest();
+    Ok(hasher.digest())
+}
+
+/// Whether the object in the file `path` is what its record says.
+pub(super) fn is_whole(path: &Path, record: &Record) -> bool {
+    let found = || {
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        if size == record.size { digest(&mut file, size, &mut vec![0; CHUNK]) } else { Ok(ObjectId::EMPTY) }
+    };
+    // What cannot be read is no better than what is wrong.
+    found().is_ok_and(|found: ObjectId| found == record.id)
+}
+
+/// Makes the object of one file.
+fn make(objects: &Objects, source: Source<'_>, job: &Job, to: &Path, buffer: &mut [u8]) -> io::Result<ObjectId> {
+    let id = digest(&mut source.file(job.size, job.content), job.size, buffer)?;
     objects.provide(to, &id, |path| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
         if job.size <= buffer.len() as u64 {

@@ -24,8 +24,7 @@ use dockerd_sys::chores;
 use dockerd_types::Digest;
 use rustix::fs::RenameFlags;
 
-use super::list;
-use super::verity;
+use super::{intake, list, verity};
 use crate::snapshot::directory::{LayerDirectory, is_unsettled, this_boot};
 use crate::trash::{is_temporary, temporary_name};
 
@@ -101,8 +100,8 @@ impl Objects {
             // The thread lives as long as this.
             let _ = chores.send(Chore::SweepAll);
         } else {
-            // Power may have gone: of what only layers have that may be torn, nothing is to be found by the layers that are
-            // made in their place.
+            // Power may have gone. What layers find that are made anew must not be torn.
+            shared.remove_torn()?;
             shared.sweep_all()?;
             fs::write(dir.join(BOOT), this_boot())?;
         }
@@ -254,22 +253,40 @@ impl Shared {
         swept
     }
 
-    /// Takes out of `candidates` the objects of all layers but those that may not have reached the disk before the kernel went
-    /// down.
+    /// Takes the objects of all layers out of `candidates`.
     fn spare_live(&self, candidates: &mut HashSet<ObjectId>) -> io::Result<()> {
-        for layer in paths(&self.layers())? {
-            let temporary = layer.file_name().is_none_or(|name| is_temporary(&name.to_string_lossy()));
-            if temporary || is_unsettled(&layer).is_some_and(|this_boot| !this_boot) {
-                continue;
-            }
+        for layer in self.named_layers()? {
             match list::read(&layer.join(LIST)) {
                 Ok(records) => records.iter().for_each(|record| _ = candidates.remove(&record.id)),
                 // It was removed just now.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Torn with its layer, which is made anew.
+                Err(_) if may_be_torn(&layer) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// Removes objects that did not reach the disk before the kernel went down: those of layers that did not settle are read.
+    fn remove_torn(&self) -> io::Result<()> {
+        for layer in self.named_layers()?.into_iter().filter(|layer| may_be_torn(layer)) {
+            for record in list::read(&layer.join(LIST)).unwrap_or_default() {
+                let path = self.objects().join(record.id.to_object_pathname());
+                if path.exists() && !intake::is_whole(&path, &record) {
+                    tracing::warn!(object = path.display().to_string(), "an object was lost with the power");
+                    fs::remove_file(path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Directories of all layers that are not being staged.
+    fn named_layers(&self) -> io::Result<Vec<PathBuf>> {
+        let mut layers = paths(&self.layers())?;
+        layers.retain(|path| path.file_name().is_some_and(|name| !is_temporary(&name.to_string_lossy())));
+        Ok(layers)
     }
 
     /// Calls `what` with every object there is and its path.
@@ -306,6 +323,11 @@ impl Shared {
         })?;
         fs::write(mark, b"")
     }
+}
+
+/// Whether a layer did not settle before the kernel went down.
+fn may_be_torn(layer: &Path) -> bool {
+    is_unsettled(layer).is_some_and(|this_boot| !this_boot)
 }
 
 /// What is in a directory; nothing where there is none.

@@ -251,6 +251,24 @@ fn privileged_what_the_format_does_not_take() {
 }
 
 #[test]
+fn privileged_very_deep_directories() {
+    let down = |count: usize| "d/".repeat(count);
+    let mut items = vec![item(FILE, &(down(2000) + "f"), &large(1))];
+    // A path cannot name more, but links can lead there.
+    for (link, target) in [("a", down(500)), ("b", "a/".to_owned() + &down(500)), ("c", "b/".to_owned() + &down(500))] {
+        items.push(item(SYMLINK, link, &target));
+        items.push(item(FILE, &format!("{link}/{}f", down(2000)), &large(2)));
+    }
+    for means in means() {
+        let root = Root::new(means);
+        root.add(&archive(&items), &chain(0), None);
+        root.driver().warm(&chain(0));
+        let mount = root.driver().view(&chain(0)).expect("mounted");
+        assert_eq!(read(&mount, &("c/".to_owned() + &down(2000) + "f")).expect("read"), large(2).as_bytes());
+    }
+}
+
+#[test]
 fn privileged_images_share_objects() {
     let (one, two) = (large(1), large(2));
     for means in means() {
@@ -315,7 +333,8 @@ fn privileged_a_sweep_spares_what_is_staged() {
 fn privileged_leftovers_of_a_killed_daemon() {
     for means in means() {
         let mut root = Root::new(means);
-        root.add(&archive(&[item(FILE, "f", &large(1))]), &chain(0), None);
+        let tar = archive(&[item(FILE, "f", &large(1)), item(FILE, "g", &large(2)), item(FILE, "h", &large(3))]);
+        root.add(&tar, &chain(0), None);
         let orphan = root.object(b"orphan");
         fs::write(&orphan, "orphan").expect("written");
         let staging = root.path("layers/.tmp-1-1-1");
@@ -326,18 +345,30 @@ fn privileged_leftovers_of_a_killed_daemon() {
         root.swept();
         assert!(!orphan.exists() && !staging.exists());
         assert_eq!(fs::read_dir(root.path("gone")).expect("listed").count(), 0);
-        assert_eq!(root.objects().len(), 1);
+        assert_eq!(root.objects().len(), 3);
 
-        // Power went: the layer that was not settled does not keep its objects, which may be torn.
+        // Power went before the layer was settled: torn objects go, the others stay.
         fs::write(root.path("boot"), "another").expect("written");
         fs::write(root.path("layers").join(chain(0).hex()).join("unsettled"), "another").expect("written");
-        fs::write(root.object(large(1).as_bytes()), "").expect("torn");
+        let [torn, zeros, whole] = [1, 2, 3].map(|byte| root.object(large(byte).as_bytes()));
+        fs::write(&torn, "").expect("torn");
+        fs::write(&zeros, vec![0; large(2).len()]).expect("torn");
+        root.open();
+        assert!(!torn.exists() && !zeros.exists() && whole.exists());
+        root.driver().remove_layer(&chain(0)).expect("removed");
+        root.add(&tar, &chain(0), None);
+        let mount = root.driver().view(&chain(0)).expect("mounted");
+        for (name, byte) in [("f", 1), ("g", 2), ("h", 3)] {
+            assert_eq!(read(&mount, name).expect("read"), large(byte).as_bytes());
+        }
+        // A list that is torn keeps nothing, and stops no sweep.
+        fs::write(root.path("boot"), "another").expect("written");
+        let layer = root.path("layers").join(chain(0).hex());
+        fs::write(layer.join("unsettled"), "another").expect("written");
+        fs::write(layer.join("objects"), "torn").expect("written");
+        drop(mount);
         root.open();
         assert_eq!(root.objects(), Vec::<String>::new());
-        root.driver().remove_layer(&chain(0)).expect("removed");
-        root.add(&archive(&[item(FILE, "f", &large(1))]), &chain(0), None);
-        let mount = root.driver().view(&chain(0)).expect("mounted");
-        assert_eq!(read(&mount, "f").expect("read"), large(1).as_bytes());
     }
 }
 
