@@ -216,7 +216,7 @@ impl Shared {
             }
             Ok(())
         })?;
-        lists.iter().try_for_each(fs::remove_file)
+        lists.iter().try_for_each(|list| remove(list))
     }
 
     fn sweep_all(&self) -> io::Result<()> {
@@ -227,7 +227,7 @@ impl Shared {
                 Ok(())
             })
         })?;
-        lists.iter().try_for_each(fs::remove_file)
+        lists.iter().try_for_each(|list| remove(list))
     }
 
     /// Removes those of the objects that `gather` adds which are garbage.
@@ -243,10 +243,7 @@ impl Shared {
                 if holds.has(object) {
                     return Ok(());
                 }
-                match fs::remove_file(self.objects().join(object.to_object_pathname())) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                    _ => Ok(()),
-                }
+                remove(&self.objects().join(object.to_object_pathname()))
             })
         });
         self.holds().sweeping = false;
@@ -306,10 +303,7 @@ impl Shared {
     fn protect_all(&self) -> io::Result<()> {
         let mark = self.dir.join(PROTECTED);
         if !self.verity {
-            return match fs::remove_file(mark) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
+            return remove(&mark);
         }
         if mark.exists() {
             return Ok(());
@@ -322,6 +316,14 @@ impl Shared {
             Ok(())
         })?;
         fs::write(mark, b"")
+    }
+}
+
+/// Removes a file; one that is not there is fine.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -48,6 +48,10 @@ impl Root {
 
     /// As a daemon that starts again.
     fn open(&mut self) {
+        if self.driver.is_some() {
+            // Nothing of the one before is at work any more.
+            self.swept();
+        }
         self.driver = None;
         let trash = Trash::new(&self.dir.path().join("trash")).expect("opened");
         let composefs = Composefs::open(&self.path(""), self.means).expect("opened");
