@@ -24,4 +24,5 @@ mod stream;
 mod tls;
 mod version;
 
+pub use convert::create::description;
 pub use server::{Listener, ServerConfig, serve};

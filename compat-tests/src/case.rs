@@ -87,6 +87,11 @@ impl<'a> Case<'a> {
         keep(&self.images, format!("{}-{what}:tag", self.prefix))
     }
 
+    /// A name an image gets during the test, with tag or digest.
+    pub fn reference(&self, name: impl Into<String>) -> String {
+        keep(&self.images, name.into())
+    }
+
     /// A control group containers may be put below. A daemon leaves it there, so it is removed at the end.
     pub fn cgroup(&self, what: &str) -> String {
         keep(&self.cgroups, format!("{}-{what}", self.prefix))

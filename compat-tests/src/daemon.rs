@@ -19,6 +19,7 @@ pub const MARK: &str = "COMPAT_DAEMON";
 pub struct Daemon {
     dir: tempfile::TempDir,
     flags: Vec<String>,
+    etc: Option<PathBuf>,
     process: Child,
     host: Host,
     /// Its network namespace, kept for the next start.
@@ -28,11 +29,17 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a daemon with more `flags` than those that make it private.
     pub fn start(flags: &[&str]) -> Result<Self> {
+        Self::start_with(flags, None)
+    }
+
+    /// The same, with the directory `etc` as the daemon's `/etc/docker`.
+    pub fn start_with(flags: &[&str], etc: Option<&Path>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("compat-").tempdir()?;
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (process, host) = spawn(dir.path(), &flags, None)?;
+        let etc = etc.map(Path::to_owned);
+        let (process, host) = spawn(dir.path(), &flags, etc.as_deref(), None)?;
         let network = File::open(format!("/proc/{}/ns/net", process.id()))?;
-        Ok(Self { dir, flags, process, host, network })
+        Ok(Self { dir, flags, etc, process, host, network })
     }
 
     /// Its address and process.
@@ -59,7 +66,7 @@ impl Daemon {
 
     /// Starts it again on the same roots, in the same network namespace.
     pub fn restart(&mut self) -> Result<()> {
-        (self.process, self.host) = spawn(self.dir.path(), &self.flags, Some(&self.network))?;
+        (self.process, self.host) = spawn(self.dir.path(), &self.flags, self.etc.as_deref(), Some(&self.network))?;
         Ok(())
     }
 
@@ -86,7 +93,7 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(dir: &Path, flags: &[String], network: Option<&File>) -> Result<(Child, Host)> {
+fn spawn(dir: &Path, flags: &[String], etc: Option<&Path>, network: Option<&File>) -> Result<(Child, Host)> {
     let log = File::options().create(true).append(true).open(dir.join("log"))?;
     let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
     let socket = dir.join("docker.sock");
@@ -103,6 +110,10 @@ fn spawn(dir: &Path, flags: &[String], network: Option<&File>) -> Result<(Child,
             command
         }
     };
+    if let Some(etc) = etc {
+        let bind = "mkdir -p /etc/docker; mount --bind \"$0\" /etc/docker; exec \"$@\"";
+        command.args(["unshare", "--mount", "sh", "-c", bind]).arg(etc);
+    }
     command.args(["sh", "-c", inside, "sh"]).arg(binary()?);
     command.args(["-H", &format!("unix://{}", path("docker.sock")), "--data-root", &path("data")]);
     command.args(["--exec-root", &path("exec"), "--pidfile", &path("pid")]).args(flags).env(MARK, dir);

@@ -12,6 +12,11 @@ use serde_json::{Map, Value, json};
 use crate::case::Case;
 use crate::expected::Expected;
 
+/// Where an answer names the storage driver.
+const STORAGE: [&str; 2] = ["Driver", "GraphDriver.Name"];
+/// Storage drivers.
+pub const DRIVERS: [&str; 5] = ["overlay2", "overlayfs", "erofs", "composefs", "vfs"];
+
 /// How to make two runs comparable.
 #[derive(Debug, Default)]
 pub struct Golden<'a> {
@@ -101,6 +106,10 @@ impl<'a> Golden<'a> {
             return Value::String(format!("<{}>", kind(value)));
         }
         match value {
+            // Which driver keeps the layers is a daemon's own affair.
+            Value::String(text) if STORAGE.contains(&path) && DRIVERS.contains(&text.as_str()) => {
+                Value::String("<storage driver>".to_owned())
+            }
             Value::String(text) => Value::String(self.replaced(text)),
             Value::Array(list) => list.iter().map(|item| self.normal(&format!("{path}[]"), item)).collect(),
             Value::Object(object) => {

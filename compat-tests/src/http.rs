@@ -1,4 +1,4 @@
-//! HTTP on a Unix socket, nothing hidden: what goes out is what the caller wrote, what comes back is every header and byte.
+//! HTTP on a Unix socket or any other stream, nothing hidden: what goes out is what the caller wrote, what comes back is every header and byte.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -45,16 +45,31 @@ impl Response {
 
 /// A connection whose answer's head has been read: for streams and upgraded connections.
 #[derive(Debug)]
-pub struct Open {
+pub struct Open<S = UnixStream> {
     /// Status and headers; the body is empty.
     pub head: Response,
     /// What follows the head, as it comes.
-    pub reader: BufReader<UnixStream>,
+    pub reader: BufReader<S>,
 }
 
 /// Sends one request and reads its whole answer.
 pub fn request(socket: &Path, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
-    let Open { mut head, mut reader } = open(socket, method, path, headers, body)?;
+    complete(open(socket, method, path, headers, body)?, method)
+}
+
+/// Sends one request on a connection of any kind and reads its whole answer.
+pub fn exchange<S: Read + Write>(
+    stream: S,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response> {
+    complete(send(stream, method, path, headers, body)?, method)
+}
+
+fn complete<S: Read>(open: Open<S>, method: &str) -> Result<Response> {
+    let Open { mut head, mut reader } = open;
     if method == "HEAD" || head.status == 204 || head.status == 304 {
         return Ok(head);
     }
@@ -74,8 +89,18 @@ pub fn request(socket: &Path, method: &str, path: &str, headers: &[(&str, &str)]
 
 /// Sends one request and reads the head of its answer.
 pub fn open(socket: &Path, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Open> {
-    let mut stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+    let stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(LIMIT))?;
+    send(stream, method, path, headers, body)
+}
+
+fn send<S: Read + Write>(
+    mut stream: S,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Open<S>> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: docker\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
@@ -110,7 +135,7 @@ fn read_head(reader: &mut impl BufRead) -> Result<Response> {
     Ok(Response { status, headers, body: Vec::new() })
 }
 
-fn read_chunks(reader: &mut impl BufRead) -> Result<Vec<u8>> {
+pub(crate) fn read_chunks(reader: &mut impl BufRead) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let mut line = String::new();

@@ -33,8 +33,8 @@ const NAMESPACE: &str = "net";
 const MOST_PREPARED: usize = 2 * 32 + 1;
 /// Snapshots and control groups the daemon may keep ready, of each.
 const MOST_SPARES: usize = 2;
-/// Where snapshots are, and how the names of those kept ready begin.
-const SPARE_SNAPSHOT: &str = "data/overlay2/snapshots/.tmp-";
+/// Where snapshots are in a driver's directory, and how the names of those kept ready begin.
+const SPARE_SNAPSHOT: &str = "/snapshots/.tmp-";
 /// How names of control groups kept ready begin, before the daemon's process id.
 const SPARE_CGROUP: &str = "dockerd-rs-spare-";
 /// What the root of a file system that is mounted nowhere is called.
@@ -163,6 +163,7 @@ impl Holdings {
             });
         }
         let spares = take_spares(&mut files);
+        forget_notes(&mut files);
         let mut cgroups = watch.cgroups();
         let spare_cgroups = spare_cgroups(|maker| maker == pid);
         let names: BTreeSet<&str> = spare_cgroups.iter().filter_map(|path| path.rsplit('/').next()).collect();
@@ -245,13 +246,26 @@ fn lives(pid: u32) -> bool {
 
 /// Takes what lies in snapshots that are kept ready out of `files`, unless they are too many, and counts them.
 fn take_spares(files: &mut BTreeSet<String>) -> usize {
-    let spare = |path: &String| path.starts_with(SPARE_SNAPSHOT);
-    let tops = files.iter().filter(|path| spare(path) && !path[SPARE_SNAPSHOT.len()..].contains('/')).count();
+    let inside = |path: &str| {
+        path.strip_prefix("data/").and_then(|path| path.split_once(SPARE_SNAPSHOT)).map(|(_, rest)| rest.contains('/'))
+    };
+    let spare = |path: &String| inside(path).is_some();
+    let tops = files.iter().filter(|path| inside(path) == Some(false)).count();
     if tops > MOST_SPARES {
         return 0;
     }
     files.retain(|path| !spare(path));
     tops
+}
+
+/// Takes notes about registries out of `files` that are of layers which are there.
+fn forget_notes(files: &mut BTreeSet<String>) {
+    let is_there = |note: &str| {
+        let hex = note.strip_prefix("data/image/distribution/").and_then(|name| name.strip_suffix(".json"));
+        hex.is_some_and(|hex| files.contains(&format!("data/image/content/sha256/{hex}")))
+    };
+    let notes: Vec<String> = files.iter().filter(|path| is_there(path)).cloned().collect();
+    notes.iter().for_each(|note| _ = files.remove(note));
 }
 
 /// The daemon, its supervisor and all below them: process ids and what they are.

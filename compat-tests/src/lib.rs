@@ -16,20 +16,38 @@
 //! | [`expected`] | what is known not to be right yet |
 //! | [`leaks`] | what a daemon holds of the machine |
 //! | [`image`] | the image tests run |
+//! | [`network`] | the network namespace a daemon lives in |
+//! | [`private`] | one more daemon of the kind that is tested, with flags of its own |
+//! | [`seed`] | images as registries keep them, made in memory |
+//! | [`registry`] | Debian's registry: open, closed, by TLS |
+//! | [`token`] | a server that hands out tokens for it |
+//! | [`certificate`] | certificates for all of them |
+//! | [`hostile`] | a registry in memory that does what a test says |
+//! | [`server`] | the HTTP server below it |
+//! | [`progress`] | the stream in which pull and push tell how they go |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 use std::time::Duration;
 
 pub mod case;
+pub mod certificate;
 pub mod daemon;
 pub mod expected;
 pub mod golden;
 pub mod host;
+pub mod hostile;
 pub mod http;
 pub mod image;
 pub mod leaks;
+pub mod network;
+pub mod private;
+pub mod progress;
+pub mod registry;
+pub mod seed;
+pub mod server;
 pub mod suite;
+pub mod token;
 
 pub use case::{Case, Ran};
 pub use suite::Suite;

@@ -17,6 +17,7 @@ use crate::expected::Expected;
 use crate::host::{Host, Kind};
 use crate::image;
 use crate::leaks::{Holdings, Watch};
+use crate::private::Private;
 
 /// Names the daemon under test; without it one of ours is started.
 const HOST: &str = "COMPAT_HOST";
@@ -50,6 +51,17 @@ struct Session {
     image: String,
     host: Host,
     own: Option<Own>,
+    /// Keeps a stock daemon with flags running; dropped last.
+    private: Option<Private>,
+}
+
+/// Which stock daemon a suite is run against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Against {
+    /// The one that is given.
+    Given,
+    /// One more beside it, with the suite's flags.
+    Private,
 }
 
 /// What is there only when the daemon is one of ours.
@@ -63,6 +75,16 @@ struct Own {
 impl Suite {
     /// Runs it as a test binary's `main`.
     pub fn main(self) -> ExitCode {
+        self.run(Against::Given)
+    }
+
+    /// The same, where the flags matter to the tests: they are given to a stock daemon too, which is started beside the one
+    /// that is named, with a network of its own.
+    pub fn main_with_flags(self) -> ExitCode {
+        self.run(Against::Private)
+    }
+
+    fn run(self, against: Against) -> ExitCode {
         let mut arguments = Arguments::from_args();
         arguments.test_threads.get_or_insert(THREADS);
         let session = Arc::new(Mutex::new(None));
@@ -77,7 +99,7 @@ impl Suite {
             let (session, expected, flags, test) = (session.clone(), expected.clone(), self.flags, *test);
             let full = format!("{}::{name}", self.name);
             Trial::test(full.clone(), move || {
-                let session = started(&session, flags).map_err(|error| Failed::from(format!("{error:#}")))?;
+                let session = started(&session, flags, against).map_err(|error| Failed::from(format!("{error:#}")))?;
                 judge(&session, &expected, &full, test)
             })
         });
@@ -92,29 +114,33 @@ impl Suite {
 }
 
 /// The session, begun by the first test that needs it.
-fn started(session: &Mutex<Option<Arc<Session>>>, flags: &[&str]) -> Result<Arc<Session>> {
+fn started(session: &Mutex<Option<Arc<Session>>>, flags: &[&str], against: Against) -> Result<Arc<Session>> {
     let mut slot = session.lock().map_err(|_| anyhow!("the daemon could not be started"))?;
     if let Some(session) = &*slot {
         return Ok(session.clone());
     }
-    let session = Arc::new(begin(flags)?);
+    let session = Arc::new(begin(flags, against)?);
     *slot = Some(session.clone());
     Ok(session)
 }
 
-fn begin(flags: &[&str]) -> Result<Session> {
+fn begin(flags: &[&str], against: Against) -> Result<Session> {
     let prefix = prefix()?;
     let mut session = match std::env::var(HOST) {
         Ok(address) => {
             let socket = address.strip_prefix("unix://").context("COMPAT_HOST must be unix://...")?;
-            Session { image: String::new(), host: Host::new(Kind::Stock, Path::new(socket))?, own: None, prefix }
+            let given = Host::new(Kind::Stock, Path::new(socket))?;
+            let with_flags = against == Against::Private;
+            let private = with_flags.then(|| Private::start(&given, flags, None)).transpose()?;
+            let host = private.as_ref().map_or(given, |private| private.host().clone());
+            Session { image: String::new(), host, own: None, prefix, private }
         }
         Err(_) => {
             let daemon = Daemon::start(flags)?;
             let host = daemon.host().clone();
             let watch = Watch::begin(&host)?;
             let own = Own { daemon, watch, before: Holdings::default() };
-            Session { image: String::new(), host, own: Some(own), prefix }
+            Session { image: String::new(), host, own: Some(own), prefix, private: None }
         }
     };
     session.image = import(&session.host, &session.prefix)?;
@@ -207,6 +233,7 @@ fn finish(session: Arc<Session>) -> Result<()> {
     let Some(own) = session.own else {
         let removed = session.host.http("DELETE", &format!("/images/{}?force=1", session.image))?;
         ensure!(removed.status == 200, "remove the image: {}", removed.message());
+        drop(session.private);
         return Ok(());
     };
     let mut daemon = own.daemon;

@@ -133,7 +133,7 @@ fn info(t: &Case<'_>) -> Result<()> {
     for (name, wanted) in [
         ("OSType", json!("linux")),
         ("LoggingDriver", json!("json-file")),
-        ("Driver", json!("overlay2")),
+        ("Driver", json!(if t.is_ours() { "erofs" } else { "overlay2" })),
         ("DefaultRuntime", json!("runc")),
         ("IndexServerAddress", json!("https://index.docker.io/v1/")),
         ("Swarm", value["Swarm"].clone()),

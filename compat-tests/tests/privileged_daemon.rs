@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use bed::{Bed, binary, run, until};
+use sha2::{Digest as _, Sha256};
 
 #[test]
 fn the_command_line_speaks_as_dockerd() -> Result<()> {
@@ -326,4 +327,138 @@ fn privileged_the_supervisor_is_mortal_too() -> Result<()> {
     bed.must(&["kill", "two"])?;
     assert_eq!(bed.must(&["wait", "two"])?, "255");
     bed.must(&["rm", "one", "two"]).map(drop)
+}
+
+/// A docker-archive of an image of two layers, the second of which hides a file of the first.
+fn layered_image(bed: &Bed) -> Result<Vec<u8>> {
+    let busybox = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find_map(|path| fs::read(path).ok());
+    let busybox = busybox.context("busybox-static is not installed")?;
+    let tar_of = |files: &[(&str, &[u8])], links: &[&str]| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let header = |size: u64| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(size);
+            header.set_mode(0o755);
+            header
+        };
+        for (name, content) in files {
+            tar.append_data(&mut header(content.len() as u64), name, *content)?;
+        }
+        for name in links {
+            let mut header = header(0);
+            header.set_entry_type(tar::EntryType::Symlink);
+            tar.append_link(&mut header, name, "busybox")?;
+        }
+        Ok::<_, anyhow::Error>(tar.into_inner()?)
+    };
+    let digest = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+    let below = [("bin/busybox", &busybox[..]), ("data/kept", b"below\n"), ("data/hidden", b"x"), ("data/extra", b"x")];
+    let below = tar_of(&below, &["bin/sh", "bin/cat", "bin/rm", "bin/ls"])?;
+    let above = tar_of(&[("data/.wh.hidden", b""), ("data/above", b"above\n")], &[])?;
+    let ids: Vec<String> = [&below, &above].map(|layer| format!("sha256:{}", digest(layer))).into();
+    let architecture = bed.must(&["info", "--format", "{{.Architecture}}"])?;
+    let architecture = if architecture == "aarch64" { "arm64" } else { "amd64" };
+    let config = serde_json::json!({
+        "architecture": architecture, "os": "linux", "config": {"Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": ids},
+    })
+    .to_string();
+    let manifest = serde_json::json!([
+        {"Config": "config.json", "RepoTags": ["layered:1"], "Layers": ["below.tar", "above.tar"]}
+    ])
+    .to_string();
+    tar_of(
+        &[
+            ("config.json", config.as_bytes()),
+            ("below.tar", &below),
+            ("above.tar", &above),
+            ("manifest.json", manifest.as_bytes()),
+        ],
+        &[],
+    )
+}
+
+/// What a container of [`layered_image`] says of its tree; the first time it writes.
+const LOOK: &str =
+    "[ -e /written ] || { echo $0 > /written; rm /data/extra; }; cat /written /data/kept /data/above; ls /data";
+
+/// The driver's directories that still have something in them.
+fn left_of(bed: &Bed, driver: &str) -> Vec<String> {
+    let parts = ["layers", "snapshots"].into_iter().filter(|part| {
+        let entries = fs::read_dir(bed.path(&format!("data/{driver}/{part}"))).into_iter().flatten().flatten();
+        // Snapshots made ahead are nobody's.
+        entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with(".tmp-")).count() > 0
+    });
+    parts.map(str::to_owned).collect()
+}
+
+/// An image belongs to no storage driver, and a container to the one it was made with.
+#[test]
+fn privileged_storage_drivers_change_and_nothing_is_lost() -> Result<()> {
+    let bed = Bed::new()?;
+    let roots = bed.roots();
+    let flags: Vec<&str> = roots.iter().map(String::as_str).chain(["--storage-driver", "nope"]).collect();
+    let refused = bed.refused(&flags)?;
+    assert!(refused.code == 1 && refused.err.contains("driver not supported: nope"), "{refused:?}");
+    let file = bed.path("daemon.json");
+    fs::write(&file, "{}")?;
+    let mut bed = bed.flags(&["--config-file", &file.to_string_lossy()]);
+    bed.start()?;
+    let best = bed.must(&["info", "--format", "{{.Driver}}"])?;
+    let archive = bed.path("layered.tar");
+    fs::write(&archive, layered_image(&bed)?)?;
+    bed.signal("TERM")?;
+    assert_eq!(bed.ended()?, 0);
+
+    let mut made: Vec<(String, &str)> = Vec::new();
+    let mut image = String::new();
+    for driver in ["overlay2", &*best, "vfs", "overlay2", &*best] {
+        fs::write(&file, format!("{{\"storage-driver\":\"{driver}\"}}"))?;
+        bed.start()?;
+        assert_eq!(bed.must(&["info", "--format", "{{.Driver}}"])?, driver);
+        let inspect = ["image", "inspect", "-f", "{{.Id}} {{.RootFS.Layers}} {{.Size}}", "layered:1"];
+        if made.is_empty() {
+            bed.must(&["load", "-i", &archive.to_string_lossy()])?;
+            image = bed.must(&inspect)?;
+        }
+        assert_eq!(bed.must(&inspect)?, image);
+        for (name, of) in &made {
+            assert_eq!(bed.must(&["inspect", "-f", "{{.GraphDriver.Name}} {{.Driver}}", name])?, format!("{of} {of}"));
+            assert_eq!(
+                bed.must(&["start", "-a", name])?,
+                format!("{name}\nbelow\nabove\nabove\nkept"),
+                "under {driver}"
+            );
+            let changes = bed.must(&["diff", name])?;
+            let mut changes: Vec<&str> = changes.lines().collect();
+            changes.sort_unstable();
+            assert_eq!(changes, ["A /written", "C /data", "D /data/extra"], "{name} under {driver}");
+            // An image of it lies upon layers of the driver of now.
+            bed.must(&["commit", name, "committed"])?;
+            let said = bed.must(&["run", "--rm", "--network", "none", "committed", "sh", "-c", LOOK])?;
+            assert_eq!(said, format!("{name}\nbelow\nabove\nabove\nkept"), "of {of} under {driver}");
+            bed.must(&["rmi", "committed"])?;
+        }
+        let name = format!("{driver}-{}", made.len());
+        let said = bed.must(&["run", "--name", &name, "--network", "none", "layered:1", "sh", "-c", LOOK, &name])?;
+        assert_eq!(said, format!("{name}\nbelow\nabove\nabove\nkept"));
+        made.push((name, driver));
+        bed.signal("TERM")?;
+        assert_eq!(bed.ended()?, 0);
+    }
+    bed.start()?;
+    for driver in ["overlay2", "vfs"].into_iter().filter(|driver| *driver != best) {
+        assert_eq!(left_of(&bed, driver), ["layers", "snapshots"]);
+        for (name, _) in made.iter().filter(|(_, of)| *of == driver) {
+            bed.must(&["rm", name])?;
+        }
+        assert_eq!(left_of(&bed, driver), Vec::<String>::new(), "{driver} has no container any more");
+    }
+    assert_eq!(bed.must(&["run", "--rm", "--network", "none", "layered:1", "cat", "/data/above"])?, "above");
+    for (name, _) in made.iter().filter(|(_, of)| *of == best) {
+        bed.must(&["rm", name])?;
+    }
+    bed.must(&["rmi", "layered:1"])?;
+    assert_eq!(left_of(&bed, &best), Vec::<String>::new());
+    Ok(())
 }

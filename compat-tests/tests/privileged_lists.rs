@@ -298,7 +298,7 @@ fn events_format(t: &Case<'_>) -> Result<()> {
 fn info_and_version(t: &Case<'_>) -> Result<()> {
     let info = t.docker(&["info"]).ok()?;
     for wanted in [
-        "Storage Driver: overlay2",
+        if t.is_ours() { "Storage Driver: erofs" } else { "Storage Driver: overlay2" },
         "Logging Driver: json-file",
         "Swarm: inactive",
         "Default Runtime: runc",

@@ -14,6 +14,7 @@ pub mod event_bus;
 pub mod execs;
 pub mod image;
 mod janitor;
+pub mod moving;
 pub mod network;
 pub mod open;
 pub mod peer;

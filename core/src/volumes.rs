@@ -22,6 +22,8 @@ use crate::event_bus::EventBus;
 use crate::ports::{EventNote, Events, VolumeOrder, VolumeUse, Volumes};
 use crate::system::df::VolumeUsage;
 
+/// File name of a volume's document in its directory.
+pub(crate) const DOCUMENT: &str = "volume.json";
 /// Marks volumes that were made without a name.
 pub const ANONYMOUS_LABEL: &str = "com.docker.volume.anonymous";
 /// Filter keys of `docker volume ls`.
@@ -127,7 +129,7 @@ impl VolumeService {
         let mut volumes = BTreeMap::new();
         let entries = fs::read_dir(&dir).map_err(|error| EngineError::io("read volumes", error))?;
         for entry in entries.flatten() {
-            match document::read::<Volume>(&entry.path().join("volume.json")) {
+            match document::read::<Volume>(&entry.path().join(DOCUMENT)) {
                 Ok(mut volume) => {
                     volume.mountpoint = entry.path().join("_data");
                     volumes.insert(volume.name.clone(), Arc::new(volume));
@@ -175,10 +177,8 @@ impl VolumeService {
         let dir = self.inner.dir.join(&name);
         let mountpoint = dir.join("_data");
         let volume = Volume { name: name.clone(), labels, options, created: Timestamp::now(), mountpoint };
-        make_directory(&dir, 0o701)
-            .and_then(|()| make_directory(&volume.mountpoint, 0o755))
-            .map_err(|error| EngineError::io("make volume", error))?;
-        document::write(&dir.join("volume.json"), &volume, Durability::Disk)?;
+        make_directories(&dir).map_err(|error| EngineError::io("make volume", error))?;
+        document::write(&dir.join(DOCUMENT), &volume, Durability::Disk)?;
         let volume = Arc::new(volume);
         state.volumes.insert(name.clone(), volume.clone());
         drop(state);
@@ -401,10 +401,26 @@ fn valid_name(name: &str) -> Result<&str, EngineError> {
     if ok { Ok(name) } else { Err(EngineError::module(VolumeError::Name(name.to_owned()))) }
 }
 
+/// Whether a volume of that name and these options may be, in the words of its creation.
+pub(crate) fn check(name: &str, options: &BTreeMap<String, String>) -> Result<(), EngineError> {
+    valid_name(name)?;
+    local::check(name, options).map_err(EngineError::module)
+}
+
+/// Whether a volume of these options is something that is mounted, and not its own directory.
+pub(crate) fn is_mounted_by(options: &BTreeMap<String, String>) -> bool {
+    local::needs_mount(options)
+}
+
+/// Makes the directories of a volume: `dir`, and in it the one for its data.
+pub(crate) fn make_directories(dir: &Path) -> std::io::Result<()> {
+    make_directory(dir, 0o701).and_then(|()| make_directory(&dir.join("_data"), 0o755))
+}
+
 /// Whether the document was never written and nothing is in the volume.
 fn is_half_made(dir: &Path) -> bool {
     let is_empty = || fs::read_dir(dir.join("_data")).map_or(true, |mut entries| entries.next().is_none());
-    dir.is_dir() && !dir.join("volume.json").exists() && is_empty()
+    dir.is_dir() && !dir.join(DOCUMENT).exists() && is_empty()
 }
 
 fn make_directory(path: &Path, mode: u32) -> std::io::Result<()> {

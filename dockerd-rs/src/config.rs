@@ -35,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) group: Option<String>,
     /// Certificates for TCP.
     pub(crate) tls: Option<TlsFiles>,
+    /// A stock daemon's data root to take over at the first start.
+    pub(crate) import_root: Option<PathBuf>,
     /// File with our process id.
     pub(crate) pidfile: PathBuf,
     /// `debug`, `info`, ...
@@ -333,6 +335,7 @@ fn build(settings: &Settings, warnings: Vec<String>) -> Result<Config, ConfigErr
         hosts,
         group: read.text("group").filter(|group| *group != "docker").map(str::to_owned),
         tls,
+        import_root: read.text("import-docker-root").map(PathBuf::from),
         pidfile: read.absolute("pidfile", "/var/run/docker.pid")?,
         log_level: level.to_owned(),
         json_logs: read.text("log-format") == Some("json"),

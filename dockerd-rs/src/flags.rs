@@ -166,6 +166,8 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("http-proxy", "http-proxy", Kind::Text, "", "HTTP proxy URL to use for outgoing traffic", NO_REGISTRY),
     flag("https-proxy", "https-proxy", Kind::Text, "", "HTTPS proxy URL to use for outgoing traffic", NO_REGISTRY),
     flag("icc", "icc", Kind::Bool, "true", "Enable inter-container communication for the default bridge network", W),
+    // Ours alone, and not on the help page, which is the stock daemon's.
+    hidden(flag("import-docker-root", "import-docker-root", Kind::Text, "", "Take over the data root of a stock daemon at the first start", W)),
     flag("init", "init", Kind::Bool, "", "Run an init in the container to forward signals and reap processes", W),
     flag("init-path", "init-path", Kind::Text, "", "Path to the docker-init binary", Support::Ignored("the init is part of this binary")),
     flag("insecure-registry", "insecure-registries", Kind::List, "", "Enable insecure registry communication", NO_REGISTRY),

@@ -1,5 +1,5 @@
 //! The daemon's binary. Which mode it runs in is decided before any thread exists: `supervisor` is the process that
-//! outlives the daemon, everything else is the daemon.
+//! outlives the daemon, `import-docker-root` takes over another daemon's data, everything else is the daemon.
 #![forbid(unsafe_code)]
 
 mod bridge;
@@ -11,6 +11,7 @@ mod hosts;
 mod listen;
 mod logging;
 mod memory;
+mod moving;
 mod notify;
 mod pidfile;
 mod signals;
@@ -48,6 +49,9 @@ fn main() -> ExitCode {
         dockerd_runtime::modes::supervisor_main(arguments);
     }
     let arguments: Vec<String> = arguments.map(|argument| argument.to_string_lossy().into_owned()).collect();
+    if arguments.first().is_some_and(|mode| mode == moving::COMMAND) {
+        return moving::main(&arguments[1..]);
+    }
     let cli = match Cli::parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -113,6 +117,12 @@ fn daemon(cli: Cli, short_help: bool) -> Result<ExitCode> {
 async fn run(config: Config, tls: Option<tokio_rustls::TlsAcceptor>, mut reloader: Reloader) -> Result<ExitCode> {
     let mut signals = Signals::watch()?;
     let server = ServerConfig { version: config.engine.version.clone(), experimental: config.engine.experimental };
+    if let Some(from) = config.import_root {
+        let engine = config.engine.clone();
+        tokio::task::spawn_blocking(move || moving::at_first_start(&engine, from))
+            .await?
+            .context("failed to start daemon")?;
+    }
     let services = Services::open(config.engine).await.context("failed to start daemon")?;
     // After the engine, whose locks tell that a socket that lies there is nobody's.
     let sockets = listen::open(&config.hosts, config.group.as_deref(), tls.as_ref()).await;

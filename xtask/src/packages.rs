@@ -1,12 +1,15 @@
 //! Installing the programs tests and demo use, from the distribution, only where they are missing.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// What tests and demo need.
 pub(crate) const TESTS: [&str; 8] = ["busybox", "ip", "docker", "nft", "nsenter", "crun", "runc", PYTHON_SDK];
+/// What tests use without its being installed: the registry's package would also start a service.
+const UNPACKED: [&str; 1] = ["docker-registry"];
 /// A file of docker-py.
 const PYTHON_SDK: &str = "/usr/lib/python3/dist-packages/docker/__init__.py";
 
@@ -50,6 +53,52 @@ pub(crate) fn install(programs: &[&str]) -> Result<()> {
     };
     let chosen = missing.iter().map(|packages| *packages.iter().find(known).unwrap_or(&packages[0]));
     apt_get(&[vec!["install", "-yq", "--no-install-recommends"], chosen.collect()].concat())
+}
+
+/// Unpacks what tests use of packages that are not to be installed into the cache, unless it is there or installed.
+pub(crate) fn unpack_for_tests() -> Result<()> {
+    let cache = cache()?.join("packages");
+    for package in UNPACKED {
+        let dir = cache.join(package);
+        if dir.join("usr/bin").join(package).exists() || find(package).is_some() {
+            continue;
+        }
+        if find("apt-get").is_none() {
+            bail!("missing: {package}; install it with your package manager");
+        }
+        let fresh = cache.join(format!("{package}.new"));
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh)?;
+        }
+        fs::create_dir_all(&fresh)?;
+        let download = || {
+            let mut command = Command::new("apt-get");
+            command.args(["download", "-q", package]).current_dir(&fresh).status()
+        };
+        // The lists may be missing or older than what the mirror has.
+        if !download()?.success() {
+            apt_get(&["update", "-q"])?;
+            ensure!(download()?.success(), "apt-get download {package} failed");
+        }
+        let archives = fs::read_dir(&fresh)?.flatten().map(|entry| entry.path());
+        let archive = archives.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
+        let archive = archive.with_context(|| format!("{package} was not downloaded"))?;
+        let unpacked = Command::new("dpkg").arg("-x").arg(&archive).arg(&fresh).status()?;
+        ensure!(unpacked.success(), "dpkg -x {} failed", archive.display());
+        fs::remove_file(archive)?;
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        fs::rename(fresh, dir)?;
+    }
+    Ok(())
+}
+
+/// The folder for what can be made again.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("dockerd-rs"))
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {

@@ -116,6 +116,12 @@ pub(crate) fn install() -> Result<PathBuf> {
     Ok(root)
 }
 
+/// The root file system, where it is made already.
+pub(crate) fn installed() -> Result<Option<PathBuf>> {
+    let root = root()?;
+    Ok(root.join(".ready").exists().then_some(root))
+}
+
 /// A running engine: the one that is up already, or one started for the caller.
 pub(crate) fn start() -> Result<Stock> {
     let root = install()?;
@@ -165,9 +171,7 @@ fn root() -> Result<PathBuf> {
     if let Some(root) = std::env::var_os("STOCK_PEER_ROOT") {
         return Ok(PathBuf::from(root));
     }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    Ok(cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("dockerd-rs/stock").join(SUITE))
+    Ok(packages::cache()?.join("stock").join(SUITE))
 }
 
 /// The Debian mirror this machine uses; on other distributions mmdebstrap's own default.

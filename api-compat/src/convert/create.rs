@@ -11,7 +11,7 @@ use dockerd_types::container::{
 use dockerd_types::network::{EndpointConfig, HostPort, Port, PortBinding, PortBindings};
 
 use crate::error::ApiError;
-use crate::extract::Object;
+use crate::extract::{Object, Target};
 
 type Result<T> = std::result::Result<T, ApiError>;
 
@@ -31,6 +31,12 @@ pub(crate) fn create(body: &Object, name: &str, platform: &str) -> Result<Create
         host_config: host_config(&body.object("HostConfig")?)?,
         endpoints: endpoints.iter().map(|(name, e)| Ok((name.clone(), endpoint(e)?))).collect::<Result<_>>()?,
     })
+}
+
+/// A description in the API's words that no client sent: the stock daemon keeps containers so on disk.
+pub fn description(body: &[u8]) -> std::result::Result<CreateContainer, String> {
+    let body = Object::parse_into(body, Target::ANY).map_err(|error| error.message)?;
+    create(&body, "", "").map_err(|error| error.message)
 }
 
 pub(crate) fn config(body: &Object) -> Result<ContainerConfig> {

@@ -6,6 +6,7 @@ use dockerd_types::{Reference, Timestamp};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
+use crate::extract::{Object, Target};
 
 /// What Go writes for the time that is none.
 const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
@@ -172,7 +173,7 @@ pub(crate) fn history(line: &HistoryLine) -> Value {
 /// One line of what a removal did.
 pub(crate) fn removal(removal: &Removal) -> Value {
     match removal {
-        Removal::Untagged(name, _) => json!({"Untagged": name}),
+        Removal::Untagged(name, _) | Removal::WithTag(name, _) => json!({"Untagged": name}),
         Removal::Deleted(id) => json!({"Deleted": id.as_str()}),
         Removal::Layer(chain) => json!({"Deleted": chain.as_str()}),
     }
@@ -183,8 +184,11 @@ pub(crate) fn platform(text: &str) -> Result<Option<Platform>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let parsed: Platform = serde_json::from_str(text)
-        .map_err(|error| ApiError::bad_request(format!("failed to parse platform: {error}")))?;
+    let refused = |words: &str| ApiError::bad_request(format!("failed to parse platform: {words}"));
+    // In the words of Go's decoder.
+    Object::parse_into(text.as_bytes(), Target::ANY)
+        .map_err(|error| refused(error.message.strip_prefix("invalid JSON: ").unwrap_or(&error.message)))?;
+    let parsed: Platform = serde_json::from_str(text).map_err(|error| refused(&error.to_string()))?;
     if parsed.os.is_empty() || parsed.architecture.is_empty() {
         return Err(ApiError::bad_request("both OS and Architecture must be provided"));
     }

@@ -96,6 +96,9 @@ fn warnings(facts: &EngineFacts, host: &HostInfo) -> Value {
 }
 
 fn driver_status(facts: &EngineFacts, host: &HostInfo) -> Value {
+    if facts.storage_driver == "vfs" {
+        return Value::Null;
+    }
     if facts.storage_driver != "overlay2" {
         return json!([["Backing Filesystem", host.backing_file_system]]);
     }
@@ -148,7 +151,7 @@ fn runtimes(config: &EngineConfig) -> Value {
 fn registries(config: &EngineConfig) -> Value {
     let mirrors: Vec<String> =
         config.registry_mirrors.iter().map(|url| format!("{}/", url.trim_end_matches('/'))).collect();
-    let mut cidrs = vec!["::1/128".to_owned(), "127.0.0.0/8".to_owned()];
+    let mut cidrs = Vec::new();
     let mut indexes = Map::new();
     for registry in &config.insecure_registries {
         let registry = registry.trim_start_matches("http://").trim_start_matches("https://");
@@ -159,6 +162,7 @@ fn registries(config: &EngineConfig) -> Value {
             indexes.insert(registry.to_owned(), index);
         }
     }
+    cidrs.extend(["::1/128".to_owned(), "127.0.0.0/8".to_owned()]);
     let official = json!({"Name": DOCKER_IO, "Mirrors": mirrors, "Secure": true, "Official": true});
     indexes.insert(DOCKER_IO.to_owned(), official);
     let mirrors = if mirrors.is_empty() { Value::Null } else { json!(mirrors) };
@@ -191,7 +195,7 @@ mod tests {
         config.insecure_registries = vec!["x:5".to_owned(), "10.0.0.0/8".to_owned()];
         config.registry_mirrors = vec!["https://m.example".to_owned()];
         let out = registries(&config);
-        assert_eq!(out["InsecureRegistryCIDRs"], json!(["::1/128", "127.0.0.0/8", "10.0.0.0/8"]));
+        assert_eq!(out["InsecureRegistryCIDRs"], json!(["10.0.0.0/8", "::1/128", "127.0.0.0/8"]));
         assert_eq!(out["Mirrors"], json!(["https://m.example/"]));
         assert_eq!(out["IndexConfigs"]["x:5"]["Secure"], json!(false));
         assert_eq!(registries(&EngineConfig::new("/d", "/e"))["Mirrors"], Value::Null);

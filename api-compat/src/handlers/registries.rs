@@ -1,10 +1,10 @@
 //! Registries: pull, push, login, search, and what a registry has under a name.
 
 use base64::Engine as _;
+use dockerd_core::image::pull::{Credentials, RemotePlatform, SearchResult};
 use dockerd_core::image::pull::{PullNote, PullOrder, RemoteImage};
 use dockerd_core::image::push::{PushNote, PushOrder};
-use dockerd_image::{LayerStep, PullStep, PushStep};
-use dockerd_registry::{Credentials, SearchResult};
+use dockerd_image::{LayerStep, PullStep, PushError, PushStep};
 use dockerd_types::{Digest, Reference};
 use hyper::StatusCode;
 use serde::Deserialize;
@@ -127,9 +127,6 @@ pub(crate) async fn push(context: Context) -> Result {
     let reference = Reference::parse(context.name()).map_err(|error| ApiError::bad_request(error.to_string()))?;
     let platform = if context.version < PUSH_PLATFORM { None } else { convert::platform(query.text("platform"))? };
     let reference = with_tag(reference, query.text("tag"))?;
-    if reference.digest().is_some() {
-        return Err(ApiError::bad_request("cannot push a digest reference"));
-    }
     let order = PushOrder { all: reference.tag().is_none(), reference, credentials: credentials(&context) };
     let images = context.engine.images.clone();
     feed::answer(|feed| async move {
@@ -137,6 +134,9 @@ pub(crate) async fn push(context: Context) -> Result {
         feed.line(json!({"status": format!("The push refers to repository [{repository}]")}));
         if platform.is_some() {
             images.inspect_for(&order.reference.to_string(), platform.as_ref())?;
+        }
+        if order.reference.digest().is_some() {
+            return Err(PushError::ByDigest.into());
         }
         images.push(order, move |note| tell_push(&feed, note)).await
     })
@@ -195,7 +195,7 @@ pub(crate) async fn inspect(context: Context) -> Result {
 }
 
 /// A platform as the OCI index has it.
-fn platform(platform: &dockerd_registry::Platform) -> Value {
+fn platform(platform: &RemotePlatform) -> Value {
     let mut out = json!({"architecture": platform.architecture, "os": platform.os});
     if let Some(version) = &platform.os_version {
         out["os.version"] = json!(version);
@@ -214,19 +214,27 @@ pub(crate) async fn search(context: Context) -> Result {
     let filters = query.filters(&SEARCH_FILTERS)?;
     let limit = match query.text("limit") {
         "" => 0,
-        text => text
-            .parse()
-            .map_err(|_| ApiError::bad_request(format!("strconv.Atoi: parsing {text:?}: invalid syntax")))?,
+        text => text.parse().map_err(|_| {
+            ApiError::bad_request(format!("invalid limit specified: strconv.Atoi: parsing {text:?}: invalid syntax"))
+        })?,
     };
     let official = filters.boolean("is-official").map_err(|error| ApiError::bad_request(error.to_string()))?;
     let automated = filters.boolean("is-automated").map_err(|error| ApiError::bad_request(error.to_string()))?;
-    let stars = filters.values("stars").filter_map(|text| text.parse::<i64>().ok()).max();
+    let mut least = None;
+    for text in filters.values("stars") {
+        let stars = text.parse::<i64>().map_err(|_| {
+            ApiError::bad_request(format!(
+                "invalid filter 'stars={text}': strconv.Atoi: parsing {text:?}: invalid syntax"
+            ))
+        })?;
+        least = least.max(Some(stars));
+    }
     let found = context.engine.images.search(query.text("term"), limit, credentials(&context)).await?;
     let passes = |item: &&SearchResult| {
         official.is_none_or(|wanted| wanted == item.is_official)
             // Nothing is built automatically any more.
             && automated != Some(true)
-            && stars.is_none_or(|least| item.star_count >= least)
+            && least.is_none_or(|least| item.star_count >= least)
     };
     let found: Vec<Value> = found.iter().filter(passes).map(result).collect();
     Ok(reply::ok(&Value::Array(found)))

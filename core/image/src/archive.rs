@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use dockerd_types::container::ContainerConfig;
 use dockerd_types::{Reference, Timestamp};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::changes;
@@ -68,7 +68,7 @@ impl ImageStore {
             references,
             parent: None,
             tagged: true,
-            manifest: None,
+            manifests: Vec::new(),
         };
         let mut added = self.add_images(vec![new])?;
         added.pop().ok_or_else(|| ImageError::Archive("image was not added".to_owned()))
@@ -96,15 +96,31 @@ pub fn copy_tree(root: BorrowedFd<'_>, path: &Path, to: &Path) -> Result<(), Ima
     };
     let target = rustix::fs::open(to, flags, Mode::empty()).map_err(|e| ImageError::io("open volume")(e.into()))?;
     let target = Arc::new(target);
-    copy_directory(&from, &target, &mut HashMap::new()).map_err(ImageError::io("copy directory"))
+    copy_directory(&from, &target, &mut Copied::default()).map_err(ImageError::io("copy directory"))
+}
+
+/// Copies the upper directory `from` of an overlay mount into the empty one `to`: as [`copy_tree`], whiteouts and opaque
+/// directories too. What a mount with other options wrote, which `to`'s mount would not read, is an error.
+pub fn copy_upper(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), ImageError> {
+    let fail = || ImageError::io("copy writable layer");
+    let open = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+    let (from, to) = (open(from).map_err(fail())?, Arc::new(open(to).map_err(fail())?));
+    let mut copied = Copied { marks: true, ..Copied::default() };
+    copy_directory(&from, &to, &mut copied).map_err(fail())
 }
 
 /// Files with several names remembered at most.
 const MOST_LINKED: usize = 4096;
 
-/// Files with several names that have been copied: by device and number, where.
-/// Beyond [`MOST_LINKED`], which bounds the directories held open, links become files of their own.
-type Copied = HashMap<(u64, u64), (Arc<OwnedFd>, OsString)>;
+/// What a copy remembers.
+#[derive(Debug, Default)]
+struct Copied {
+    /// Files with several names that have been copied: by device and number, where.
+    /// Beyond [`MOST_LINKED`], which bounds the directories held open, links become files of their own.
+    linked: HashMap<(u64, u64), (Arc<OwnedFd>, OsString)>,
+    /// Whether the marks of an overlay's upper directory are kept.
+    marks: bool,
+}
 
 fn copy_directory(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io::Result<()> {
     for entry in rustix::fs::Dir::read_from(from)? {
@@ -116,15 +132,15 @@ fn copy_directory(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io:
         let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::Directory && stat.st_nlink > 1 {
-            if let Some((directory, first)) = copied.get(&(stat.st_dev, stat.st_ino)) {
+            if let Some((directory, first)) = copied.linked.get(&(stat.st_dev, stat.st_ino)) {
                 rustix::fs::linkat(directory, first, to, name, AtFlags::empty())?;
                 continue;
             }
             let name = OsStr::from_bytes(name.to_bytes()).to_owned();
-            if copied.len() >= MOST_LINKED {
-                copied.clear();
+            if copied.linked.len() >= MOST_LINKED {
+                copied.linked.clear();
             }
-            copied.insert((stat.st_dev, stat.st_ino), (to.clone(), name));
+            copied.linked.insert((stat.st_dev, stat.st_ino), (to.clone(), name));
         }
         match kind {
             FileType::Directory => {
@@ -141,12 +157,12 @@ fn copy_directory(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io:
             FileType::RegularFile => {
                 let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let write = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut source = File::from(rustix::fs::openat(from, name, read, Mode::empty())?);
-                let mut copy = File::from(rustix::fs::openat(to, name, write, Mode::RUSR | Mode::WUSR)?);
-                io::copy(&mut source, &mut copy)?;
+                let source = File::from(rustix::fs::openat(from, name, read, Mode::empty())?);
+                let copy = File::from(rustix::fs::openat(to, name, write, Mode::RUSR | Mode::WUSR)?);
+                copy_content(&source, &copy)?;
                 // The owner first: a change of it takes file capabilities away.
                 rustix::fs::fchown(&copy, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-                copy_xattrs(&source, &copy)?;
+                copy_xattrs(&source, &copy, copied.marks)?;
                 rustix::fs::fchmod(&copy, Mode::from_raw_mode(stat.st_mode))?;
                 rustix::fs::futimens(&copy, &times(&stat))?;
                 continue;
@@ -166,9 +182,33 @@ fn copy_directory(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io:
     }
     let stat = rustix::fs::fstat(from)?;
     rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-    copy_xattrs(from, to)?;
+    copy_xattrs(from, to, copied.marks)?;
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
     Ok(rustix::fs::futimens(to, &times(&stat))?)
+}
+
+/// Copies what a file has between its holes (lseek(2), `SEEK_DATA`). The standard library leaves the copying to the kernel,
+/// which takes blocks over by reference where the file system can.
+fn copy_content(from: &File, to: &File) -> io::Result<()> {
+    let mut at = 0;
+    loop {
+        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => break,
+            // A file system that does not know its holes.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
+            Err(error) => return Err(error.into()),
+        };
+        let hole = rustix::fs::seek(from, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
+        rustix::fs::seek(from, SeekFrom::Start(data))?;
+        rustix::fs::seek(to, SeekFrom::Start(data))?;
+        let copied = io::copy(&mut from.take(hole - data), &mut &*to)?;
+        at = data + copied;
+        if copied < hole - data {
+            break;
+        }
+    }
+    to.set_len(from.metadata()?.len())
 }
 
 fn times(stat: &rustix::fs::Stat) -> Timestamps {
@@ -179,8 +219,9 @@ fn times(stat: &rustix::fs::Stat) -> Timestamps {
     }
 }
 
-/// Attributes of the union mount itself (`trusted.overlay.*`) stay behind.
-fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
+/// Attributes of the union mount itself (`trusted.overlay.*`) stay behind, unless `marks` are kept; then those that say
+/// where else to look (`redirect`, `metacopy`) are refused.
+fn copy_xattrs(from: impl AsFd, to: impl AsFd, marks: bool) -> io::Result<()> {
     let mut names = vec![0; 16 * 1024];
     let length = match rustix::fs::flistxattr(&from, &mut names) {
         Ok(length) => length,
@@ -189,8 +230,13 @@ fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> io::Result<()> {
     };
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let Ok(name) = std::str::from_utf8(name) else { continue };
-        if name.starts_with("trusted.overlay.") {
-            continue;
+        match name.strip_prefix("trusted.overlay.") {
+            None => {}
+            Some("opaque") if marks => {}
+            Some("redirect" | "metacopy") if marks => {
+                return Err(io::Error::other(format!("a file has the attribute {name}, which is not supported")));
+            }
+            Some(_) => continue,
         }
         let mut value = vec![0; 64 * 1024];
         let length = rustix::fs::fgetxattr(&from, name, &mut value)?;

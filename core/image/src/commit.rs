@@ -6,7 +6,6 @@ use dockerd_types::container::ContainerConfig;
 use dockerd_types::{Digest, Reference, Timestamp};
 
 use crate::config::{History, ImageConfig, RunConfig};
-use crate::diff;
 use crate::error::ImageError;
 use crate::intake::stage::stage_with;
 use crate::lease::Lease;
@@ -46,10 +45,11 @@ impl ImageStore {
             lease.cover(&layer.chain_id);
             lease.cover(&layer.diff_id);
         }
-        let upper = self.snapshots_of(key).upper(key)?;
-        let write = |out: &mut dyn std::io::Write| {
-            diff::write_layer(std::os::fd::AsFd::as_fd(&upper), out).map_err(ImageError::io("write layer"))
-        };
+        if let Some(chain) = parent.chain() {
+            // The container may be another driver's.
+            self.ensure_layers(chain)?;
+        }
+        let write = |out: &mut dyn std::io::Write| self.snapshots_of(key).write_layer(key, out);
         let staged = stage_with(write, &**self.snapshots(), self.content().temporary())?;
         let diff_id = staged.diff_id.clone().ok_or_else(|| ImageError::Archive("layer without a digest".to_owned()))?;
         let mut layers = parent.layers.clone();
@@ -83,7 +83,7 @@ impl ImageStore {
         let raw = serde_json::to_vec(&config).map_err(|error| ImageError::Archive(error.to_string()))?;
         let references = options.reference.clone().into_iter().collect();
         let parent = Some(parent.id.clone());
-        let new = NewImage { raw_config: raw.into(), layers, references, parent, tagged: true, manifest: None };
+        let new = NewImage { raw_config: raw.into(), layers, references, parent, tagged: true, manifests: Vec::new() };
         let mut added = self.add_images(vec![new])?;
         added.pop().ok_or_else(|| ImageError::Archive("image was not added".to_owned()))
     }

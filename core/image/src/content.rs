@@ -64,6 +64,11 @@ impl ContentStore {
         File::open(self.path(digest)).map_err(ImageError::io(format!("open content {digest}")))
     }
 
+    /// Reads a small blob.
+    pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
+        fs::read(self.path(digest)).map_err(ImageError::io(format!("read content {digest}")))
+    }
+
     /// Whether it is there.
     pub fn has(&self, digest: &Digest) -> bool {
         self.path(digest).exists()

@@ -1,5 +1,5 @@
 //! A snapshot's changes as a layer: the upper directory of an overlay written as a tar, with overlayfs' marks turned into
-//! the `.wh.` names of layers (OCI image-spec "layer.md"). Everything is read by descriptor, nothing is followed; names are
+//! the `.wh.` names of layers (OCI image-spec "layer.md"), or those paths of a directory that are known to differ. Everything is read by descriptor, nothing is followed; names are
 //! in order, times are whole seconds, as Docker writes layers.
 
 use std::collections::HashMap;
@@ -8,8 +8,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use tar::{EntryType, Header};
 
@@ -21,13 +22,55 @@ const MOST_ID: u64 = 0o7_777_777;
 const MOST_SIZE: u64 = 0o77_777_777_777;
 /// Longest list of attributes, and longest attribute, of Linux.
 const MOST_ATTRIBUTES: usize = 64 * 1024;
+/// What a list of attributes mostly fits in.
+const FEW_ATTRIBUTES: usize = 256;
+
+/// Longest path: `PATH_MAX`. Deeper trees would cost a descriptor a level without end.
+pub(crate) const LONGEST_PATH: usize = 4096;
+
+/// Extended attributes of a file, with their values.
+pub(crate) type Attributes = Vec<(OsString, Vec<u8>)>;
 
 /// Writes what is below `upper` as a layer.
 pub(crate) fn write_layer(upper: BorrowedFd<'_>, out: &mut dyn Write) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(upper, ".", flags, Mode::empty())?;
     let mut writer = LayerWriter { out, seen: HashMap::new(), buffer: vec![0; 128 * 1024] };
-    writer.directory(&root, b"")?;
+    writer.below(root)?;
+    writer.out.write_all(&[0; 2 * BLOCK])
+}
+
+/// Writes those `paths` of the directory `root` as a layer that differ from what is below it, each with whether it is gone;
+/// in order, relative to the root. Of a directory that is itself only.
+pub(crate) fn write_paths<'a>(
+    root: BorrowedFd<'_>,
+    paths: impl Iterator<Item = (&'a Path, bool)>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut writer = LayerWriter { out, seen: HashMap::new(), buffer: vec![0; 128 * 1024] };
+    for (path, gone) in paths {
+        let Some(name) = path.file_name() else { continue };
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let open = match rustix::fs::openat2(root, parent, flags, Mode::empty(), resolve) {
+            Ok(open) => open,
+            // A container that runs took it away.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if gone {
+            let mark = path.with_file_name(OsString::from_vec([b".wh.", name.as_bytes()].concat()));
+            // What is gone has no owner and time; the directory's are as good, and do not change by themselves.
+            writer.mark(mark.as_os_str().as_bytes().to_vec(), &rustix::fs::fstat(&open)?)?;
+            continue;
+        }
+        match rustix::fs::statat(&open, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => drop(writer.entry(&open, name, path.as_os_str().as_bytes().to_vec(), &stat)?),
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     writer.out.write_all(&[0; 2 * BLOCK])
 }
 
@@ -38,48 +81,82 @@ struct LayerWriter<'a> {
     buffer: Vec<u8>,
 }
 
-/// One entry's header, before it is written.
-struct Entry<'a> {
-    kind: EntryType,
-    name: Vec<u8>,
-    link: &'a [u8],
-    size: u64,
-    attributes: Vec<(OsString, Vec<u8>)>,
+/// A directory being written.
+struct Level {
+    open: OwnedFd,
+    /// What of it is still to come.
+    names: std::vec::IntoIter<OsString>,
+    /// Its own name.
+    prefix: Vec<u8>,
 }
 
-impl LayerWriter<'_> {
-    /// The entries of the directory `open`, whose own name is `prefix`. Depth is bounded by the length of paths.
-    fn directory(&mut self, open: &OwnedFd, prefix: &[u8]) -> io::Result<()> {
+impl Level {
+    fn of(open: OwnedFd, prefix: Vec<u8>) -> io::Result<Self> {
+        if prefix.len() > LONGEST_PATH {
+            return Err(Errno::NAMETOOLONG.into());
+        }
         let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(open)? {
+        for entry in rustix::fs::Dir::read_from(&open)? {
             let name = entry?.file_name().to_bytes().to_vec();
             if name != b"." && name != b".." {
                 names.push(OsString::from_vec(name));
             }
         }
         names.sort_unstable();
-        for name in names {
-            let stat = match rustix::fs::statat(open, &name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(Self { open, names: names.into_iter(), prefix })
+    }
+
+    /// The name of what is in it.
+    fn path(&self, name: &[u8]) -> Vec<u8> {
+        if self.prefix.is_empty() { name.to_vec() } else { [&self.prefix[..], b"/", name].concat() }
+    }
+}
+
+/// One entry's header, before it is written.
+struct Entry<'a> {
+    kind: EntryType,
+    name: Vec<u8>,
+    link: &'a [u8],
+    size: u64,
+    attributes: Attributes,
+}
+
+impl LayerWriter<'_> {
+    /// Everything below the directory `open`. Not by recursion: a container may make directories in each other without end.
+    fn below(&mut self, open: OwnedFd) -> io::Result<()> {
+        let mut levels = vec![Level::of(open, Vec::new())?];
+        while let Some(level) = levels.last_mut() {
+            let Some(name) = level.names.next() else {
+                levels.pop();
+                continue;
+            };
+            let stat = match rustix::fs::statat(&level.open, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 // A container that runs took it away.
                 Err(Errno::NOENT) => continue,
                 stat => stat?,
             };
-            let join = |name: &[u8]| if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() };
             if is_whiteout(&stat) {
-                self.mark(join(&[b".wh.", name.as_bytes()].concat()), &stat)?;
-            } else {
-                self.entry(open, &name, join(name.as_bytes()), &stat)?;
+                self.mark(level.path(&[b".wh.", name.as_bytes()].concat()), &stat)?;
+                continue;
             }
+            let full = level.path(name.as_bytes());
+            let Some(below) = self.entry(&level.open, &name, full.clone(), &stat)? else { continue };
+            let mut value = [0; 1];
+            if rustix::fs::fgetxattr(&below, "trusted.overlay.opaque", &mut value).is_ok() && value == *b"y" {
+                self.mark([&full[..], b"/.wh..wh..opq"].concat(), &stat)?;
+            }
+            levels.push(Level::of(below, full)?);
         }
         Ok(())
     }
 
-    fn entry(&mut self, parent: &OwnedFd, name: &OsStr, full: Vec<u8>, stat: &Stat) -> io::Result<()> {
+    /// One entry; what it is as a directory, if it is one.
+    fn entry(&mut self, parent: &OwnedFd, name: &OsStr, full: Vec<u8>, stat: &Stat) -> io::Result<Option<OwnedFd>> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind != FileType::Directory && stat.st_nlink > 1 {
             if let Some(first) = self.seen.get(&(stat.st_dev, stat.st_ino)).cloned() {
                 let entry = Entry { kind: EntryType::Link, name: full, link: &first, size: 0, attributes: Vec::new() };
-                return self.header(&entry, stat);
+                return self.header(&entry, stat).map(|()| None);
             }
             self.seen.insert((stat.st_dev, stat.st_ino), full.clone());
         }
@@ -94,11 +171,7 @@ impl LayerWriter<'_> {
                     ..plain(EntryType::Directory)
                 };
                 self.header(&entry, stat)?;
-                let mut value = [0; 1];
-                if rustix::fs::fgetxattr(&open, "trusted.overlay.opaque", &mut value).is_ok() && value == *b"y" {
-                    self.mark([&full[..], b"/.wh..wh..opq"].concat(), stat)?;
-                }
-                self.directory(&open, &full)
+                return Ok(Some(open));
             }
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -107,19 +180,20 @@ impl LayerWriter<'_> {
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 let entry = Entry { size, attributes: attributes(&file)?, ..plain(EntryType::Regular) };
                 self.header(&entry, &stat)?;
-                self.content(file, size)
+                self.content(file, size)?;
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
                 let entry = Entry { link: target.as_bytes(), ..plain(EntryType::Symlink) };
-                self.header(&entry, stat)
+                self.header(&entry, stat)?;
             }
-            FileType::CharacterDevice => self.header(&plain(EntryType::Char), stat),
-            FileType::BlockDevice => self.header(&plain(EntryType::Block), stat),
-            FileType::Fifo => self.header(&plain(EntryType::Fifo), stat),
+            FileType::CharacterDevice => self.header(&plain(EntryType::Char), stat)?,
+            FileType::BlockDevice => self.header(&plain(EntryType::Block), stat)?,
+            FileType::Fifo => self.header(&plain(EntryType::Fifo), stat)?,
             // No archive holds sockets.
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(None)
     }
 
     /// An empty file whose name means something.
@@ -214,21 +288,31 @@ fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     out.push(b'\n');
 }
 
-/// Attributes worth keeping: file capabilities and the user's own. Others belong to the file system or its host.
-fn attributes(file: impl AsFd) -> io::Result<Vec<(OsString, Vec<u8>)>> {
-    let mut names = vec![0; MOST_ATTRIBUTES];
-    let length = match rustix::fs::flistxattr(&file, &mut names) {
-        Ok(length) => length,
-        Err(Errno::OPNOTSUPP) => 0,
-        Err(error) => return Err(error.into()),
+/// Whether an attribute is worth keeping: file capabilities and the user's own are. Others belong to the file system or its
+/// host.
+pub(crate) fn is_kept_attribute(name: &[u8]) -> bool {
+    name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
+}
+
+fn attributes(file: impl AsFd) -> io::Result<Attributes> {
+    Ok(attributes_if_any(file.as_fd())?.unwrap_or_default())
+}
+
+/// Attributes worth keeping; `None` on a file system that has none.
+pub(crate) fn attributes_if_any(file: BorrowedFd<'_>) -> io::Result<Option<Attributes>> {
+    let mut names = vec![0; FEW_ATTRIBUTES];
+    let length = loop {
+        match rustix::fs::flistxattr(file, &mut names) {
+            Ok(length) => break length,
+            Err(Errno::RANGE) if names.len() < MOST_ATTRIBUTES => names.resize(MOST_ATTRIBUTES, 0),
+            Err(Errno::OPNOTSUPP) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
     };
     let mut out = Vec::new();
-    let kept = |name: &&[u8]| {
-        *name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
-    };
-    for name in names[..length].split(|byte| *byte == 0).filter(kept) {
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| is_kept_attribute(name)) {
         let mut value = vec![0; MOST_ATTRIBUTES];
-        match rustix::fs::fgetxattr(&file, name, &mut value) {
+        match rustix::fs::fgetxattr(file, name, &mut value) {
             Ok(length) => {
                 value.truncate(length);
                 out.push((OsStr::from_bytes(name).to_owned(), value));
@@ -237,13 +321,11 @@ fn attributes(file: impl AsFd) -> io::Result<Vec<(OsString, Vec<u8>)>> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(out)
+    Ok(Some(out))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::layer::{UnpackOptions, unpack};
 

@@ -39,6 +39,9 @@ pub enum ImageError {
         /// What it has.
         found: Digest,
     },
+    /// A manifest and a configuration that do not belong together.
+    #[error("layers from manifest don't match image configuration")]
+    LayersMismatch,
     /// A request that cannot be met.
     #[error("{0}")]
     InvalidArgument(String),
@@ -76,6 +79,7 @@ impl Kinded for ImageError {
             | Self::Archive(_)
             | Self::InvalidArgument(_)
             | Self::Index(_)
+            | Self::LayersMismatch
             | Self::WrongDigest { .. } => ErrorKind::InvalidArgument,
             Self::NoTarget(_) | Self::Document(_) | Self::Io { .. } => ErrorKind::System,
         }

@@ -79,6 +79,24 @@ pub fn erofs_read(data: &[u8]) {
     }
 }
 
+/// A record of a layer's tar: whatever names it has, only what is in the layer's directory is read.
+pub fn tar_split(data: &[u8]) {
+    use std::io::{Read, Write};
+    let base = tempfile::tempdir().expect("a temporary directory");
+    let root = base.path().join("root");
+    fs::create_dir(&root).expect("the root is made");
+    fs::write(base.path().join("beside"), "secret").expect("a file is made");
+    fs::write(root.join("a"), "inside").expect("a file is made");
+    std::os::unix::fs::symlink("../beside", root.join("link")).expect("a link is made");
+    let mut record = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    record.write_all(data).expect("written to memory");
+    let record = record.finish().expect("written to memory");
+    let files = File::open(&root).expect("the root opens");
+    let mut tar = Vec::new();
+    let _ = crate::moving::Rebuilt::new(&record[..], files.into()).take(1 << 20).read_to_end(&mut tar);
+    assert!(!tar.windows(6).any(|piece| piece == b"secret") || data.windows(6).any(|piece| piece == b"c2Vjcm"));
+}
+
 /// A configuration that can be read can be used and written again.
 pub fn image_config(data: &[u8]) {
     let Ok(mut config) = serde_json::from_slice::<ImageConfig>(data) else { return };
@@ -102,6 +120,11 @@ mod tests {
     fn erofs_indexes_and_mutations() {
         fuzz_mutate::run("erofs_scan", 4000, super::erofs_scan);
         fuzz_mutate::run("erofs_read", 10_000, super::erofs_read);
+    }
+
+    #[test]
+    fn records_and_mutations() {
+        fuzz_mutate::run("tar_split", 2000, super::tar_split);
     }
 
     #[test]

@@ -332,7 +332,12 @@ impl Unpacker<'_> {
         }
         // A whiteout hides what is below this layer only (OCI image-spec): what the layer itself has stays.
         match rustix::fs::mknodat(parent, hidden, FileType::CharacterDevice, Mode::empty(), 0) {
-            Ok(()) => chown(parent, hidden, entry.uid, entry.gid).map_err(at),
+            Ok(()) => {
+                // Else overlayfs lists the mark where no layer below has this directory.
+                let own = OsStr::new("trusted.overlay.origin");
+                tolerate(set_xattr(parent.as_fd(), OsStr::new("."), own, b"")).map_err(&at)?;
+                chown(parent, hidden, entry.uid, entry.gid).map_err(at)
+            }
             Err(Errno::EXIST) => {
                 let stat = rustix::fs::statat(parent, hidden, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| at(e.into()))?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -421,7 +426,7 @@ pub(crate) fn attributes(entry: &Entry) -> impl Iterator<Item = (&OsStr, &[u8])>
 }
 
 /// Attributes the file system cannot hold or we may not set are left out, as the stock daemon does.
-fn tolerate(result: io::Result<()>) -> io::Result<()> {
+pub(crate) fn tolerate(result: io::Result<()>) -> io::Result<()> {
     match result.as_ref().err().and_then(Errno::from_io_error) {
         Some(Errno::OPNOTSUPP | Errno::PERM) => {
             tracing::debug!(error = ?result, "attribute left out");

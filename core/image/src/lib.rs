@@ -21,6 +21,7 @@ mod intake;
 pub mod layer;
 mod lease;
 mod load;
+pub mod moving;
 pub mod pack;
 mod publish;
 mod pull;

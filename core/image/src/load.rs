@@ -93,7 +93,7 @@ impl ImageStore {
             references,
             parent: None,
             tagged: false,
-            manifest: None,
+            manifests: Vec::new(),
         })
     }
 

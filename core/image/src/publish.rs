@@ -32,8 +32,8 @@ pub(crate) struct NewImage {
     pub(crate) parent: Option<Digest>,
     /// Whether its names count as given now (`LastTagTime`), as they do for all but a load and a pull.
     pub(crate) tagged: bool,
-    /// The manifest it came by, and the manifest's bytes.
-    pub(crate) manifest: Option<(ManifestRef, Bytes)>,
+    /// The manifests it came by, with their bytes; the one of the image itself at the end.
+    pub(crate) manifests: Vec<(ManifestRef, Bytes)>,
 }
 
 impl ImageStore {
@@ -141,7 +141,7 @@ impl ImageStore {
         let mut ids = Vec::new();
         for image in &new {
             ids.push(self.content().put(&image.raw_config)?);
-            if let Some((_, bytes)) = &image.manifest {
+            for (_, bytes) in &image.manifests {
                 self.content().put(bytes)?;
             }
         }
@@ -172,15 +172,19 @@ impl ImageStore {
         images: &mut std::collections::HashMap<Digest, Arc<Image>>,
         names: &mut BTreeMap<Reference, Digest>,
     ) -> Result<(), ImageError> {
-        let NewImage { raw_config, layers, references, parent, tagged, manifest } = new;
+        let NewImage { raw_config, layers, references, parent, tagged, manifests: new_manifests } = new;
         let now = Timestamp::now();
         let known = images.get(id);
         let tagged = (tagged && !references.is_empty()).then_some(now);
         let mut manifests = known.map_or_else(Vec::new, |image| image.manifests.clone());
-        let manifest = manifest.map(|(manifest, _)| manifest).filter(|manifest| !manifests.contains(manifest));
-        if known.is_none() || tagged.is_some() || manifest.is_some() {
-            manifests.extend(manifest);
-            if manifests.len() > MOST_MANIFESTS {
+        let before = manifests.len();
+        for (manifest, _) in new_manifests {
+            if !manifests.contains(&manifest) {
+                manifests.push(manifest);
+            }
+        }
+        if known.is_none() || tagged.is_some() || manifests.len() > before {
+            while manifests.len() > MOST_MANIFESTS {
                 manifests.remove(0);
             }
             let stored = ImageDocument {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dockerd_registry::{
-    BlobReader, BlobSource, Document, Manifest, RegistryError, Repository, Target, UploadEvent, UploadRequest,
+    BlobReader, BlobSource, Document, Manifest, Mounting, RegistryError, Repository, Target, UploadEvent, UploadRequest,
 };
 use dockerd_types::{Digest, ErrorKind, Kinded, Reference};
 use serde::Serialize;
@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use crate::distribution::LayerBlob;
 use crate::error::ImageError;
 use crate::intake::spool::{Spool, Writer};
+use crate::lease::Lease;
 use crate::pull::repository_name;
 use crate::store::{Image, ImageStore, LayerRef};
 
@@ -35,7 +36,7 @@ const MOST_MOUNTS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
     /// The registry's answer.
-    #[error(transparent)]
+    #[error("{}", .0.text_of_push())]
     Registry(#[from] RegistryError),
     /// The store's.
     #[error(transparent)]
@@ -163,6 +164,15 @@ impl ImageStore {
         let index = self.index();
         let image = index.references.get(reference).and_then(|id| index.images.get(id)).cloned();
         let image = image.ok_or_else(|| PushError::NoTag(reference.familiar()))?;
+        // Nothing of it goes meanwhile; and what is noted of layers that have gone goes with this.
+        let lease = Lease::new(self);
+        let manifests = image.manifests.iter().map(|manifest| &manifest.digest);
+        for digest in image.layers.iter().flat_map(|layer| [&layer.chain_id, &layer.diff_id]).chain(manifests) {
+            lease.cover(digest);
+        }
+        for layer in &image.layers {
+            self.distribution().blobs(&layer.diff_id).iter().for_each(|form| lease.cover(&form.digest));
+        }
         let push = Push { store: self, repository, reference, slots, progress };
         let (media_type, bytes) = push.image(&image).await?;
         let tag = reference.tag().unwrap_or("latest");
@@ -255,12 +265,17 @@ impl Push<'_> {
         }
         for form in forms() {
             for from in self.mountable(form) {
-                if self.repository.mount(&form.digest, &from).await? {
-                    told(PushStep::Mounted(from));
-                    return self.noted(layer, form.clone());
+                match self.repository.mount(&form.digest, &from).await? {
+                    Mounting::Mounted => {
+                        told(PushStep::Mounted(from));
+                        return self.noted(layer, form.clone());
+                    }
+                    Mounting::Absent => {
+                        let seen = format!("{}/{from}", self.reference.domain());
+                        self.store.distribution().forget_repository(&layer.diff_id, &form.digest, &seen)?;
+                    }
+                    Mounting::Refused => {}
                 }
-                let seen = format!("{}/{from}", self.reference.domain());
-                self.store.distribution().forget_repository(&layer.diff_id, &form.digest, &seen)?;
             }
         }
         let kept = forms().find(|form| self.store.content().has(&form.digest));

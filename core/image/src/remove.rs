@@ -22,6 +22,8 @@ pub struct RemoveOptions {
 pub enum Removal {
     /// A name, in its familiar form, of an image.
     Untagged(String, Digest),
+    /// A name by digest that went with the last tag of its repository.
+    WithTag(String, Digest),
     /// An image.
     Deleted(Digest),
     /// A layer, by its chainID.
@@ -135,7 +137,12 @@ impl ImageStore {
         references.retain(|name, _| !names.contains(name));
         self.write_references(&references)?;
         self.publish(index.images.clone(), references);
-        out.extend(names.iter().map(|name| Removal::Untagged(name.familiar(), image.id.clone())));
+        let is_tag = |name: &Reference| name.digest().is_none();
+        let led_by_tag = names.first().is_some_and(is_tag);
+        out.extend(names.iter().map(|name| {
+            let removal = if led_by_tag && !is_tag(name) { Removal::WithTag } else { Removal::Untagged };
+            removal(name.familiar(), image.id.clone())
+        }));
         Ok(())
     }
 

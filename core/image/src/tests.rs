@@ -1,7 +1,7 @@
 //! The store as a whole, on disk: archives of all shapes in, out and away again; needs root.
 
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use dockerd_store::Layout;
@@ -18,41 +18,69 @@ mod composefs;
 struct Root {
     dir: tempfile::TempDir,
     layout: Layout,
+    driver: &'static str,
 }
 
 impl Root {
+    /// With the driver that runs everywhere.
     fn new() -> (Self, ImageStore) {
+        Self::with("overlay2").expect("overlays can be mounted")
+    }
+
+    /// `None` where this kernel cannot have that driver.
+    fn with(driver: &'static str) -> Option<(Self, ImageStore)> {
         let dir = tempfile::tempdir().expect("temporary directory");
         let layout = Layout::new(dir.path().join("data"), dir.path().join("exec"));
         layout.create().expect("made");
-        let root = Self { dir, layout };
-        let store = root.open();
-        (root, store)
+        let store = ImageStore::open(&layout, Some(driver)).ok()?;
+        Some((Self { dir, layout, driver }, store))
+    }
+
+    /// One for each driver.
+    fn of_all() -> impl Iterator<Item = (Self, ImageStore)> {
+        ["erofs", "overlay2", "vfs"].into_iter().filter_map(Self::with)
     }
 
     fn open(&self) -> ImageStore {
-        ImageStore::open(&self.layout, Some("overlay2")).expect("opened")
+        ImageStore::open(&self.layout, Some(self.driver)).expect("opened")
     }
 
     fn names(&self, path: &str) -> Vec<String> {
-        let entries = std::fs::read_dir(self.dir.path().join("data").join(path)).expect("listed");
+        let entries = std::fs::read_dir(self.dir.path().join("data").join(path)).into_iter().flatten();
         let mut names: Vec<String> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
 
+    /// Names in a directory of the driver.
+    fn driver_names(&self, part: &str) -> Vec<String> {
+        self.names(&format!("{}/{part}", self.driver))
+    }
+
+    fn driver_path(&self, part: &str) -> PathBuf {
+        self.dir.path().join("data").join(self.driver).join(part)
+    }
+
     fn layer(&self, chain: &Digest) -> PathBuf {
-        self.dir.path().join("data/overlay2/layers").join(chain.hex())
+        self.driver_path("layers").join(chain.hex())
     }
 
     /// Nothing but what the index says.
     fn assert_empty(&self) {
-        let parts =
-            ["overlay2/layers", "overlay2/init", "overlay2/snapshots", "image/content/sha256", "image/images", "tmp"];
-        for path in parts {
-            assert_eq!(self.names(path), Vec::<String>::new(), "{path}");
+        let of_driver = ["layers", "init", "snapshots"].map(|part| format!("{}/{part}", self.driver));
+        let of_all = ["image/content/sha256", "image/images", "tmp"].map(str::to_owned);
+        for path in of_driver.into_iter().chain(of_all) {
+            assert_eq!(self.names(&path), Vec::<String>::new(), "{path}");
         }
     }
+}
+
+/// A file of a mounted tree.
+fn read_in(tree: impl std::os::fd::AsFd, name: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut file = dockerd_sys::inside::open(tree.as_fd(), name).expect("opened");
+    file.read_to_end(&mut out).expect("read");
+    out
 }
 
 fn digest(bytes: &[u8]) -> Digest {
@@ -194,23 +222,25 @@ fn remove(store: &ImageStore, name: &str, force: bool) -> Result<Vec<Removal>, I
 
 #[test]
 fn privileged_several_images_share_layers_and_go_one_by_one() {
-    let (root, store) = Root::new();
-    let (a, b) = (layer("a"), layer("b"));
-    let archive = docker_archive(&[(&["one:1", "two:2"], &[a.clone(), b.clone()]), (&[], std::slice::from_ref(&a))]);
-    let loaded = load(&store, &archive).expect("loaded");
-    assert_eq!((names(&loaded[0].image), names(&loaded[1].image)), (vec!["one:1".into(), "two:2".into()], vec![]));
-    assert_eq!(loaded[0].image.id, digest(&config(&[a.clone(), b])));
-    assert_eq!(loaded[0].image.size(), 2 * ((2 << 20) + 1));
-    assert_eq!((root.names("overlay2/layers").len(), root.names("image/content/sha256").len()), (2, 4));
-    assert_eq!(root.names("tmp"), Vec::<String>::new());
-    let again = load(&store, &archive).expect("loaded again");
-    assert_eq!(again[0].image.id, loaded[0].image.id);
-    assert_eq!(remove(&store, "one:1", false).expect("untagged").len(), 1);
-    let gone = remove(&store, "two:2", false).expect("deleted");
-    assert!(matches!(&gone[..], [Removal::Untagged(..), Removal::Deleted(_), Removal::Layer(_)]), "{gone:?}");
-    let gone = remove(&store, loaded[1].image.id.short(), false).expect("deleted");
-    assert!(matches!(&gone[..], [Removal::Deleted(_), Removal::Layer(_)]), "{gone:?}");
-    root.assert_empty();
+    for (root, store) in Root::of_all() {
+        let (a, b) = (layer("a"), layer("b"));
+        let archive =
+            docker_archive(&[(&["one:1", "two:2"], &[a.clone(), b.clone()]), (&[], std::slice::from_ref(&a))]);
+        let loaded = load(&store, &archive).expect("loaded");
+        assert_eq!((names(&loaded[0].image), names(&loaded[1].image)), (vec!["one:1".into(), "two:2".into()], vec![]));
+        assert_eq!(loaded[0].image.id, digest(&config(&[a.clone(), b])));
+        assert_eq!(loaded[0].image.size(), 2 * ((2 << 20) + 1));
+        assert_eq!((root.driver_names("layers").len(), root.names("image/content/sha256").len()), (2, 4));
+        assert_eq!(root.names("tmp"), Vec::<String>::new());
+        let again = load(&store, &archive).expect("loaded again");
+        assert_eq!(again[0].image.id, loaded[0].image.id);
+        assert_eq!(remove(&store, "one:1", false).expect("untagged").len(), 1);
+        let gone = remove(&store, "two:2", false).expect("deleted");
+        assert!(matches!(&gone[..], [Removal::Untagged(..), Removal::Deleted(_), Removal::Layer(_)]), "{gone:?}");
+        let gone = remove(&store, loaded[1].image.id.short(), false).expect("deleted");
+        assert!(matches!(&gone[..], [Removal::Deleted(_), Removal::Layer(_)]), "{gone:?}");
+        root.assert_empty();
+    }
 }
 
 #[test]
@@ -230,7 +260,8 @@ fn privileged_oci_layouts_with_all_compressions() {
             let image = store.resolve("oci:1").expect("there");
             assert_eq!(image.id, digest(&config(&layers)));
             assert_eq!(names(&image), ["oci:1", "example.org/oci:2"]);
-            assert_eq!(std::fs::read(root.layer(&image.layers[1].chain_id).join("diff/shared")).expect("read"), b"x");
+            let view = store.snapshots().view(&image.layers[1].chain_id).expect("mounted");
+            assert_eq!(read_in(view, "shared"), b"x");
             assert_eq!(root.names("tmp"), Vec::<String>::new());
         }
     }
@@ -289,37 +320,38 @@ fn privileged_the_same_archive_from_many_sides_at_once() {
             // Somebody whose connection breaks, with the same layers under way.
             scope.spawn(|| load(&store, &archive[..archive.len() - 700_000]).expect_err("cut"));
         });
-        assert_eq!(root.names("overlay2/layers").len(), 3);
+        assert_eq!(root.driver_names("layers").len(), 3);
         assert_eq!((store.index().images.len(), root.names("tmp").len()), (1, 0));
     }
 }
 
 #[test]
 fn privileged_removal_takes_nothing_from_a_load_or_a_container() {
-    let (root, store) = Root::new();
-    let layers = [layer("a")];
-    let archive = docker_archive(&[(&["x:1"], &layers)]);
-    let image = load(&store, &archive).expect("loaded").remove(0).image;
-    let lease = Lease::new(&store);
-    lease.cover(&image.layers[0].chain_id);
-    lease.cover(&image.layers[0].diff_id);
-    assert_eq!(remove(&store, "x:1", false).expect("removed").len(), 2);
-    assert_eq!((root.names("overlay2/layers").len(), root.names("image/content/sha256").len()), (1, 1));
-    drop(lease);
-    root.assert_empty();
-    // A container's writable layer keeps what it lies upon, though its image goes.
-    let image = load(&store, &archive).expect("loaded").remove(0).image;
-    store.snapshots().prepare("stopped1", image.chain()).expect("prepared");
-    store.hold(&image.id, "stopped1");
-    assert!(remove(&store, "x:1", false).is_err());
-    assert_eq!(remove(&store, "x:1", true).expect("forced").len(), 2);
-    assert_eq!(root.names("overlay2/layers").len(), 1);
-    drop(store);
-    let store = root.open();
-    assert_eq!(root.names("overlay2/layers").len(), 1);
-    store.snapshots().mount("stopped1").expect("mounted");
-    store.remove_snapshot("stopped1").expect("removed");
-    root.assert_empty();
+    for (root, store) in Root::of_all() {
+        let layers = [layer("a")];
+        let archive = docker_archive(&[(&["x:1"], &layers)]);
+        let image = load(&store, &archive).expect("loaded").remove(0).image;
+        let lease = Lease::new(&store);
+        lease.cover(&image.layers[0].chain_id);
+        lease.cover(&image.layers[0].diff_id);
+        assert_eq!(remove(&store, "x:1", false).expect("removed").len(), 2);
+        assert_eq!((root.driver_names("layers").len(), root.names("image/content/sha256").len()), (1, 1));
+        drop(lease);
+        root.assert_empty();
+        // A container's writable layer keeps what it lies upon, though its image goes.
+        let image = load(&store, &archive).expect("loaded").remove(0).image;
+        store.snapshots().prepare("stopped1", image.chain()).expect("prepared");
+        store.hold(&image.id, "stopped1");
+        assert!(remove(&store, "x:1", false).is_err());
+        assert_eq!(remove(&store, "x:1", true).expect("forced").len(), 2);
+        assert_eq!(root.driver_names("layers").len(), 1);
+        drop(store);
+        let store = root.open();
+        assert_eq!(root.driver_names("layers").len(), 1);
+        store.snapshots().mount("stopped1").expect("mounted");
+        store.remove_snapshot("stopped1").expect("removed");
+        root.assert_empty();
+    }
 }
 
 #[test]
@@ -332,7 +364,7 @@ fn privileged_snapshots_made_ahead_go_with_their_layers() {
     assert!(snapshots.prepare("first", Some(chain)).expect("prepared").is_none(), "nothing was made ahead");
     snapshots.stock(chain).expect("made");
     snapshots.stock(chain).expect("it is there");
-    assert_eq!(root.names("overlay2/snapshots").len(), 2);
+    assert_eq!(root.driver_names("snapshots").len(), 2);
     assert_eq!(snapshots.keys(), ["first"], "it is nobody's");
 
     let tree = snapshots.prepare("second", Some(chain)).expect("prepared").expect("with its mount");
@@ -357,7 +389,7 @@ fn privileged_snapshots_made_ahead_go_with_their_layers() {
     store.snapshots().stock(chain).expect("made");
     drop(store);
     let store = root.open();
-    assert_eq!(root.names("overlay2/snapshots"), Vec::<String>::new());
+    assert_eq!(root.driver_names("snapshots"), Vec::<String>::new());
     remove(&store, "x:1", false).expect("removed");
     root.assert_empty();
 }
@@ -401,34 +433,37 @@ fn privileged_conflicts_in_dockers_words() {
 
 #[test]
 fn privileged_boot_sweeps_and_repairs() {
-    let (root, store) = Root::new();
-    let layers = [layer("a"), layer("b")];
-    let image = load(&store, &docker_archive(&[(&["x:1"], &layers)])).expect("loaded").remove(0).image;
-    settled(&store);
-    drop(store);
-    let data = root.dir.path().join("data");
-    std::fs::create_dir_all(data.join("overlay2/layers").join("f".repeat(64)).join("diff")).expect("made");
-    std::fs::create_dir_all(data.join("overlay2/layers/.tmp-1-2/diff")).expect("made");
-    std::fs::write(data.join("image/content/sha256").join("e".repeat(64)), "x").expect("made");
-    // Of another run of the kernel, and torn.
-    let torn = root.layer(&image.layers[1].chain_id);
-    std::fs::write(torn.join("unsettled"), "another boot").expect("marked");
-    std::fs::write(torn.join("diff/shared"), "").expect("torn");
-    let store = root.open();
-    assert_eq!((root.names("overlay2/layers").len(), root.names("image/content/sha256").len()), (1, 3));
-    // It is made anew for whoever needs it next.
-    store.prepare("c", image.chain()).expect("prepared");
-    store.remove_snapshot("c").expect("removed");
-    assert_eq!(std::fs::read(torn.join("diff/shared")).expect("read"), b"x");
-    assert!(store.resolve("x:1").is_ok());
-    settled(&store);
-    drop(store);
-    // Its tar is torn too: then the image is lost, and nothing of it stays.
-    std::fs::write(torn.join("unsettled"), "another boot").expect("marked");
-    std::fs::write(data.join("image/content/sha256").join(image.layers[1].diff_id.hex()), "torn").expect("torn");
-    let store = root.open();
-    assert!(store.resolve("x:1").is_err());
-    root.assert_empty();
+    for (root, store) in Root::of_all() {
+        let layers = [layer("a"), layer("b")];
+        let image = load(&store, &docker_archive(&[(&["x:1"], &layers)])).expect("loaded").remove(0).image;
+        settled(&store);
+        drop(store);
+        let data = root.dir.path().join("data");
+        for name in ["f".repeat(64), ".tmp-1-2".to_owned()] {
+            std::fs::create_dir_all(root.driver_path("layers").join(name).join("diff")).expect("made");
+        }
+        std::fs::write(data.join("image/content/sha256").join("e".repeat(64)), "x").expect("made");
+        // Of another run of the kernel, and torn.
+        let torn = root.layer(&image.layers[1].chain_id);
+        std::fs::write(torn.join("unsettled"), "another boot").expect("marked");
+        let file = torn.join(if root.driver == "overlay2" { "diff/shared" } else { "index" });
+        std::fs::write(file, "").expect("torn");
+        let store = root.open();
+        assert_eq!((root.driver_names("layers").len(), root.names("image/content/sha256").len()), (1, 3));
+        // It is made anew for whoever needs it next.
+        store.prepare("c", image.chain()).expect("prepared");
+        assert_eq!(read_in(store.snapshots().mount("c").expect("mounted"), "shared"), b"x");
+        store.remove_snapshot("c").expect("removed");
+        assert!(store.resolve("x:1").is_ok());
+        settled(&store);
+        drop(store);
+        // Its tar is torn too: then the image is lost, and nothing of it stays.
+        std::fs::write(torn.join("unsettled"), "another boot").expect("marked");
+        std::fs::write(data.join("image/content/sha256").join(image.layers[1].diff_id.hex()), "torn").expect("torn");
+        let store = root.open();
+        assert!(store.resolve("x:1").is_err());
+        root.assert_empty();
+    }
 }
 
 #[test]
@@ -471,31 +506,34 @@ fn privileged_what_is_saved_loads_with_the_same_ids() {
 
 #[test]
 fn privileged_commits_hold_what_was_changed() {
-    let (root, store) = Root::new();
-    let image = load(&store, &docker_archive(&[(&["x:1"], &[layer("a")])])).expect("loaded").remove(0).image;
-    store.snapshots().prepare("c", image.chain()).expect("prepared");
-    let options = |name: &str| crate::CommitOptions {
-        parent: image.id.clone(),
-        container: "c".to_owned(),
-        container_config: dockerd_types::container::ContainerConfig::default(),
-        config: dockerd_types::container::ContainerConfig::default(),
-        reference: Some(Reference::parse(name).expect("valid")),
-        author: String::new(),
-        comment: String::new(),
-        engine_version: String::new(),
-    };
-    let same = store.commit("c", &options("same:1")).expect("committed");
-    assert_eq!((same.layers.len(), same.config.history.last().map(|step| step.empty_layer)), (1, Some(true)));
-    let upper: &Path = &root.dir.path().join("data/overlay2/snapshots/c/upper");
-    std::fs::write(upper.join("new"), "12345").expect("written");
-    let made: Arc<Image> = store.commit("c", &options("made:1")).expect("committed");
-    assert_eq!((made.layers.len(), made.layers[1].size, made.parent.as_ref()), (2, 5, Some(&image.id)));
-    assert!(remove(&store, image.id.short(), true).is_err(), "it has children");
-    remove(&store, "x:1", false).expect("untagged");
-    remove(&store, "same:1", false).expect("removed");
-    // The last child takes its nameless parent with it, as far as the snapshot lets go.
-    store.remove_snapshot("c").expect("removed");
-    let gone = remove(&store, "made:1", false).expect("removed");
-    assert!(gone.contains(&Removal::Deleted(image.id.clone())), "{gone:?}");
-    root.assert_empty();
+    for (root, store) in Root::of_all() {
+        let image = load(&store, &docker_archive(&[(&["x:1"], &[layer("a")])])).expect("loaded").remove(0).image;
+        store.snapshots().prepare("c", image.chain()).expect("prepared");
+        let options = |name: &str| crate::CommitOptions {
+            parent: image.id.clone(),
+            container: "c".to_owned(),
+            container_config: dockerd_types::container::ContainerConfig::default(),
+            config: dockerd_types::container::ContainerConfig::default(),
+            reference: Some(Reference::parse(name).expect("valid")),
+            author: String::new(),
+            comment: String::new(),
+            engine_version: String::new(),
+        };
+        let same = store.commit("c", &options("same:1")).expect("committed");
+        assert_eq!((same.layers.len(), same.config.history.last().map(|step| step.empty_layer)), (1, Some(true)));
+        let tree = store.snapshots().mount("c").expect("mounted");
+        let path = format!("/proc/self/fd/{}/new", std::os::fd::AsRawFd::as_raw_fd(&tree));
+        std::fs::write(path, "12345").expect("written");
+        drop(tree);
+        let made: Arc<Image> = store.commit("c", &options("made:1")).expect("committed");
+        assert_eq!((made.layers.len(), made.layers[1].size, made.parent.as_ref()), (2, 5, Some(&image.id)));
+        assert!(remove(&store, image.id.short(), true).is_err(), "it has children");
+        remove(&store, "x:1", false).expect("untagged");
+        remove(&store, "same:1", false).expect("removed");
+        // The last child takes its nameless parent with it, as far as the snapshot lets go.
+        store.remove_snapshot("c").expect("removed");
+        let gone = remove(&store, "made:1", false).expect("removed");
+        assert!(gone.contains(&Removal::Deleted(image.id.clone())), "{gone:?}");
+        root.assert_empty();
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
@@ -10,6 +10,7 @@ use std::sync::mpsc::Sender;
 use dockerd_sys::chores;
 
 use crate::error::ImageError;
+use crate::tree;
 
 /// The trash directory, on the file system of everything that is thrown into it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -55,13 +56,19 @@ impl Trash {
 
 fn delete(Rubbish { path, mount }: Rubbish) {
     let directory = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
-    let removed = if directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    let removed = if directory { delete_tree(&path) } else { fs::remove_file(&path) };
     if let Err(error) = removed
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(path = %path.display(), %error, "trash could not be emptied");
     }
     drop(mount);
+}
+
+/// As `remove_dir_all` of the standard library, which costs stack and a descriptor for every level a container has made.
+fn delete_tree(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    tree::remove_tree(fs::File::open(parent)?.as_fd(), name, true)
 }
 
 /// Whether it is a name by [`temporary_name`].

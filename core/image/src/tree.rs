@@ -15,9 +15,12 @@ use rustix::io::Errno;
 
 use crate::error::ImageError;
 use crate::layer::OverwriteRefused;
+use crate::trash::temporary_name;
 
 /// Directories held open at most.
 const MOST_OPEN: usize = 256;
+/// Directories in each other that are held open while they are removed.
+const MOST_LEVELS: usize = 128;
 /// Links that lead nowhere followed at most on one path; the kernel's own bound.
 const MAX_LINKS: u32 = 40;
 const OPEN: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -208,13 +211,14 @@ pub(crate) fn set_xattr(parent: BorrowedFd<'_>, name: &OsStr, key: &OsStr, value
 }
 
 /// Removes a file, or a directory with everything in it, not following links and not by recursion, so that depth costs
-/// no stack.
+/// no stack; directories deep in others are moved up into `parent` first, so that it costs no descriptors either.
 pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr, directory: bool) -> io::Result<()> {
     if !directory {
         return Ok(rustix::fs::unlinkat(parent, name, AtFlags::empty())?);
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut stack = vec![(rustix::fs::openat(parent, name, flags, Mode::empty())?, name.to_owned())];
+    let mut moved = Vec::new();
     while let Some((open, _)) = stack.last() {
         let mut below = None;
         for entry in rustix::fs::Dir::read_from(open)? {
@@ -225,6 +229,11 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr, directory: bool)
             }
             match rustix::fs::unlinkat(open, child, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR | Errno::PERM) if stack.len() >= MOST_LEVELS => {
+                    let name = std::ffi::OsString::from(temporary_name());
+                    rustix::fs::renameat(open, child, parent, &name)?;
+                    moved.push(name);
+                }
                 Err(Errno::ISDIR | Errno::PERM) => {
                     below = Some((rustix::fs::openat(open, child, flags, Mode::empty())?, child.to_owned()));
                     break;
@@ -239,7 +248,12 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr, directory: bool)
         let Some((_, done)) = stack.pop() else { break };
         match stack.last() {
             Some((above, _)) => rustix::fs::unlinkat(above, &done, AtFlags::REMOVEDIR)?,
-            None => rustix::fs::unlinkat(parent, &done, AtFlags::REMOVEDIR)?,
+            None => {
+                rustix::fs::unlinkat(parent, &done, AtFlags::REMOVEDIR)?;
+                if let Some(next) = moved.pop() {
+                    stack.push((rustix::fs::openat(parent, &next, flags, Mode::empty())?, next));
+                }
+            }
         }
     }
     Ok(())
@@ -319,6 +333,15 @@ mod tests {
         std::os::unix::fs::symlink("/etc", dir.path().join("top/d/link")).expect("link");
         remove_tree(root.as_fd(), OsStr::new("top"), true).expect("removed");
         assert!(!dir.path().join("top").exists() && Path::new("/etc").exists());
+        // Deeper than what is held open.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut at = rustix::fs::openat(&root, ".", flags, Mode::empty()).expect("opened");
+        for _ in 0..10 * MOST_LEVELS {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).expect("made");
+            at = rustix::fs::openat(&at, "d", flags, Mode::empty()).expect("opened");
+        }
+        remove_tree(root.as_fd(), OsStr::new("d"), true).expect("removed");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0);
     }
 
     proptest::proptest! {

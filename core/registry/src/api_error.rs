@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use dockerd_types::ErrorKind;
 use hyper::StatusCode;
 use serde::Deserialize;
 
@@ -86,6 +87,23 @@ codes! {
     BlobUploadInvalid = "BLOB_UPLOAD_INVALID", "blob upload invalid";
     /// A bad `n`.
     PaginationNumberInvalid = "PAGINATION_NUMBER_INVALID", "invalid number of results requested";
+}
+
+impl ApiCode {
+    /// The kind of the status the distribution specification has for the code.
+    pub fn kind(self) -> ErrorKind {
+        match self {
+            Self::Unauthorized => ErrorKind::Unauthenticated,
+            Self::Denied => ErrorKind::PermissionDenied,
+            Self::NameUnknown | Self::ManifestUnknown | Self::BlobUnknown | Self::BlobUploadUnknown => {
+                ErrorKind::NotFound
+            }
+            Self::Unavailable => ErrorKind::Unavailable,
+            Self::TooManyRequests => ErrorKind::TooManyRequests,
+            Self::Unknown | Self::Unsupported => ErrorKind::System,
+            _ => ErrorKind::InvalidArgument,
+        }
+    }
 }
 
 /// One refusal.
@@ -207,7 +225,7 @@ fn oauth_error(challenge: &Challenge) -> Option<ApiError> {
         _ => return None,
     };
     let description = challenge.parameter("error_description").filter(|text| !text.is_empty());
-    Some(ApiError::new(code, description.unwrap_or(code.message())))
+    Some(ApiError::new(code, description.unwrap_or_else(|| code.message())))
 }
 
 fn of_body(status: StatusCode, content_type: Option<&str>, body: &[u8]) -> Result<ApiErrors, String> {
@@ -247,14 +265,15 @@ fn of_text(status: StatusCode, text: &str) -> ApiError {
     ApiError::new(code, text)
 }
 
-/// The two failures of Go's decoder that are seen in practice in its words, others in serde's.
-fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
+/// What is wrong with a text that should be JSON: in Go's words where they are seen in practice, else only where it is. Nothing
+/// of the text is repeated but one character: it may be a secret.
+pub(crate) fn go_json_error(body: &[u8], error: &serde_json::Error) -> String {
     match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        None => "unexpected end of JSON input".to_owned(),
         Some(byte) if !matches!(byte, b'{' | b'[' | b'"' | b'-' | b't' | b'f' | b'n' | b'0'..=b'9') => {
             format!("invalid character '{}' looking for beginning of value", char::from(*byte))
         }
-        Some(_) => error.to_string(),
+        _ if error.is_eof() => "unexpected end of JSON input".to_owned(),
+        _ => format!("invalid JSON at line {} column {}", error.line(), error.column()),
     }
 }
 

@@ -217,9 +217,8 @@ impl Authenticator {
         if !whole {
             return Err(undecodable("it is too large".to_owned()));
         }
-        // What serde says of a token must not be passed on: it may quote it.
-        let answer: TokenAnswer = serde_json::from_slice(&body)
-            .map_err(|error| undecodable(format!("invalid JSON at line {} column {}", error.line(), error.column())))?;
+        let answer: TokenAnswer =
+            serde_json::from_slice(&body).map_err(|error| undecodable(api_error::go_json_error(&body, &error)))?;
         self.take(answer, &identity)
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -94,6 +94,8 @@ impl Client {
         }
         let proxy = proxy::of(&self.config.written.proxies, &request.url)?;
         let again = match &request.payload {
+            // What might have been done already must not be done twice.
+            _ if request.method == Method::POST => None,
             Payload::Empty => Some(Payload::Empty),
             Payload::Full(bytes) => Some(Payload::Full(bytes.clone())),
             Payload::Stream { .. } => None,
@@ -231,7 +233,12 @@ impl Kept {
     fn take(&self, url: &Url) -> Option<Connection> {
         let key = key(url);
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|(_, since, connection)| since.elapsed() < KEPT && connection.is_usable());
+        // One look tells most of those that the peer has closed.
+        let mut cx = Context::from_waker(Waker::noop());
+        kept.retain_mut(|(_, since, connection)| {
+            connection.drive(&mut cx);
+            since.elapsed() < KEPT && connection.is_usable()
+        });
         let at = kept.iter().rposition(|(known, _, _)| *known == key)?;
         Some(kept.remove(at).2)
     }

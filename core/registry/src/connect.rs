@@ -89,9 +89,10 @@ async fn dial(url: &Url, limit: Duration) -> Result<AnyStream, TransportError> {
     let addresses: Vec<_> = found.await.map_err(timed_out)?.map_err(|_| lookup())?.take(MOST_ADDRESSES).collect();
     // Each address has its share of the time, so that one that swallows everything does not hide the next.
     let share = limit.checked_div(u32::try_from(addresses.len()).unwrap_or(1)).unwrap_or(limit);
-    let mut last = lookup();
+    // Go tells of the first address that failed.
+    let mut failed = None;
     for address in addresses {
-        last = match tokio::time::timeout(share, TcpStream::connect(address)).await {
+        let error = match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 // Requests are small and wait for their answer.
                 let _ = stream.set_nodelay(true);
@@ -100,8 +101,9 @@ async fn dial(url: &Url, limit: Duration) -> Result<AnyStream, TransportError> {
             Ok(Err(cause)) => TransportError::Connect { address: address.to_string(), cause },
             Err(_) => TransportError::ConnectTimeout(address.to_string()),
         };
+        failed.get_or_insert(error);
     }
-    Err(last)
+    Err(failed.unwrap_or_else(lookup))
 }
 
 /// A stream to the proxy, on which `https` URLs have a tunnel already.

@@ -71,10 +71,11 @@ impl Download {
         let (out, events) = mpsc::channel(WAITING);
         let mut task = JoinSet::new();
         task.spawn(async move {
+            let (asked, shown) = (Arc::clone(&inner), request.digest.to_string());
             let mut transfer = Transfer { at: request.offset, inner, request, out: out.clone() };
             if let Err(Stop::Failed(error)) = transfer.run().await {
                 // Nobody there: nobody to tell.
-                let _ = out.send(Err(error)).await;
+                let _ = out.send(Err(asked.translated(error, &shown))).await;
             }
         });
         Self { events, _task: task }
@@ -123,7 +124,12 @@ impl Transfer {
             let Some(session) = inner.nth(index) else {
                 return Err(Stop::Failed(inner.no_endpoint()));
             };
-            let error = match self.retried(session, Source::Registry(index)).await {
+            // Whom cannot be talked to at all is not asked again and again; that is for what breaks off.
+            let result = match session.ping().await {
+                Ok(()) => self.retried(session, Source::Registry(index)).await,
+                Err(error) => Err(Stop::Failed(error)),
+            };
+            let error = match result {
                 Ok(()) => {
                     inner.stay(index);
                     return Ok(());
@@ -199,7 +205,8 @@ impl Transfer {
         }
         let limits = session.limits();
         let part = limits.part.max(1);
-        let in_parts = size - self.at > limits.parallel_above.max(part) && limits.parts_at_once > 1;
+        let large = size - self.at > limits.parallel_above.max(part) && limits.parts_at_once > 1;
+        let in_parts = large && matches!(source, Source::Registry(_));
         let last = if in_parts { self.at + part - 1 } else { size - 1 };
         // The whole blob is asked for without a range: that every server can do.
         let range = (self.at > 0 || in_parts).then_some((self.at, last));

@@ -133,7 +133,7 @@ pub enum RegistryError {
     #[error("{0}")]
     InvalidArgument(String),
     /// `docker search` got another answer than 200.
-    #[error("unexpected status code {0}")]
+    #[error("Unexpected status code {0}")]
     SearchStatus(u16),
     /// What is to be sent cannot be read.
     #[error("{0}")]
@@ -241,7 +241,6 @@ impl RegistryError {
                     ApiCode::Unauthorized
                         | ApiCode::Unsupported
                         | ApiCode::Denied
-                        | ApiCode::TooManyRequests
                         | ApiCode::NameUnknown
                         | ApiCode::BlobUnknown
                 )
@@ -254,6 +253,15 @@ impl RegistryError {
             Self::UnexpectedStatus(_) | Self::Transfer(_) => true,
             Self::BlobSize { expected, got, .. } => got < expected,
             _ => false,
+        }
+    }
+
+    /// What it says of a push, where the stock daemon names neither the request nor more than the first of several refusals.
+    pub fn text_of_push(&self) -> String {
+        match self {
+            Self::Api(errors) => errors.first().map_or_else(|| self.to_string(), ToString::to_string),
+            Self::Request { cause: TransportError::Auth(cause), .. } => cause.to_string(),
+            _ => self.to_string(),
         }
     }
 
@@ -277,7 +285,12 @@ impl Kinded for RegistryError {
             | Self::InvalidArgument(_) => ErrorKind::InvalidArgument,
             Self::AccessDenied { .. } | Self::ManifestUnknown { .. } | Self::NameUnknown { .. } => ErrorKind::NotFound,
             Self::ReservedName(_) => ErrorKind::PermissionDenied,
+            Self::Api(errors) => errors.first().map_or(ErrorKind::System, |error| error.code.kind()),
             Self::Unauthorized(_) => ErrorKind::Unauthenticated,
+            Self::Request { cause: TransportError::Auth(cause), .. } => match cause.api_errors() {
+                Some(errors) if errors.has(ApiCode::Unauthorized) => ErrorKind::Unauthenticated,
+                _ => ErrorKind::System,
+            },
             _ => ErrorKind::System,
         }
     }

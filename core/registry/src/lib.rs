@@ -44,7 +44,7 @@ pub use crate::login::LoginOutcome;
 pub use crate::manifest::{Descriptor, Document, ImageManifest, Index, Manifest, Platform};
 pub use crate::repository::{Access, ManifestHead, Repository, Target};
 pub use crate::search::SearchResult;
-pub use crate::upload::{BlobReader, BlobSource, UploadEvent, UploadRequest};
+pub use crate::upload::{BlobReader, BlobSource, Mounting, UploadEvent, UploadRequest};
 
 use crate::config::Checked;
 use crate::session::Session;

@@ -8,6 +8,7 @@ use dockerd_types::Digest;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256, Sha512};
 
+use crate::api_error::go_json_error;
 use crate::error::RegistryError;
 
 /// Docker's manifest of one image.
@@ -99,7 +100,7 @@ pub struct Platform {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// One image.
-    Image(ImageManifest),
+    Image(Box<ImageManifest>),
     /// A choice of manifests.
     Index(Index),
 }
@@ -213,13 +214,13 @@ impl Document {
                     return Err(malformed(format!("{} layers, more than {MOST_LAYERS}", layers.len())));
                 }
                 let config = raw.config.ok_or_else(|| malformed("no config".to_owned()))?.checked()?;
-                Ok(Self::Image(ImageManifest {
+                Ok(Self::Image(Box::new(ImageManifest {
                     config,
                     layers: layers.into_iter().map(RawDescriptor::checked).collect::<Result<_, _>>()?,
                     annotations,
                     artifact_type: raw.artifact_type,
                     subject: raw.subject.map(RawDescriptor::checked).transpose()?,
-                }))
+                })))
             }
             other => Err(RegistryError::UnsupportedMediaType(other.to_owned())),
         }
@@ -231,7 +232,7 @@ impl RawDocument {
         if bytes.len() > LARGEST_MANIFEST {
             return Err(malformed(format!("more than {LARGEST_MANIFEST} bytes")));
         }
-        serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))
+        serde_json::from_slice(bytes).map_err(|error| malformed(go_json_error(bytes, &error)))
     }
 }
 
@@ -247,6 +248,12 @@ pub(crate) fn media_type(header: Option<&str>, bytes: &[u8], reference: &str) ->
     }
     let known = |text: &String| [DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX].contains(&text.as_str());
     // Old registries send `text/plain` or `application/json`.
+    let vague = |text: &String| {
+        matches!(text.as_str(), "" | "text/plain" | "application/json" | "application/octet-stream") || known(text)
+    };
+    if let Some(other) = header.clone().filter(|header| !vague(header)) {
+        return Err(RegistryError::UnsupportedMediaType(other));
+    }
     let kind = said.or_else(|| header.clone().filter(known)).or_else(|| match (&raw.manifests, &raw.config) {
         (Some(_), None) => Some(OCI_INDEX.to_owned()),
         (None, Some(_)) => Some(OCI_MANIFEST.to_owned()),

@@ -13,7 +13,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 
-use crate::api_error::{ApiCode, ApiError};
+use crate::api_error::{ApiCode, ApiError, ApiErrors};
 use crate::client::{Payload, Response};
 use crate::download::{Download, DownloadRequest};
 use crate::error::RegistryError;
@@ -113,7 +113,7 @@ impl Repository {
         let shown = self.shown(target);
         let full = self.full(target);
         let result = self.inner.over_endpoints(|session| self.inner.fetch_manifest(session, target, &full));
-        result.await.map_err(|error| self.translated(error, &shown))
+        result.await.map_err(|error| self.inner.translated(error, &shown))
     }
 
     /// What the registry says of the manifest.
@@ -124,7 +124,7 @@ impl Repository {
     pub async fn head_manifest(&self, target: Target<'_>) -> Result<ManifestHead, RegistryError> {
         let shown = self.shown(target);
         let result = self.inner.over_endpoints(|session| self.inner.fetch_head(session, target)).await;
-        result.map_err(|error| self.translated(error, &shown))
+        result.map_err(|error| self.inner.translated(error, &shown))
     }
 
     /// All tags, as the registry sorts them.
@@ -134,7 +134,7 @@ impl Repository {
     /// As [`Repository::manifest`]; also when there are more than anybody can use.
     pub async fn tags(&self) -> Result<Vec<String>, RegistryError> {
         let result = self.inner.over_endpoints(|session| self.inner.fetch_tags(session)).await;
-        result.map_err(|error| self.translated(error, &self.inner.reference.familiar_name()))
+        result.map_err(|error| self.inner.translated(error, &self.inner.reference.familiar_name()))
     }
 
     /// The length of a blob, or none when the repository does not have it.
@@ -200,22 +200,24 @@ impl Repository {
     fn full(&self, target: Target<'_>) -> String {
         self.with(target).map_or_else(|| self.inner.reference.to_string(), |reference| reference.to_string())
     }
+}
 
+impl Inner {
     /// What a refusal means for the image that was asked for (stock: `translatePullError`).
-    fn translated(&self, error: RegistryError, shown: &str) -> RegistryError {
+    pub(crate) fn translated(&self, error: RegistryError, shown: &str) -> RegistryError {
         let RegistryError::Api(errors) = &error else { return error };
         let Some(cause) = errors.first().cloned() else { return error };
-        let name = || self.inner.reference.familiar_name();
+        let name = || self.reference.familiar_name();
         match cause.code {
+            // A bare code is passed on as it is.
+            _ if cause.message.is_none() => error,
             ApiCode::Denied => RegistryError::AccessDenied { name: name(), cause },
             ApiCode::ManifestUnknown => RegistryError::ManifestUnknown { reference: shown.to_owned(), cause },
             ApiCode::NameUnknown => RegistryError::NameUnknown { name: name(), cause },
             _ => error,
         }
     }
-}
 
-impl Inner {
     /// Does `work` with the endpoint that answered last, and with those after it where the rules allow.
     pub(crate) async fn over_endpoints<'a, T, F, W>(&'a self, mut work: W) -> Result<T, RegistryError>
     where
@@ -235,7 +237,12 @@ impl Inner {
                     at = self.after(at, &error);
                     failed = Some(error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if error.answered() {
+                        self.current.store(at, Ordering::Relaxed);
+                    }
+                    return Err(error);
+                }
             }
         }
         Err(failed.unwrap_or_else(|| self.no_endpoint()))
@@ -286,6 +293,21 @@ impl Inner {
         target: Target<'_>,
         full: &str,
     ) -> Result<Manifest, RegistryError> {
+        // As stock: a tag is resolved first, then its manifest is asked for by digest. Registries count only the latter.
+        if let Target::Tag(_) = target
+            && let ManifestHead { digest: Some(digest), .. } = self.fetch_head(session, target).await?
+        {
+            return self.read_manifest(session, Target::Digest(&digest), full).await;
+        }
+        self.read_manifest(session, target, full).await
+    }
+
+    async fn read_manifest(
+        &self,
+        session: &Session,
+        target: Target<'_>,
+        full: &str,
+    ) -> Result<Manifest, RegistryError> {
         let url = self.url(session, &format!("manifests/{}", target.as_str()));
         let mut response = session.ask(Method::GET, url, accepted(), &self.scopes).await?;
         if response.status != StatusCode::OK {
@@ -317,9 +339,13 @@ impl Inner {
 
     async fn fetch_head(&self, session: &Session, target: Target<'_>) -> Result<ManifestHead, RegistryError> {
         let url = self.url(session, &format!("manifests/{}", target.as_str()));
-        let response = session.ask(Method::HEAD, url, accepted(), &self.scopes).await?;
+        let mut response = session.ask(Method::HEAD, url.clone(), accepted(), &self.scopes).await?;
         if response.status != StatusCode::OK {
-            return Err(head_refusal(session, response, ApiCode::ManifestUnknown).await);
+            // Why, only a body tells; and some registries do not know HEAD.
+            response = session.ask(Method::GET, url, accepted(), &self.scopes).await?;
+        }
+        if response.status != StatusCode::OK {
+            return Err(session.refusal(response).await);
         }
         let media_type = response.header(header::CONTENT_TYPE).and_then(|text| text.split(';').next());
         let media_type = media_type.unwrap_or_default().trim().to_owned();
@@ -368,7 +394,7 @@ impl Inner {
             // A mirror that does not have it is no proof that nobody has it.
             StatusCode::NOT_FOUND if session.endpoint.mirror => Err(RegistryError::BlobUnknown),
             StatusCode::NOT_FOUND => Ok(None),
-            _ => Err(head_refusal(session, response, ApiCode::BlobUnknown).await),
+            _ => Err(head_refusal(session, response).await),
         }
     }
 
@@ -454,12 +480,11 @@ fn told_digest(response: &Response) -> Result<Option<Digest>, RegistryError> {
 }
 
 /// The error of an answer without a body: its status says what its body would.
-async fn head_refusal(session: &Session, response: Response, missing: ApiCode) -> RegistryError {
+async fn head_refusal(session: &Session, response: Response) -> RegistryError {
     let code = match response.status {
-        StatusCode::NOT_FOUND => missing,
         StatusCode::FORBIDDEN => ApiCode::Denied,
         StatusCode::TOO_MANY_REQUESTS => ApiCode::TooManyRequests,
         _ => return session.refusal(response).await,
     };
-    RegistryError::Api(crate::api_error::ApiErrors::one(ApiError::of(code)))
+    RegistryError::Api(ApiErrors::one(ApiError::of(code)))
 }

@@ -145,8 +145,8 @@ async fn index_endpoint(config: &Arc<Checked>, index: &str) -> Result<Endpoint, 
         let shown = secure.url.below("v1/");
         return Err(invalid(format!(
             "invalid registry endpoint {shown}: {first}. If this private registry supports only HTTP or HTTPS with an unknown \
-             CA certificate, add `--insecure-registry {index}` to the daemon's arguments. In the case of HTTPS, if you have \
-             access to the registry's CA certificate, no need for the flag; place the CA certificate at \
+             CA certificate, please add `--insecure-registry {index}` to the daemon's arguments. In the case of HTTPS, if you \
+             have access to the registry's CA certificate, no need for the flag; simply place the CA certificate at \
              /etc/docker/certs.d/{index}/ca.crt"
         )));
     };

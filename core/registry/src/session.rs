@@ -81,7 +81,8 @@ impl Session {
             let _ = body.beginning(LARGEST_REFUSAL, self.limits().ping).await;
             Ok(())
         };
-        self.pinged.get_or_try_init(ping).await.map(|()| ())
+        self.pinged.get_or_try_init(ping).await?;
+        Ok(())
     }
 
     fn request(&self, method: Method, url: Url, payload: Payload, limit: Duration) -> Request {

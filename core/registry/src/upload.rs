@@ -28,6 +28,8 @@ use crate::url::Url;
 const MOST_ATTEMPTS: u64 = 5;
 /// Bytes that are read from the source at a time.
 const PIECE: usize = 64 * 1024;
+/// Blobs up to this length are sent with the request that ends their upload: one way less.
+const SMALL: u64 = 1 << 20;
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(100);
 /// Largest chunk a registry may insist on, in bytes.
@@ -35,6 +37,17 @@ const LARGEST_MINIMUM: u64 = 8 << 30;
 
 /// Bytes of a blob from some offset on.
 pub type BlobReader = Pin<Box<dyn AsyncRead + Send>>;
+
+/// What came of mounting a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mounting {
+    /// It is in the repository now.
+    Mounted,
+    /// The other repository does not have it, or the registry mounts nothing.
+    Absent,
+    /// The registry does not allow it to this user.
+    Refused,
+}
 
 /// A blob that can be read more than once.
 pub trait BlobSource: Send + Sync {
@@ -78,13 +91,13 @@ struct Upload {
 }
 
 impl Repository {
-    /// Makes a blob of another repository of the same registry appear in this one; whether that worked. `from`: the other's
+    /// Makes a blob of another repository of the same registry appear in this one. `from`: the other's
     /// path.
     ///
     /// # Errors
     ///
     /// What can go wrong on the way. That the registry cannot, or may not, is no error.
-    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<bool, RegistryError> {
+    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<Mounting, RegistryError> {
         let inner = self.inner();
         let mut scopes = inner.scopes.clone();
         scopes.push(format!("repository:{from}:pull"));
@@ -95,14 +108,14 @@ impl Repository {
                 let url = inner.url(session, "blobs/uploads/").with_query(&query);
                 let response = session.ask(Method::POST, url, HeaderMap::new(), scopes).await?;
                 match response.status {
-                    StatusCode::CREATED => Ok(true),
+                    StatusCode::CREATED => Ok(Mounting::Mounted),
                     StatusCode::ACCEPTED => {
                         // An upload was begun instead, which nobody wants.
                         let upload = begun(session, &response)?;
                         inner.cancel(session, &upload).await;
-                        Ok(false)
+                        Ok(Mounting::Absent)
                     }
-                    status if status.is_client_error() => Ok(false),
+                    status if status.is_client_error() => Ok(Mounting::Refused),
                     _ => Err(session.refusal(response).await),
                 }
             })
@@ -116,6 +129,8 @@ impl Repository {
     /// When the registry refuses, the source cannot be read, or it breaks off too often; the upload is cancelled then.
     pub async fn upload(&self, request: UploadRequest<'_>, events: Events<'_>) -> Result<(), RegistryError> {
         let inner = self.inner();
+        // Whom cannot be talked to at all is not asked again and again; that is for what breaks off.
+        inner.over_endpoints(|session| session.ping()).await?;
         let mut upload = None;
         let mut attempt = 1;
         loop {
@@ -157,6 +172,16 @@ impl Inner {
             None => known.insert(self.over_endpoints(|session| self.start(session)).await?),
         };
         let session = self.session().ok_or_else(|| self.no_endpoint())?;
+        if upload.at == 0 && request.size <= SMALL {
+            let url = upload.location.with_query(&[("digest", request.digest.as_str())]);
+            let whole = Chunk { method: Method::PUT, url, headers: octets(), at: 0, length: request.size };
+            let response = self.send_chunk(session, request, whole, events).await?;
+            if !response.status.is_success() {
+                return Err(session.refusal(response).await);
+            }
+            *known = None;
+            return Ok(());
+        }
         let chunk = session.limits().chunk.max(upload.least).max(1);
         while upload.at < request.size {
             let length = chunk.min(request.size - upload.at);
@@ -226,8 +251,8 @@ impl Inner {
     async fn cancel(&self, session: &Session, upload: &Upload) {
         let url = upload.location.clone();
         let ask = session.ask(Method::DELETE, url, HeaderMap::new(), &self.scopes);
-        if tokio::time::timeout(session.limits().ping, ask).await.is_err() {
-            tracing::debug!("an upload could not be cancelled in time");
+        if !matches!(tokio::time::timeout(session.limits().ping, ask).await, Ok(Ok(_))) {
+            tracing::debug!("an upload could not be cancelled");
         }
     }
 

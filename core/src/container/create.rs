@@ -149,7 +149,8 @@ fn write(
     }
 }
 
-fn make_dir(dir: &std::path::Path) -> Result<(), EngineError> {
+/// Makes a container's directory.
+pub(crate) fn make_dir(dir: &std::path::Path) -> Result<(), EngineError> {
     use std::os::unix::fs::DirBuilderExt;
     let made = std::fs::DirBuilder::new().mode(0o710).create(dir);
     made.map_err(|e| EngineError::io(format!("mkdir {}", dir.display()), e))
@@ -279,7 +280,7 @@ fn inherited(point: &MountPoint, read_only: bool) -> Option<WantedMount> {
 }
 
 /// The network of the mode is among the endpoints, with what the client said about it.
-fn attach_to_network(host: &HostConfig, endpoints: &mut BTreeMap<String, EndpointConfig>) {
+pub(crate) fn attach_to_network(host: &HostConfig, endpoints: &mut BTreeMap<String, EndpointConfig>) {
     match &host.network_mode {
         NetworkMode::Container(_) => endpoints.clear(),
         NetworkMode::Default | NetworkMode::Bridge => {
@@ -381,7 +382,8 @@ fn bind(
     (kind, propagation)
 }
 
-fn tmpfs_options(size: u64, mode: Option<u32>, extra: &[Vec<String>]) -> Vec<String> {
+/// Mount options of a typed tmpfs.
+pub(crate) fn tmpfs_options(size: u64, mode: Option<u32>, extra: &[Vec<String>]) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     out.extend(mode.filter(|m| *m != 0).map(|m| format!("mode={m:o}")));
     out.extend((size > 0).then(|| format!("size={size}")));

@@ -21,7 +21,7 @@ pub(crate) mod actor;
 pub mod attach;
 mod changes;
 pub mod copy;
-mod create;
+pub(crate) mod create;
 pub mod create_error;
 pub mod detach_keys;
 pub mod error;

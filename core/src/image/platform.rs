@@ -38,6 +38,9 @@ pub enum PlatformError {
         "{0:?} is an invalid component of {1:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
     )]
     Component(String, String),
+    /// Too many parts.
+    #[error("{0:?}: cannot parse platform specifier: invalid argument")]
+    Shape(String),
     /// Not Linux.
     #[error("operating system is not supported")]
     System,
@@ -73,7 +76,8 @@ fn specifier(text: &str) -> Result<Platform, PlatformError> {
         [one] if ARCHITECTURES.contains(&normal(one).0) => ("linux", one, ""),
         [os, architecture] => (os, architecture, ""),
         [os, architecture, variant] => (os, architecture, variant),
-        _ => return Err(PlatformError::Unknown(text.to_owned())),
+        [_] => return Err(PlatformError::Unknown(text.to_owned())),
+        _ => return Err(PlatformError::Shape(text.to_owned())),
     };
     let (architecture, implied) = normal(architecture);
     let variant = if variant.is_empty() { implied } else { variant };

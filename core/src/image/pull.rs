@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use dockerd_image::{Platform, PullError, PullProgress, PullStep};
-use dockerd_registry::{Access, Credentials, Document, LoginOutcome, Manifest, SearchResult, Target};
+use dockerd_registry::{Access, Document, LoginOutcome, Manifest, RegistryError, Target};
 use dockerd_types::{ErrorKind, Kinded, Reference};
+
+pub use dockerd_registry::{Credentials, Platform as RemotePlatform, SearchResult};
 
 use super::ImageService;
 use crate::error::EngineError;
@@ -78,13 +80,24 @@ impl Kinded for FullId {
     }
 }
 
+/// Not there, by the registry's own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unknown(String);
+
+impl Kinded for Unknown {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::NotFound
+    }
+}
+
 /// What a registry has under a name.
 #[derive(Debug, Clone)]
 pub struct RemoteImage {
     /// The manifest.
     pub manifest: Manifest,
     /// Platforms there are images for.
-    pub platforms: Vec<dockerd_registry::Platform>,
+    pub platforms: Vec<RemotePlatform>,
 }
 
 impl ImageService {
@@ -140,7 +153,13 @@ impl ImageService {
             (Some(digest), _) => Target::Digest(digest),
             (None, tag) => Target::Tag(tag.unwrap_or("latest")),
         };
-        let manifest = repository.manifest(target).await?;
+        let manifest = repository.manifest(target).await.map_err(|error| match error {
+            // Here stock passes on what the registry said, and no more.
+            RegistryError::ManifestUnknown { cause, .. } | RegistryError::NameUnknown { cause, .. } => {
+                EngineError::module(Unknown(cause.to_string()))
+            }
+            other => other.into(),
+        })?;
         let platforms = match manifest.parse()? {
             Document::Index(index) => index.manifests.into_iter().filter_map(|entry| entry.platform).collect(),
             Document::Image(image) => vec![dockerd_image::remote_platform(&repository, &image.config).await?],

@@ -41,7 +41,7 @@ impl ImageService {
                     self.event_with("untag", id.as_str(), id.as_str(), labels);
                 }
                 Removal::Deleted(id) => self.event("delete", id.as_str(), id.as_str()),
-                Removal::Layer(_) => {}
+                Removal::Layer(_) | Removal::WithTag(..) => {}
             }
         }
         Ok(removed)
@@ -89,7 +89,7 @@ impl ImageService {
             .iter()
             .filter_map(|item| match item {
                 Removal::Layer(chain) => sizes.get(chain),
-                Removal::Untagged(..) | Removal::Deleted(_) => None,
+                Removal::Untagged(..) | Removal::WithTag(..) | Removal::Deleted(_) => None,
             })
             .sum();
         let reclaimed = [("reclaimed".to_owned(), out.space_reclaimed.to_string())].into();

@@ -7,8 +7,8 @@
 //!   containers/<id>/               container.json, hostname, hosts, resolv.conf, <id>-json.log
 //!   volumes/<name>/                volume.json, _data/
 //!   network/                       networks.json
-//!   image/                         owned by dockerd-image: content/, images/, references.json
-//!   <driver>/                      layers and writable snapshots of one snapshot driver
+//!   image/                         owned by dockerd-image: content/, distribution/, ingest/, images/, references.json
+//!   <driver>/                      layers and writable snapshots of one snapshot driver: erofs/, overlay2/, vfs/
 //!   tmp/                           uploads under way; emptied at boot
 //!   trash/                         renamed here, deleted in the background; emptied at boot
 //! <exec-root>/                     0700, on tmpfs, gone after a reboot
@@ -26,7 +26,7 @@ use dockerd_types::ContainerId;
 /// File name of a container's document in its directory.
 pub const CONTAINER_DOCUMENT: &str = "container.json";
 
-/// Paths below the two roots. Makes no directories by itself except through [`Layout::create`].
+/// Paths below the two roots. Makes no directories by itself except through [`Layout::create`] and [`Layout::create_data`].
 #[derive(Debug, Clone)]
 pub struct Layout {
     data_root: PathBuf,
@@ -41,17 +41,20 @@ impl Layout {
 
     /// Makes the directories every run needs. Existing ones are left as they are.
     pub fn create(&self) -> std::io::Result<()> {
-        use std::os::unix::fs::DirBuilderExt;
-        let make = |path: &Path, mode: u32| std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
-        make(&self.data_root, 0o710)?;
+        self.create_data()?;
         make(&self.exec_root, 0o700)?;
+        make(&self.exec_root.join("containers"), 0o711)?;
+        make(&self.netns_dir(), 0o755)
+    }
+
+    /// Makes the directories of the data root, for work on it while no daemon runs.
+    pub fn create_data(&self) -> std::io::Result<()> {
+        make(&self.data_root, 0o710)?;
         for dir in [self.containers_dir(), self.tmp_dir(), self.trash_dir(), self.network_dir(), self.image_dir()] {
             make(&dir, 0o710)?;
         }
         // Containers may run as anybody and see their volumes below this directory.
-        make(&self.volumes_dir(), 0o711)?;
-        make(&self.exec_root.join("containers"), 0o711)?;
-        make(&self.netns_dir(), 0o755)
+        make(&self.volumes_dir(), 0o711)
     }
 
     /// `--data-root`.
@@ -158,4 +161,9 @@ impl Layout {
     pub fn supervisor_socket(&self) -> PathBuf {
         self.exec_root.join("supervisor.sock")
     }
+}
+
+fn make(path: &Path, mode: u32) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path)
 }

@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod bolt;
 pub mod document;
 pub mod layout;
 pub mod lock;
 
+pub use bolt::{Bolt, BoltError};
 pub use document::{DocumentError, Durability};
 pub use layout::Layout;
 pub use lock::{LockError, RootLock};

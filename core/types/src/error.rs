@@ -13,6 +13,8 @@ pub enum ErrorKind {
     NotFound,
     /// The object's state forbids the verb, or a name is taken (409).
     Conflict,
+    /// Somebody else, such as a registry, has had enough for now (429).
+    TooManyRequests,
     /// Nothing to do: the object is already in the wanted state (304).
     NotModified,
     /// Not built yet, or needs a mode that is off (501).

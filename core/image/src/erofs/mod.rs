@@ -7,10 +7,12 @@
 //! tar --scan--> Tree --write--> index of one layer --read--> Tree --merge (bottom up)--> Tree --write--> merged index
 //! ```
 //!
-//! Pure: works on bytes and readers; mounting is `dockerd_sys::mount::erofs`. Knows nothing of images, digests and drivers.
+//! Pure, but for [`probe`](probe()): works on bytes and readers; mounting is `dockerd_sys::mount::erofs`. Knows nothing of images, digests and drivers.
 
 mod layout;
+mod lookup;
 mod merge;
+mod probe;
 mod read;
 mod scan;
 mod sparse;
@@ -19,9 +21,10 @@ mod write;
 mod xattr;
 
 pub use merge::Merge;
+pub use probe::{ProbeError, probe};
 pub use read::read;
 pub use scan::{Scanned, scan};
-pub(crate) use tree::Content;
+pub(crate) use tree::{Content, device_parts};
 pub use tree::{Device, Inode, InodeId, Kind, Place, ROOT, Segment, Tree};
 #[cfg(any(test, fuzzing))]
 pub(crate) use write::reseal;

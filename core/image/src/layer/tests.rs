@@ -337,7 +337,10 @@ fn tree() -> impl Strategy<Value = BTreeMap<Vec<u8>, Node>> {
             for part in &path[..path.len() - 1] {
                 so_far.extend_from_slice(part);
                 let directory = Node { thing: Thing::Directory, ..node.clone() };
-                fits &= matches!(out.entry(so_far.clone()).or_insert(directory).thing, Thing::Directory);
+                fits = matches!(out.entry(so_far.clone()).or_insert(directory).thing, Thing::Directory);
+                if !fits {
+                    break;
+                }
                 so_far.push(b'/');
             }
             so_far.extend_from_slice(&path[path.len() - 1]);

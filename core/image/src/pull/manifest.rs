@@ -1,10 +1,11 @@
 //! Which manifest a pull takes: the one asked for, or of an index the one for the platform.
 
-use dockerd_registry::{Descriptor, Document, ImageManifest, Manifest, Repository, Target};
+use dockerd_registry::{Descriptor, Document, ImageManifest, Manifest, Repository};
 use dockerd_types::Reference;
 
 use super::{PullError, Remote};
 use crate::load::Platform;
+use crate::store::ImageStore;
 
 /// How deep an index may nest indexes.
 const MAX_DEPTH: usize = 4;
@@ -26,24 +27,27 @@ const LAYERS: [&str; 4] = [
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
 ];
 
-/// Follows `top` down to the manifest of an image.
+/// Follows `top` down to the manifest of an image; the indexes on the way go to `seen`.
 pub(super) async fn choose(
+    store: &ImageStore,
     repository: &Repository,
     reference: &Reference,
     top: Manifest,
     platform: Option<&Platform>,
+    seen: &mut Vec<Manifest>,
 ) -> Result<Remote, PullError> {
     let own = Platform::host();
     let wanted = platform.unwrap_or(&own);
     let mut raw = top;
     for _ in 0..MAX_DEPTH {
         let entries = match raw.parse()? {
-            Document::Image(found) => return image(reference, raw, found),
+            Document::Image(found) => return image(reference, raw, *found),
             Document::Index(index) => index.manifests,
         };
         let entry = entries.iter().find(|entry| fits(entry, wanted));
         let entry = entry.ok_or_else(|| PullError::NoPlatform(wanted.clone()))?;
-        raw = repository.manifest(Target::Digest(&entry.digest)).await?;
+        let next = store.manifest_of(repository, &entry.digest).await?;
+        seen.push(std::mem::replace(&mut raw, next));
     }
     Err(PullError::Invalid("manifest lists are nested too deeply".to_owned()))
 }

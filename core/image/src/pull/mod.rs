@@ -11,7 +11,7 @@ use bytes::Bytes;
 use dockerd_registry::{Descriptor, DownloadEvent, DownloadRequest, Manifest, RegistryError, Repository, Target};
 use dockerd_types::{Digest, ErrorKind, Kinded, Reference};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::config::ImageConfig;
 use crate::distribution::LayerBlob;
@@ -55,8 +55,17 @@ pub enum PullError {
         found: Digest,
     },
     /// Not the configuration that was asked for.
-    #[error("image config verification failed")]
-    Config,
+    #[error("image config verification failed for digest {0}")]
+    Config(Digest),
+    /// The configuration cannot be had.
+    #[error("error pulling image configuration: {0}")]
+    Configuration(Arc<PullError>),
+    /// A configuration without layers.
+    #[error("invalid rootfs in image configuration")]
+    RootFs,
+    /// A layer that cannot be unpacked.
+    #[error("failed to register layer: {0}")]
+    Layer(Arc<ImageError>),
     /// Layers and configuration do not belong together.
     #[error("layers from manifest don't match image configuration")]
     Mismatch,
@@ -92,10 +101,11 @@ impl Kinded for PullError {
             Self::Registry(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::NoPlatform(_) => ErrorKind::NotFound,
-            Self::Unsupported(_) | Self::Invalid(_) | Self::Mismatch | Self::OperatingSystem(_) => {
+            Self::Unsupported(_) | Self::Invalid(_) | Self::Mismatch | Self::RootFs | Self::OperatingSystem(_) => {
                 ErrorKind::InvalidArgument
             }
-            Self::Verification { .. } | Self::Config | Self::Panicked(_) => ErrorKind::System,
+            Self::Configuration(error) => error.kind(),
+            Self::Verification { .. } | Self::Config(_) | Self::Panicked(_) | Self::Layer(_) => ErrorKind::System,
         }
     }
 }
@@ -158,7 +168,8 @@ struct Remote {
 enum Way {
     Exists,
     Known,
-    Transfer(Arc<Transfer>),
+    /// It is under way; the second is for whoever waits until its end has been told.
+    Transfer(Arc<Transfer>, Notify),
 }
 
 impl ImageStore {
@@ -172,14 +183,13 @@ impl ImageStore {
         slots: &Arc<Semaphore>,
         progress: &PullProgress,
     ) -> Result<Pulled, PullError> {
-        let target = match reference.digest() {
-            Some(digest) => Target::Digest(digest),
-            None => Target::Tag(reference.tag().unwrap_or("latest")),
-        };
-        let top = repository.manifest(target).await?;
+        let top = self.top_manifest(repository, reference).await?;
+        // What makes no sense at all is told before anything else is.
+        top.parse()?;
         progress(PullStep::Manifest);
         let digest = top.digest.clone();
-        let remote = manifest::choose(repository, reference, top, platform).await?;
+        let mut seen = Vec::new();
+        let remote = manifest::choose(self, repository, reference, top, platform, &mut seen).await?;
         let lease = Arc::new(Lease::new(self));
         let name = match reference.digest() {
             Some(digest) => reference.with_digest(digest.clone()),
@@ -194,15 +204,11 @@ impl ImageStore {
             Some(image) => (image.raw_config.clone(), image.layers.clone()),
             None => self.fetch(repository, &remote, slots, &lease, progress).await?,
         };
-        let Manifest { bytes, media_type, digest: own } = remote.manifest;
-        let new = NewImage {
-            raw_config,
-            layers,
-            references,
-            parent: None,
-            tagged: false,
-            manifest: Some((ManifestRef { digest: own, media_type }, bytes)),
-        };
+        seen.push(remote.manifest);
+        let manifests =
+            seen.into_iter().map(|Manifest { bytes, media_type, digest }| (ManifestRef { digest, media_type }, bytes));
+        let new =
+            NewImage { raw_config, layers, references, parent: None, tagged: false, manifests: manifests.collect() };
         let store = self.clone();
         let mut added = blocking(move || {
             let added = store.add_images(vec![new]);
@@ -213,6 +219,33 @@ impl ImageStore {
         let image = added.pop().ok_or_else(|| PullError::Invalid("image was not added".to_owned()))?;
         progress(PullStep::Digest(digest));
         Ok(Pulled { is_newer: before.as_ref() != Some(&image.id), image })
+    }
+
+    /// The manifest `reference` names: the registry's, whose body is not asked for again where it is here.
+    async fn top_manifest(&self, repository: &Repository, reference: &Reference) -> Result<Manifest, PullError> {
+        if let Some(digest) = reference.digest() {
+            return self.manifest_of(repository, digest).await;
+        }
+        let tag = Target::Tag(reference.tag().unwrap_or("latest"));
+        let head = repository.head_manifest(tag).await?;
+        match head.digest {
+            Some(digest) => self.manifest_of(repository, &digest).await,
+            None => Ok(repository.manifest(tag).await?),
+        }
+    }
+
+    /// The manifest `digest`, from here or from the registry.
+    async fn manifest_of(&self, repository: &Repository, digest: &Digest) -> Result<Manifest, PullError> {
+        let index = self.index();
+        let manifests = index.images.values().flat_map(|image| &image.manifests);
+        let kept = manifests.into_iter().find(|manifest| manifest.digest == *digest).and_then(|known| {
+            let bytes = self.content().read(digest).ok()?;
+            Some(Manifest { bytes: bytes.into(), media_type: known.media_type.clone(), digest: digest.clone() })
+        });
+        match kept {
+            Some(manifest) => Ok(manifest),
+            None => Ok(repository.manifest(Target::Digest(digest)).await?),
+        }
     }
 
     fn known(&self, config: &Digest) -> Option<Arc<Image>> {
@@ -230,7 +263,8 @@ impl ImageStore {
     ) -> Result<(Bytes, Vec<LayerRef>), PullError> {
         lease.cover(&remote.config.digest);
         let ways = self.ways(repository, remote, slots, lease, progress);
-        let raw = small_blob(repository, &remote.config).await?;
+        let raw =
+            small_blob(repository, &remote.config).await.map_err(|error| PullError::Configuration(Arc::new(error)))?;
         let diff_ids = check_config(&raw, remote.layers.len())?;
         let name = repository_name(&remote.reference);
         let following = remote.layers.iter().zip(&ways).map(|(blob, way)| follow(blob, way, progress));
@@ -273,7 +307,7 @@ impl ImageStore {
             ways.push(match diff_id {
                 Some(_) if all_here => Way::Exists,
                 Some(_) => Way::Known,
-                None => Way::Transfer(Transfers::join(self, repository, blob, slots)),
+                None => Way::Transfer(Transfers::join(self, repository, blob, slots), Notify::new()),
             });
             below = chain.or(below);
         }
@@ -292,8 +326,8 @@ impl ImageStore {
         let (store, lease, digest) = (self.clone(), lease.clone(), order.blob.digest.clone());
         let told = |step| progress(PullStep::Layer(digest.clone(), step));
         let transfer = match way {
-            Way::Transfer(transfer) => {
-                until_complete(transfer).await?;
+            Way::Transfer(transfer, told) => {
+                told.notified().await;
                 Some(transfer.clone())
             }
             Way::Known => {
@@ -317,7 +351,7 @@ impl ImageStore {
                 let Some(mut staged) = transfer.take(extracting)? else { return store.restage(&diff_id) };
                 extracting(blob.size);
                 if staged.diff_id.as_ref().unwrap_or(&blob.digest) != &diff_id {
-                    return Err(ImageError::InvalidArgument(PullError::Mismatch.to_string()));
+                    return Err(ImageError::LayersMismatch);
                 }
                 let form = LayerBlob {
                     digest: blob.digest.clone(),
@@ -329,7 +363,10 @@ impl ImageStore {
                 Ok(staged)
             })
         });
-        let layer = layer.await.map_err(PullError::panicked)??;
+        let layer = layer.await.map_err(PullError::panicked)?.map_err(|error| match error {
+            ImageError::LayersMismatch => PullError::Mismatch,
+            other => PullError::Layer(Arc::new(other)),
+        })?;
         if !matches!(way, Way::Exists) {
             told(LayerStep::Done);
         }
@@ -365,7 +402,7 @@ async fn small_blob(repository: &Repository, blob: &Descriptor) -> Result<Bytes,
     }
     let found = Digest::sha256(&Sha256::digest(&bytes).into());
     if found != blob.digest {
-        return Err(PullError::Config);
+        return Err(PullError::Config(blob.digest.clone()));
     }
     Ok(bytes.into())
 }
@@ -379,19 +416,9 @@ pub async fn remote_platform(
     serde_json::from_slice(&raw).map_err(|error| PullError::Invalid(error.to_string()))
 }
 
-async fn until_complete(transfer: &Transfer) -> Result<(), PullError> {
-    let mut state = transfer.state();
-    let end = |state: &TransferState| matches!(state, TransferState::Complete | TransferState::Failed(_));
-    let end = state.wait_for(end).await.map_err(|_| PullError::Panicked("a transfer broke off".to_owned()))?;
-    match &*end {
-        TransferState::Failed(error) => Err((**error).clone()),
-        _ => Ok(()),
-    }
-}
-
 /// Tells how far a layer is, to its end.
 async fn follow(blob: &Descriptor, way: &Way, progress: &PullProgress) -> Result<(), PullError> {
-    let Way::Transfer(transfer) = way else { return Ok(()) };
+    let Way::Transfer(transfer, told_all) = way else { return Ok(()) };
     let told = |step| progress(PullStep::Layer(blob.digest.clone(), step));
     let mut state = transfer.state();
     loop {
@@ -407,6 +434,7 @@ async fn follow(blob: &Descriptor, way: &Way, progress: &PullProgress) -> Result
             TransferState::Retrying(after) => told(LayerStep::Retrying(after)),
             TransferState::Complete => {
                 told(LayerStep::Downloaded);
+                told_all.notify_one();
                 return Ok(());
             }
             TransferState::Failed(error) => return Err((*error).clone()),
@@ -417,6 +445,11 @@ async fn follow(blob: &Descriptor, way: &Way, progress: &PullProgress) -> Result
 
 /// The diffIDs of a configuration that is one of an image for this system, with as many layers.
 fn check_config(raw: &[u8], layers: usize) -> Result<Vec<Digest>, PullError> {
+    let members: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(raw).map_err(|error| PullError::Invalid(error.to_string()))?;
+    if members.get("rootfs").is_none_or(serde_json::Value::is_null) {
+        return Err(PullError::RootFs);
+    }
     let config: ImageConfig = serde_json::from_slice(raw).map_err(|error| PullError::Invalid(error.to_string()))?;
     if !matches!(config.os.as_str(), "" | "linux") {
         return Err(PullError::OperatingSystem(config.os));

@@ -16,10 +16,13 @@ use super::{Change, ChangeKind};
 /// Changes in the directory `upper` against the trees `below`, topmost first; in order of paths.
 pub(super) fn changes(upper: &Path, below: &[OwnedFd]) -> io::Result<Vec<Change>> {
     let mut out = Vec::new();
-    walk_changes(upper, Path::new(""), below, &mut out)?;
+    super::with_deep_stack(|| walk_changes(upper, Path::new(""), below, &mut out))?;
+    // What an opaque directory hides was found before what is in it.
+    out.sort_by(|one, other| Path::new(&one.path).cmp(Path::new(&other.path)));
     Ok(out)
 }
 
+/// Depth is bounded by the length of paths.
 fn walk_changes(upper: &Path, at: &Path, below: &[OwnedFd], out: &mut Vec<Change>) -> io::Result<()> {
     let dir = upper.join(at);
     let mut entries = fs::read_dir(&dir)?.collect::<io::Result<Vec<_>>>()?;

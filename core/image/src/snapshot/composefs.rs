@@ -37,11 +37,10 @@ pub use self::verity::Verity;
 use super::directory::LayerDirectory;
 use super::mounted::Mounted;
 use super::overlay::LayerFormat;
-use super::writable::LowerTree;
+use super::writable::{self, LowerTree};
 use super::{LayerTar, Sharing, make_dir, open_dir};
 use crate::erofs;
 use crate::error::ImageError;
-use crate::trash::temporary_name;
 
 const IMAGE: &str = "image";
 /// Every object is to be as its digest says (the kernel's overlayfs.rst, "fs-verity support").
@@ -71,12 +70,9 @@ pub(super) struct Composefs {
 impl Composefs {
     /// Finds out what the kernel can do on the file system of directory `dir`; an error says what is missing.
     pub(super) fn probe(dir: &Path, wanted: Verity) -> Result<Means, String> {
-        let place = dir.join(temporary_name());
-        let tried = make_dir(&place, 0o700).map_err(|error| error.to_string()).and_then(|()| try_all(&place, wanted));
-        if let Err(error) = fs::remove_dir_all(&place) {
-            tracing::warn!(%error, "what was tried out could not be removed");
-        }
-        tried
+        let mut means = None;
+        super::probe(dir, |place| try_all(place, wanted).map(|found| means = Some(found)))?;
+        means.ok_or_else(|| "nothing was tried out".to_owned())
     }
 
     /// Opens or makes what it has in the driver's directory `dir`.
@@ -92,17 +88,18 @@ impl Composefs {
         if !path.exists() {
             let _alone = self.making.lock().unwrap_or_else(PoisonError::into_inner);
             if !path.exists() {
-                let mut ancestry = layers.ancestry(chain);
-                ancestry.reverse();
-                self.write_image(&image::compose(layers, &ancestry)?, &path)?;
+                let mut lineage = layers.lineage(chain)?;
+                lineage.reverse();
+                self.write_image(layers, &image::compose(layers, &lineage)?, &path)?;
             }
         }
         File::open(path)
     }
 
     /// Writes an image; it is on disk afterwards.
-    fn write_image(&self, bytes: &[u8], path: &Path) -> io::Result<()> {
-        let temporary = path.with_file_name(temporary_name());
+    fn write_image(&self, layers: &LayerDirectory, bytes: &[u8], path: &Path) -> io::Result<()> {
+        let place = layers.unnamed()?;
+        let temporary = place.path().join(IMAGE);
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_data()?;
@@ -155,7 +152,7 @@ impl LayerFormat for Composefs {
     }
 
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>> {
-        let mut out = vec![LowerTree::seen(self.mounted.get(chain, || self.mount(layers, chain))?)];
+        let mut out = vec![LowerTree::seen(self.mounted.get(layers, chain, || self.mount(layers, chain))?)];
         if !self.means.nested {
             out.push(LowerTree { root: open_dir(&self.objects.directory())?, data_only: true });
         }
@@ -170,14 +167,14 @@ impl LayerFormat for Composefs {
         self.image(layers, chain).map(drop)
     }
 
-    fn forget(&self, chain: &Digest) {
-        self.mounted.forget(chain);
+    fn removing(&self, chain: &Digest) {
         if let Err(error) = self.objects.forget(chain) {
             tracing::warn!(%chain, %error, "objects of a layer stay until the next start");
         }
     }
 
-    fn removed(&self) {
+    fn forget(&self, chain: &Digest) {
+        self.mounted.forget(chain);
         self.objects.removed();
     }
 
@@ -277,7 +274,7 @@ fn over(place: &Path, name: &str, lower: &OwnedFd, data: Option<&OwnedFd>, optio
         make_dir(&path, 0o700).and_then(|()| open_dir(&path))
     };
     let (upper, work) = (directory("upper")?, directory("work")?);
-    let options = [&["index=off", "redirect_dir=off", "metacopy=off"], options].concat();
+    let options = [&writable::OPTIONS, options].concat();
     let layers = OverlayLayers {
         lower: vec![lower.as_fd()],
         data: data.iter().map(AsFd::as_fd).collect(),

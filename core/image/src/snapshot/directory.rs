@@ -9,20 +9,22 @@
 //! A layer is made under a temporary name and renamed, so it is whole or not there.
 
 use std::fs::{self, DirBuilder};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use dockerd_types::Digest;
 
-use super::{Staged, make_dir, sweep};
+use super::{Staged, Unnamed, boot_id, sweep};
 use crate::error::ImageError;
-use crate::trash::{Trash, temporary_name};
+use crate::trash::Trash;
 
 /// Files of a layer's directory beside what its format keeps.
 const PARENT: &str = "parent";
 const SIZE: &str = "size";
 const UNSETTLED: &str = "unsettled";
+/// Layers above each other: more than any format can stack, so that a torn file cannot lead in circles.
+const MOST: usize = 4096;
 
 /// The directory of layers.
 #[derive(Debug)]
@@ -59,9 +61,12 @@ impl LayerDirectory {
 
     /// An empty directory for a new layer.
     pub(super) fn stage(&self) -> io::Result<Staged> {
-        let staged = Staged::new(self.path.join(temporary_name()), self.trash.clone());
-        make_dir(staged.path(), 0o710)?;
-        Ok(staged)
+        Ok(Staged { place: self.unnamed()?, size: 0 })
+    }
+
+    /// An empty directory for what becomes a part of a layer.
+    pub(super) fn unnamed(&self) -> io::Result<Unnamed> {
+        Unnamed::make(&self.path, 0o710, &self.trash)
     }
 
     /// As [`SnapshotDriver::commit`](super::SnapshotDriver::commit).
@@ -71,15 +76,20 @@ impl LayerDirectory {
                 fs::write(staged.path().join(PARENT), parent.as_str())?;
             }
             fs::write(staged.path().join(SIZE), staged.size.to_string())?;
-            fs::write(staged.path().join(UNSETTLED), this_boot())?;
-            match fs::rename(staged.path(), self.layer(chain)) {
-                // Somebody else was first with an equal one.
-                Err(_) if self.has(chain) => Ok(false),
-                renamed => renamed.map(|()| true),
+            fs::write(staged.path().join(UNSETTLED), boot_id())?;
+            loop {
+                match staged.place.name(&self.layer(chain)) {
+                    // Somebody else was first with an equal one, or had been, and it was just taken away.
+                    Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
+                        if self.has(chain) {
+                            return Ok(());
+                        }
+                    }
+                    named => return named,
+                }
             }
         })();
-        staged.committed = named.map_err(ImageError::io(format!("commit layer {chain}")))?;
-        Ok(())
+        named.map_err(ImageError::io(format!("commit layer {chain}")))
     }
 
     /// What `chain` lies upon; `None` for a lowest layer.
@@ -91,14 +101,30 @@ impl LayerDirectory {
         }
     }
 
-    /// The layer and what is below it, topmost first.
+    /// The layer and what is below it, topmost first, as far as it is known.
     pub(super) fn ancestry(&self, chain: &Digest) -> Vec<Digest> {
         let (mut out, mut next) = (Vec::new(), Some(chain.clone()));
-        while let Some(chain) = next {
+        while let Some(chain) = next.filter(|_| out.len() < MOST) {
             next = self.parent(&chain).ok().flatten();
             out.push(chain);
         }
         out
+    }
+
+    /// As [`ancestry`](Self::ancestry), where all of it must be there.
+    pub(super) fn lineage(&self, chain: &Digest) -> io::Result<Vec<Digest>> {
+        let (mut out, mut next) = (Vec::new(), Some(chain.clone()));
+        while let Some(chain) = next {
+            if !self.has(&chain) {
+                return Err(io::Error::new(io::ErrorKind::NotFound, format!("layer {chain} is missing")));
+            }
+            if out.len() >= MOST {
+                return Err(io::Error::other("too many layers above each other"));
+            }
+            next = self.parent(&chain)?;
+            out.push(chain);
+        }
+        Ok(out)
     }
 
     /// All layers.
@@ -132,10 +158,5 @@ impl LayerDirectory {
 /// Of a layer in directory `layer` that may not be on disk yet: whether it was committed since the kernel started.
 pub(super) fn is_unsettled(layer: &Path) -> Option<bool> {
     let mark = fs::read_to_string(layer.join(UNSETTLED)).ok()?;
-    Some(mark == this_boot())
-}
-
-/// Names this run of the kernel.
-pub(super) fn this_boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    Some(mark == boot_id())
 }

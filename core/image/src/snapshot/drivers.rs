@@ -2,6 +2,7 @@
 //! An image belongs to no driver; its layers are made anew from their content where the chosen driver lacks them.
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use dockerd_store::Layout;
@@ -11,17 +12,21 @@ use super::composefs::{Composefs, Means, Verity};
 use super::erofs::Erofs;
 use super::overlay::OverlayDriver;
 use super::overlay2::Directories;
+use super::vfs::Vfs;
 use crate::error::ImageError;
 use crate::trash::Trash;
 
 /// The drivers there are, by the names of their directories.
-const KNOWN: [Kind; 3] = [Kind::Erofs, Kind::Composefs, Kind::Overlay2];
+const KNOWN: [Kind; 4] = [Kind::Erofs, Kind::Composefs, Kind::Overlay2, Kind::Vfs];
+/// Those that are used without having been asked for; the best first.
+const UNASKED: [Kind; 3] = [Kind::Erofs, Kind::Overlay2, Kind::Vfs];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Erofs,
     Composefs,
     Overlay2,
+    Vfs,
 }
 
 impl Kind {
@@ -30,43 +35,48 @@ impl Kind {
             Self::Erofs => "erofs",
             Self::Composefs => "composefs",
             Self::Overlay2 => "overlay2",
+            Self::Vfs => "vfs",
         }
     }
 
     /// By the name a client or configuration gives it.
     fn parse(name: &str) -> Option<Self> {
         match name {
-            // containerd's name of it.
+            // containerd's names of them.
             "overlayfs" => Some(Self::Overlay2),
+            "native" => Some(Self::Vfs),
             name => KNOWN.into_iter().find(|kind| kind.name() == name),
         }
     }
 
-    /// Whether it can be used here as the one for everything new; an error says why not.
-    fn probe(self, layout: &Layout, options: StorageOptions) -> Result<(), String> {
+    /// Whether it works on this kernel and on the file system of directory `dir`, and else why not.
+    fn probe(self, dir: &Path, options: StorageOptions) -> Result<(), String> {
         match self {
-            Self::Erofs => Erofs::probe(&layout.tmp_dir()),
-            Self::Composefs => Composefs::probe(&layout.tmp_dir(), options.verity.unwrap_or_default()).map(drop),
-            Self::Overlay2 => Ok(()),
+            Self::Erofs => Erofs::probe(dir),
+            Self::Composefs => Composefs::probe(dir, options.verity.unwrap_or_default()).map(drop),
+            Self::Overlay2 => Directories::probe(dir),
+            Self::Vfs => Ok(()),
         }
     }
 
+    /// Opens it in its directory `dir`; `temporary` is a place to try things out, on the same file system.
     fn open(
         self,
-        layout: &Layout,
+        dir: &Path,
+        temporary: &Path,
         trash: &Trash,
         options: StorageOptions,
     ) -> Result<Arc<dyn SnapshotDriver>, ImageError> {
-        let dir = &layout.driver_dir(self.name());
         Ok(match self {
             Self::Erofs => Arc::new(OverlayDriver::open(Erofs::default(), dir, trash)?),
             Self::Composefs => {
                 // Where it is not the chosen one it may be that nothing of it can be mounted; what there is stays.
-                let means = Composefs::probe(&layout.tmp_dir(), options.verity.unwrap_or_default());
+                let means = Composefs::probe(temporary, options.verity.unwrap_or_default());
                 let means = means.unwrap_or(Means { nested: true, verity: false });
                 Arc::new(OverlayDriver::open(Composefs::open(dir, means)?, dir, trash)?)
             }
             Self::Overlay2 => Arc::new(OverlayDriver::open(Directories, dir, trash)?),
+            Self::Vfs => Arc::new(Vfs::open(dir, trash)?),
         })
     }
 }
@@ -94,15 +104,23 @@ impl StorageOptions {
     }
 }
 
-/// The best driver that works here.
-fn best(layout: &Layout) -> Kind {
-    match Erofs::probe(&layout.tmp_dir()) {
-        Ok(()) => Kind::Erofs,
-        Err(why) => {
-            tracing::info!(why, "layers are unpacked, because EROFS images cannot be mounted from files here");
-            Kind::Overlay2
+/// The driver called `name`, or else the best one that works here.
+fn choose(dir: &Path, name: Option<&str>, options: StorageOptions) -> Result<Kind, ImageError> {
+    if let Some(name) = name {
+        // The stock daemon's words.
+        let unsupported = |why: String| {
+            ImageError::InvalidArgument(format!("error initializing graphdriver: driver not supported: {name}{why}"))
+        };
+        let kind = Kind::parse(name).ok_or_else(|| unsupported(String::new()))?;
+        return kind.probe(dir, options).map(|()| kind).map_err(|why| unsupported(format!(": {why}")));
+    }
+    for kind in UNASKED {
+        match kind.probe(dir, options) {
+            Ok(()) => return Ok(kind),
+            Err(why) => tracing::info!(driver = kind.name(), why, "a storage driver does not work here"),
         }
     }
+    Ok(Kind::Vfs)
 }
 
 /// The drivers in use.
@@ -120,26 +138,18 @@ impl Drivers {
         name: Option<&str>,
         options: StorageOptions,
     ) -> Result<Self, ImageError> {
-        let kind = match name {
-            Some(name) => Kind::parse(name)
-                .ok_or_else(|| ImageError::InvalidArgument(format!("storage driver {name:?} is not supported")))?,
-            None => best(layout),
-        };
-        let driver = kind.name();
-        if name.is_some()
-            && let Err(why) = kind.probe(layout, options)
-        {
-            return Err(ImageError::InvalidArgument(format!("storage driver {driver:?} cannot be used here: {why}")));
-        }
+        let temporary = &layout.tmp_dir();
+        let kind = choose(temporary, name, options)?;
         if options.verity.is_some() && kind != Kind::Composefs {
-            let text = format!("storage option composefs.verity is not one of storage driver {driver:?}");
+            let text = format!("storage option composefs.verity is not one of storage driver {:?}", kind.name());
             return Err(ImageError::InvalidArgument(text));
         }
-        let chosen = kind.open(layout, trash, options)?;
+        let chosen = kind.open(&layout.driver_dir(kind.name()), temporary, trash, options)?;
         let mut former = Vec::new();
         for other in KNOWN.into_iter().filter(|other| *other != kind) {
-            if fs::exists(layout.driver_dir(other.name())).unwrap_or(false) {
-                let driver = other.open(layout, trash, StorageOptions::default())?;
+            let dir = layout.driver_dir(other.name());
+            if fs::exists(&dir).unwrap_or(false) {
+                let driver = other.open(&dir, temporary, trash, StorageOptions::default())?;
                 let containers = driver.keys().len();
                 tracing::info!(driver = other.name(), containers, "containers made by another driver are kept with it");
                 former.push(driver);
@@ -162,4 +172,17 @@ impl Drivers {
     pub(crate) fn former(&self) -> impl Iterator<Item = &Arc<dyn SnapshotDriver>> {
         self.former.iter()
     }
+}
+
+/// As the daemon opens the driver `name`, without a probe.
+#[cfg(test)]
+pub(super) fn open_named(name: &str, dir: &Path, trash: &Trash) -> Result<Arc<dyn SnapshotDriver>, ImageError> {
+    fs::create_dir_all(dir).map_err(ImageError::io("make directory"))?;
+    Kind::parse(name).expect("a driver").open(dir, dir, trash, StorageOptions::default())
+}
+
+/// Whether the driver `name` works in `dir`.
+#[cfg(test)]
+pub(super) fn probe_named(name: &str, dir: &Path) -> Result<(), String> {
+    Kind::parse(name).expect("a driver").probe(dir, StorageOptions::default())
 }

@@ -8,7 +8,6 @@
 //! ```
 //! So a container's overlay has one tree below it, whatever the number of layers.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,19 +18,15 @@ use dockerd_sys::mount::{self, OverlayLayers};
 use dockerd_types::Digest;
 
 use super::directory::LayerDirectory;
+use super::indexed::{self, INDEX, NO_TAG, TAR};
 use super::mounted::Mounted;
 use super::overlay::LayerFormat;
 use super::writable::LowerTree;
 use super::{LayerTar, make_dir, open_dir};
-use crate::erofs::{self, Merge};
+use crate::erofs;
 use crate::error::ImageError;
-use crate::trash::temporary_name;
 
-const TAR: &str = "tar";
-const INDEX: &str = "index";
 const MERGED: &str = "merged";
-/// No name is needed in the table of devices: their order says which is which.
-const NO_TAG: [u8; 64] = [0; 64];
 
 /// The format.
 #[derive(Debug, Default)]
@@ -44,28 +39,22 @@ pub(super) struct Erofs {
 impl Erofs {
     /// Whether this kernel mounts images from files on the file system of directory `dir`, and overlays on them.
     pub(super) fn probe(dir: &Path) -> Result<(), String> {
-        let place = dir.join(temporary_name());
-        let tried = make_dir(&place, 0o700).map_err(|error| error.to_string()).and_then(|()| try_all(&place));
-        if let Err(error) = fs::remove_dir_all(&place) {
-            tracing::warn!(%error, "what was tried out could not be removed");
-        }
-        tried
+        super::probe(dir, try_all)
     }
 
     /// The index that shows `chain`, made now if need be, and its devices: the tars, lowest first.
     fn open(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<(File, Vec<File>)> {
-        let mut ancestry = layers.ancestry(chain);
-        ancestry.reverse();
-        let tars = ancestry.iter().map(|chain| File::open(layers.layer(chain).join(TAR))).collect::<io::Result<_>>()?;
+        let lineage = layers.lineage(chain)?;
+        let tars = indexed::tars(layers, &lineage)?;
         let top = layers.layer(chain);
-        if ancestry.len() == 1 {
+        if lineage.len() == 1 {
             return Ok((File::open(top.join(INDEX))?, tars));
         }
         let path = top.join(MERGED);
         if !path.exists() {
             let _alone = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
             if !path.exists() {
-                merge(layers, &ancestry, &path)?;
+                merge(layers, &lineage, &path)?;
             }
         }
         Ok((File::open(path)?, tars))
@@ -78,23 +67,12 @@ impl Erofs {
     }
 }
 
-/// Writes the merged index of the layers `ancestry`, lowest first, to `path`; it is on disk afterwards.
-fn merge(layers: &LayerDirectory, ancestry: &[Digest], path: &Path) -> io::Result<()> {
-    let mut merged = Merge::new();
-    // The same layer may be in it more than once.
-    let mut read = HashMap::new();
-    for chain in ancestry {
-        let tree = match read.get(chain) {
-            Some(tree) => tree,
-            None => {
-                let bytes = fs::read(layers.layer(chain).join(INDEX))?;
-                read.entry(chain).or_insert(erofs::read(&bytes).map_err(io::Error::other)?)
-            }
-        };
-        merged.add(tree).map_err(io::Error::other)?;
-    }
-    let bytes = erofs::write(&merged.finish()).map_err(io::Error::other)?;
-    let temporary = path.with_file_name(temporary_name());
+/// Writes the merged index of the layers `lineage`, topmost first, to `path`; it is on disk afterwards.
+fn merge(layers: &LayerDirectory, lineage: &[Digest], path: &Path) -> io::Result<()> {
+    let merged = indexed::merge(layers, lineage)?.finish();
+    let bytes = erofs::write(&merged).map_err(io::Error::other)?;
+    let place = layers.unnamed()?;
+    let temporary = place.path().join(MERGED);
     let mut file = File::create(&temporary)?;
     file.write_all(&bytes)?;
     file.sync_data()?;
@@ -111,20 +89,15 @@ impl LayerFormat for Erofs {
     }
 
     fn write(&self, tar: &mut LayerTar<'_>, to: &Path) -> Result<u64, ImageError> {
-        fs::hard_link(tar.file, to.join(TAR)).map_err(ImageError::io("keep layer"))?;
-        let scanned = erofs::scan(&mut *tar.reader, NO_TAG)?;
-        let index = erofs::write(&scanned.tree)?;
-        fs::write(to.join(INDEX), index).map_err(ImageError::io("write index of layer"))?;
-        Ok(scanned.unpacked.bytes)
+        indexed::write(tar, to)
     }
 
     fn measure(&self, layer: &Path) -> Option<u64> {
-        let index = fs::read(layer.join(INDEX)).ok()?;
-        erofs::read(&index).ok().map(|tree| tree.size())
+        indexed::measure(layer)
     }
 
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>> {
-        self.mounted.get(chain, || self.mount(layers, chain)).map(|root| vec![LowerTree::seen(root)])
+        self.mounted.get(layers, chain, || self.mount(layers, chain)).map(|root| vec![LowerTree::seen(root)])
     }
 
     fn warm(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<()> {

@@ -2,18 +2,25 @@
 
 mod compare;
 mod composefs;
+mod difference;
 mod directory;
 mod drivers;
 mod erofs;
+mod extract;
+mod indexed;
+mod initial;
 mod mounted;
 mod overlay;
 mod overlay2;
 mod spares;
+#[cfg(test)]
+mod testsuite;
+mod vfs;
 mod writable;
 
 use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Write};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -21,11 +28,14 @@ use dockerd_types::Digest;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::ImageError;
-use crate::trash::{Trash, is_temporary};
+use crate::trash::{Trash, is_temporary, temporary_name};
 use crate::untar::Skip;
 
 pub use composefs::Verity;
 pub use drivers::{Drivers, StorageOptions};
+
+/// Bytes of stack for a walk: 16 KiB a level. Only what is used takes memory.
+const DEEP_STACK: usize = 32 << 20;
 
 /// The plain tar of a layer on its way in.
 pub struct LayerTar<'a> {
@@ -44,29 +54,58 @@ impl std::fmt::Debug for LayerTar<'_> {
 /// A layer that is unpacked but has no name yet; goes away unless it is committed.
 #[derive(Debug)]
 pub struct Staged {
-    path: PathBuf,
+    place: Unnamed,
     /// Bytes of its files.
     pub size: u64,
-    trash: Trash,
-    committed: bool,
 }
 
 impl Staged {
-    fn new(path: PathBuf, trash: Trash) -> Self {
-        Self { path, size: 0, trash, committed: false }
+    fn path(&self) -> &Path {
+        &self.place.path
+    }
+}
+
+/// A directory under a temporary name; goes away unless it is given another one.
+#[derive(Debug)]
+struct Unnamed {
+    path: PathBuf,
+    trash: Trash,
+    named: bool,
+}
+
+impl Unnamed {
+    /// Makes one in directory `parent`.
+    fn make(parent: &Path, mode: u32, trash: &Trash) -> io::Result<Self> {
+        let path = parent.join(temporary_name());
+        let made = Self { path, trash: trash.clone(), named: false };
+        make_dir(&made.path, mode)?;
+        Ok(made)
     }
 
     fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Leaves it under its temporary name: where it is.
+    fn keep(mut self) -> PathBuf {
+        self.named = true;
+        std::mem::take(&mut self.path)
+    }
+
+    /// Gives it its name, where nothing is yet.
+    fn name(&mut self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.path, path)?;
+        self.named = true;
+        Ok(())
+    }
 }
 
-impl Drop for Staged {
+impl Drop for Unnamed {
     fn drop(&mut self) {
-        if !self.committed
+        if !self.named
             && let Err(error) = self.trash.discard(&self.path)
         {
-            tracing::warn!(%error, "a layer that was given up could not be removed");
+            tracing::warn!(%error, "what was given up could not be removed");
         }
     }
 }
@@ -102,7 +141,8 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     /// Makes a writable snapshot above layer `chain` (above nothing for `None`); with its mount, as
     /// [`mount`](Self::mount) makes it, where one had been made ahead.
     fn prepare(&self, key: &str, chain: Option<&Digest>) -> Result<Option<OwnedFd>, ImageError>;
-    /// Makes a snapshot above `chain` ahead of the next [`prepare`](Self::prepare), unless there is one.
+    /// Makes a snapshot above `chain` ahead of the next [`prepare`](Self::prepare), unless there is one, or one would cost as
+    /// much as a container.
     fn stock(&self, chain: &Digest) -> Result<(), ImageError>;
     /// Mounts a snapshot, detached.
     fn mount(&self, key: &str) -> Result<OwnedFd, ImageError>;
@@ -112,8 +152,12 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     fn remove(&self, key: &str) -> Result<(), ImageError>;
     /// The layer a snapshot lies upon.
     fn snapshot_chain(&self, key: &str) -> Option<Digest>;
-    /// What is written to the snapshot, for a tar of it: its upper directory.
-    fn upper(&self, key: &str) -> Result<OwnedFd, ImageError>;
+    /// Writes what the snapshot changed as the tar of a layer, with `.wh.` names for what is gone (OCI image-spec
+    /// "layer.md"). Equal changes give equal bytes.
+    fn write_layer(&self, key: &str, out: &mut dyn Write) -> Result<(), ImageError>;
+    /// Fills a new snapshot with what the upper directory `upper` of somebody's overlay holds
+    /// ([`copy_upper`](crate::archive::copy_upper)).
+    fn adopt_upper(&self, key: &str, upper: BorrowedFd<'_>) -> Result<(), ImageError>;
     /// Paths of a layer's parts, named as Docker's inspect names those of its driver.
     fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)>;
     /// What images, each given by its layers, share beyond whole layers. Reads lists of objects; blocking.
@@ -163,10 +207,34 @@ fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
+/// Names one run of the kernel.
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().mode(mode).create(path)?;
     // The umask of the daemon must not decide.
     fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+/// Runs a walk through a tree on a stack that is deep enough for every path there can be (PATH_MAX), which a container may make.
+fn with_deep_stack<T: Send>(walk: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let walker = std::thread::Builder::new().name("walk".to_owned()).stack_size(DEEP_STACK);
+        let walker = walker.spawn_scoped(scope, walk)?;
+        walker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Has something tried out in a directory of its own in `dir`.
+fn probe(dir: &Path, attempt: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
+    let place = dir.join(temporary_name());
+    let tried = make_dir(&place, 0o700).map_err(|error| error.to_string()).and_then(|()| attempt(&place));
+    if let Err(error) = fs::remove_dir_all(&place) {
+        tracing::warn!(%error, "what was tried out could not be removed");
+    }
+    tried
 }
 
 /// Removes what an interrupted daemon left under temporary names.

@@ -6,6 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dockerd_types::Digest;
 
+use super::directory::LayerDirectory;
+
 /// How many: each holds its layers' files open.
 const MOST: usize = 32;
 
@@ -14,14 +16,23 @@ const MOST: usize = 32;
 pub(super) struct Mounted(Mutex<Vec<(Digest, OwnedFd)>>);
 
 impl Mounted {
-    /// The tree of `chain`, mounted by `mount` if it is not yet.
-    pub(super) fn get(&self, chain: &Digest, mount: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    /// The tree of `chain`, which is one of `layers`, mounted by `mount` if it is not yet.
+    pub(super) fn get(
+        &self,
+        layers: &LayerDirectory,
+        chain: &Digest,
+        mount: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> io::Result<OwnedFd> {
         if let Some((_, root)) = self.lock().iter().find(|(known, _)| known == chain) {
             return root.try_clone();
         }
         let root = mount()?;
         let kept = root.try_clone()?;
         let mut mounted = self.lock();
+        if !layers.has(chain) {
+            // It went meanwhile, and has been forgotten.
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let oldest = (mounted.len() >= MOST).then(|| mounted.remove(0));
         mounted.push((chain.clone(), kept));
         drop(mounted);

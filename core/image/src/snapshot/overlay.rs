@@ -1,7 +1,7 @@
 //! The driver of all formats whose layers the kernel can stack: an overlay above trees that a [`LayerFormat`] gives.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Write};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use dockerd_types::Digest;
@@ -30,10 +30,10 @@ pub(super) trait LayerFormat: Send + Sync + std::fmt::Debug {
     }
     /// Makes what the first container above `chain` needs.
     fn warm(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<()>;
-    /// Lets go of what was kept open of a layer, which is about to be removed.
+    /// Hears that a layer is about to be removed.
+    fn removing(&self, _chain: &Digest) {}
+    /// Lets go of what was kept open of a layer, which is gone.
     fn forget(&self, chain: &Digest);
-    /// Hears that the layer of the last [`forget`](Self::forget) is removed.
-    fn removed(&self) {}
     /// As [`SnapshotDriver::sharing`].
     fn sharing(&self, _layers: &LayerDirectory, _images: &[Vec<Digest>]) -> Sharing {
         Sharing::default()
@@ -138,9 +138,9 @@ impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
     }
 
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError> {
-        self.format.forget(chain);
+        self.format.removing(chain);
         self.layers.remove(chain)?;
-        self.format.removed();
+        self.format.forget(chain);
         self.writable.forget(chain)
     }
 
@@ -172,8 +172,12 @@ impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
         self.writable.chain(key)
     }
 
-    fn upper(&self, key: &str) -> Result<OwnedFd, ImageError> {
-        self.writable.upper(key)
+    fn write_layer(&self, key: &str, out: &mut dyn Write) -> Result<(), ImageError> {
+        self.writable.write_layer(key, out)
+    }
+
+    fn adopt_upper(&self, key: &str, upper: BorrowedFd<'_>) -> Result<(), ImageError> {
+        self.writable.adopt_upper(key, upper)
     }
 
     fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)> {

@@ -6,24 +6,25 @@
 //! ```
 //! Both are made under temporary names and renamed, so they are whole or not there.
 
-use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use dockerd_sys::mount::{self, OverlayLayers};
 use dockerd_types::Digest;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use super::initial::{self, ImageTree};
 use super::spares::{Spare, Spares};
-use super::{Change, compare, make_dir, open_dir, sweep};
+use super::{Change, Unnamed, compare, make_dir, open_dir, sweep};
+use crate::archive;
+use crate::diff;
 use crate::error::ImageError;
-use crate::trash::{Trash, is_temporary, temporary_name};
+use crate::trash::{Trash, is_temporary};
 
-/// What every container finds, made where its image lacks it (Docker's init layer).
-const INIT_DIRECTORIES: [&str; 6] = ["dev", "dev/pts", "dev/shm", "proc", "sys", "etc"];
-const INIT_FILES: [&str; 5] = [".dockerenv", "etc/hosts", "etc/hostname", "etc/resolv.conf", "dev/console"];
+/// The upper directory must say by itself what was changed.
+pub(super) const OPTIONS: [&str; 3] = ["index=off", "redirect_dir=off", "metacopy=off"];
 
 /// What lies below a snapshot.
 pub(super) trait Lower {
@@ -86,7 +87,7 @@ impl Writable {
             }
             self.discard_spare(spare)?;
         }
-        let made = self.make(below, chain).and_then(|temporary| fs::rename(temporary, path));
+        let made = self.make(below, chain).and_then(|mut made| made.name(&path));
         made.map_err(ImageError::io(format!("prepare snapshot {key}")))?;
         Ok(None)
     }
@@ -94,14 +95,9 @@ impl Writable {
     /// As [`SnapshotDriver::stock`](super::SnapshotDriver::stock).
     pub(super) fn stock(&self, below: &dyn Lower, chain: &Digest) -> Result<(), ImageError> {
         let make = || {
-            let directory = self.make(below, Some(chain))?;
-            match self.mount_at(below, &directory) {
-                Ok(root) => Ok(Spare { chain: chain.clone(), directory, root }),
-                Err(error) => {
-                    fs::remove_dir_all(directory)?;
-                    Err(error)
-                }
-            }
+            let made = self.make(below, Some(chain))?;
+            let root = self.mount_at(below, made.path())?;
+            Ok(Spare { chain: chain.clone(), directory: made.keep(), root })
         };
         let replaced = self.spares.add(chain, make).map_err(ImageError::io("make a snapshot ahead"))?;
         replaced.map_or(Ok(()), |spare| self.discard_spare(spare))
@@ -136,9 +132,11 @@ impl Writable {
         self.snapshots.join(key).exists()
     }
 
-    /// The upper directory of a snapshot.
-    pub(super) fn upper(&self, key: &str) -> Result<OwnedFd, ImageError> {
-        open_dir(&self.snapshots.join(key).join("upper")).map_err(ImageError::io(format!("open snapshot {key}")))
+    /// As [`SnapshotDriver::write_layer`](super::SnapshotDriver::write_layer).
+    pub(super) fn write_layer(&self, key: &str, out: &mut dyn Write) -> Result<(), ImageError> {
+        let upper = open_dir(&self.snapshots.join(key).join("upper"));
+        let written = upper.and_then(|upper| diff::write_layer(upper.as_fd(), out));
+        written.map_err(ImageError::io(format!("write the changes of snapshot {key}")))
     }
 
     /// Keys of all snapshots.
@@ -148,9 +146,16 @@ impl Writable {
         names.filter(|name| !is_temporary(name)).collect()
     }
 
+    /// As [`SnapshotDriver::adopt_upper`](super::SnapshotDriver::adopt_upper).
+    pub(super) fn adopt_upper(&self, key: &str, upper: BorrowedFd<'_>) -> Result<(), ImageError> {
+        let own = open_dir(&self.snapshots.join(key).join("upper"));
+        archive::copy_upper(upper, own.map_err(ImageError::io(format!("open snapshot {key}")))?.as_fd())
+    }
+
     /// Bytes written.
     pub(super) fn usage(&self, key: &str) -> Result<u64, ImageError> {
-        tree_size(&self.snapshots.join(key).join("upper")).map_err(ImageError::io(format!("measure snapshot {key}")))
+        let upper = self.snapshots.join(key).join("upper");
+        super::with_deep_stack(|| tree_size(&upper)).map_err(ImageError::io(format!("measure snapshot {key}")))
     }
 
     /// Paths the snapshot changed.
@@ -167,15 +172,14 @@ impl Writable {
         compared.map_err(ImageError::io(format!("compare snapshot {key}")))
     }
 
-    /// A new snapshot above `chain` in a directory of a temporary name.
-    fn make(&self, below: &dyn Lower, chain: Option<&Digest>) -> io::Result<PathBuf> {
+    /// A new snapshot above `chain`.
+    fn make(&self, below: &dyn Lower, chain: Option<&Digest>) -> io::Result<Unnamed> {
         self.init_layer(below, chain)?;
-        let temporary = self.snapshots.join(temporary_name());
-        make_dir(&temporary, 0o710)?;
-        make_dir(&temporary.join("upper"), 0o755)?;
-        make_dir(&temporary.join("work"), 0o700)?;
-        fs::write(temporary.join("chain"), chain.map_or("", Digest::as_str))?;
-        Ok(temporary)
+        let made = Unnamed::make(&self.snapshots, 0o710, &self.trash)?;
+        make_dir(&made.path().join("upper"), 0o755)?;
+        make_dir(&made.path().join("work"), 0o700)?;
+        fs::write(made.path().join("chain"), chain.map_or("", Digest::as_str))?;
+        Ok(made)
     }
 
     fn mount_at(&self, below: &dyn Lower, directory: &Path) -> io::Result<OwnedFd> {
@@ -183,10 +187,8 @@ impl Writable {
         let init = LowerTree::seen(open_dir(&self.init_layer(below, chain.as_ref())?)?);
         let stack = chain.as_ref().map_or_else(|| Ok(Vec::new()), |chain| below.stack(chain))?;
         let (upper, work) = (open_dir(&directory.join("upper"))?, open_dir(&directory.join("work"))?);
-        // The upper directory must say by itself what was changed.
-        let options = [&["index=off", "redirect_dir=off", "metacopy=off"], below.options()].concat();
         let trees: Vec<&LowerTree> = std::iter::once(&init).chain(&stack).collect();
-        overlay(&trees, Some((&upper, &work)), &options)
+        overlay(&trees, Some((&upper, &work)), &[&OPTIONS, below.options()].concat())
     }
 
     fn discard_spare(&self, spare: Spare) -> Result<(), ImageError> {
@@ -200,11 +202,13 @@ impl Writable {
             return Ok(path);
         }
         let image = chain.map(|chain| view(below, chain)).transpose()?;
-        let temporary = self.init.join(temporary_name());
-        make_dir(&temporary, 0o755)?;
-        fill_init(image.as_ref(), &temporary)?;
-        publish(&temporary, &path)?;
-        Ok(path)
+        let mut made = Unnamed::make(&self.init, 0o755, &self.trash)?;
+        initial::fill(image.as_ref().map(|image| image as &dyn ImageTree), made.path())?;
+        match made.name(&path) {
+            // Somebody else was first with an equal one.
+            Err(_) if path.exists() => Ok(path),
+            named => named.map(|()| path),
+        }
     }
 }
 
@@ -212,11 +216,8 @@ impl Writable {
 pub(super) fn view(below: &dyn Lower, chain: &Digest) -> io::Result<OwnedFd> {
     let mut stack = below.stack(chain)?;
     if stack.len() == 1 {
-        // A single layer needs no overlay, and overlayfs wants two without an upper.
-        let tree = mount::bind_fd(stack.remove(0).root, false)?;
-        let attributes = mount::Attributes { set: mount::READ_ONLY, clear: 0 };
-        mount::set_attributes(&tree, attributes, Some(mount::Propagation::Private), false)?;
-        return Ok(tree);
+        // Overlayfs wants two without an upper; and marks that hide nothing are not to be seen either.
+        stack.push(LowerTree::seen(mount::file_system("tmpfs", &[], mount::READ_ONLY)?));
     }
     overlay(&stack.iter().collect::<Vec<_>>(), None, below.options())
 }
@@ -235,59 +236,8 @@ fn read_chain(directory: &Path) -> io::Result<Option<Digest>> {
     if text.is_empty() { Ok(None) } else { Digest::parse(&text).map(Some).map_err(io::Error::other) }
 }
 
-/// Makes below `to` what the tree `image` lacks.
-fn fill_init(image: Option<&OwnedFd>, to: &Path) -> io::Result<()> {
-    let lacks = |name: &str| {
-        image.is_none_or(|image| {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::openat2(image, name, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_err()
-        })
-    };
-    for name in INIT_DIRECTORIES.into_iter().filter(|name| lacks(name)) {
-        make_dir(&to.join(name), 0o755)?;
-    }
-    for name in INIT_FILES.into_iter().filter(|name| lacks(name)) {
-        copy_parents(image, to, Path::new(name).parent())?;
-        let file = File::create(to.join(name))?;
-        // As Docker's have it; the umask has no say.
-        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    }
-    if lacks("etc/mtab") {
-        copy_parents(image, to, Some(Path::new("etc")))?;
-        std::os::unix::fs::symlink("/proc/mounts", to.join("etc/mtab"))?;
-    }
-    Ok(())
-}
-
-/// Directories of a file the init layer adds: with the image's mode and owner, because the topmost layer's count.
-fn copy_parents(image: Option<&OwnedFd>, to: &Path, directory: Option<&Path>) -> io::Result<()> {
-    let Some(directory) = directory.filter(|d| !d.as_os_str().is_empty()) else { return Ok(()) };
-    let target = to.join(directory);
-    if target.exists() {
-        return Ok(());
-    }
-    copy_parents(image, to, directory.parent())?;
-    make_dir(&target, 0o755)?;
-    if let Some(image) = image {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        if let Ok(fd) = rustix::fs::openat2(image, directory, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
-            let stat = rustix::fs::fstat(&fd)?;
-            std::os::unix::fs::lchown(&target, Some(stat.st_uid), Some(stat.st_gid))?;
-            fs::set_permissions(&target, std::os::unix::fs::PermissionsExt::from_mode(stat.st_mode & 0o7777))?;
-        }
-    }
-    Ok(())
-}
-
-/// Renames into place; losing a race to an equal one is success.
-fn publish(temporary: &Path, path: &Path) -> io::Result<()> {
-    match fs::rename(temporary, path) {
-        Err(_) if path.exists() => fs::remove_dir_all(temporary),
-        other => other,
-    }
-}
-
-pub(super) fn tree_size(path: &Path) -> io::Result<u64> {
+/// Depth is bounded by the length of paths.
+fn tree_size(path: &Path) -> io::Result<u64> {
     let meta = fs::symlink_metadata(path)?;
     if !meta.is_dir() {
         return Ok(meta.len());

@@ -36,7 +36,8 @@ fn privileged_composefs_images_go_in_and_out() {
     for archive in [plain, oci_layout(&layers, Some("gzip"), |_| {})] {
         let image = load(&store, &archive).expect("loaded").remove(0).image;
         assert_eq!(image.size(), 2 * ((2 << 20) + 1));
-        assert_eq!(root.names("composefs/layers").len(), 2);
+        let layers = root.names("composefs/layers");
+        assert_eq!(layers.iter().filter(|name| !name.starts_with('.')).count(), 2);
         assert_eq!(look(&store, &image, "shared"), b"x");
         assert_eq!(look(&store, &image, "b").len(), 2 << 20);
         let sharing = store.snapshots().sharing(&[image.layers.iter().map(|layer| layer.chain_id.clone()).collect()]);

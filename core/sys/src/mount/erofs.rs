@@ -66,3 +66,27 @@ pub fn try_erofs(image: BorrowedFd<'_>, device: BorrowedFd<'_>, name: &str) -> R
     bytes.truncate(length);
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn privileged_what_is_no_image_is_refused() {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(&[0; 8192]).expect("written");
+        let refused = erofs(file.as_fd(), &[], 0);
+        let known = matches!(refused, Err(ErofsError::Refused | ErofsError::Missing | ErofsError::NeedsBlockDevice));
+        assert!(known, "{refused:?}");
+    }
+
+    #[test]
+    fn privileged_files_without_pages_want_a_block_device() {
+        let file = rustix::fs::memfd_create("image", rustix::fs::MemfdFlags::CLOEXEC).expect("made");
+        rustix::fs::ftruncate(&file, 8192).expect("long");
+        let refused = erofs(file.as_fd(), &[], 0);
+        assert!(matches!(refused, Err(ErofsError::NeedsBlockDevice | ErofsError::Missing)), "{refused:?}");
+    }
+}

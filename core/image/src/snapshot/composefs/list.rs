@@ -1,4 +1,5 @@
-//! The list of a layer's objects, `layers/<chain>/objects`: records of 44 bytes, in the order of their digests.
+//! The list of a layer's objects, `layers/<chain>/objects`: their number in 8 bytes, little
+//! endian, and records of 44 bytes in the order of their digests. A list that was cut off, or emptied, is none.
 //!
 //! ```text
 //! 0   digest, 32 bytes
@@ -28,7 +29,8 @@ pub(super) struct Record {
 
 /// As bytes.
 pub(super) fn encode(records: &[Record]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(records.len() * RECORD);
+    let mut out = Vec::with_capacity(8 + records.len() * RECORD);
+    out.extend((records.len() as u64).to_le_bytes());
     for record in records {
         out.extend(record.id.as_bytes());
         out.extend(record.size.to_le_bytes());
@@ -40,9 +42,11 @@ pub(super) fn encode(records: &[Record]) -> Vec<u8> {
 /// Reads the list in the file `path`. Errors: `InvalidData` for one that was cut off.
 pub(super) fn read(path: &Path) -> io::Result<Vec<Record>> {
     let bytes = fs::read(path)?;
-    let (records, rest) = bytes.as_chunks::<RECORD>();
-    if !rest.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "list of objects is cut off"));
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "list of objects is broken");
+    let (count, records) = bytes.split_first_chunk().ok_or_else(broken)?;
+    let (records, rest) = records.as_chunks::<RECORD>();
+    if !rest.is_empty() || u64::from_le_bytes(*count) != records.len() as u64 {
+        return Err(broken());
     }
     let decode = |record: &[u8; RECORD]| {
         let (id, rest) = ObjectId::read_from_prefix(record).ok()?;
@@ -70,7 +74,9 @@ mod tests {
         let records = [record(1), record(200)];
         fs::write(&path, encode(&records)).expect("written");
         assert_eq!(read(&path).expect("read"), records);
-        fs::write(&path, &encode(&records)[1..]).expect("written");
-        assert_eq!(read(&path).expect_err("cut off").kind(), io::ErrorKind::InvalidData);
+        for cut in [0, 8, 8 + RECORD, 9 + RECORD] {
+            fs::write(&path, &encode(&records)[..cut]).expect("written");
+            assert_eq!(read(&path).expect_err("cut off").kind(), io::ErrorKind::InvalidData);
+        }
     }
 }

@@ -25,7 +25,8 @@ use dockerd_types::Digest;
 use rustix::fs::RenameFlags;
 
 use super::{intake, list, verity};
-use crate::snapshot::directory::{LayerDirectory, is_unsettled, this_boot};
+use crate::snapshot::boot_id;
+use crate::snapshot::directory::{LayerDirectory, is_unsettled};
 use crate::trash::{is_temporary, temporary_name};
 
 /// Names an object.
@@ -96,14 +97,14 @@ impl Objects {
         let shared = Arc::new(Shared { dir: dir.to_owned(), verity, holds: Mutex::default() });
         let worker = Arc::clone(&shared);
         let chores = chores::start("objects", move |batch| worker.work(&batch))?;
-        if fs::read_to_string(dir.join(BOOT)).is_ok_and(|boot| boot == this_boot()) {
+        if fs::read_to_string(dir.join(BOOT)).is_ok_and(|boot| boot == boot_id()) {
             // The thread lives as long as this.
             let _ = chores.send(Chore::SweepAll);
         } else {
             // Power may have gone. What layers find that are made anew must not be torn.
             shared.remove_torn()?;
             shared.sweep_all()?;
-            fs::write(dir.join(BOOT), this_boot())?;
+            fs::write(dir.join(BOOT), boot_id())?;
         }
         shared.protect_all()?;
         Ok(Self { shared, chores })
