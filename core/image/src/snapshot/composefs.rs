@@ -84,11 +84,11 @@ impl Composefs {
 
     /// The image that shows `chain`, made now if need be.
     fn image(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<File> {
+        let mut lineage = layers.lineage(chain)?;
         let path = layers.layer(chain).join(IMAGE);
         if !path.exists() {
             let _alone = self.making.lock().unwrap_or_else(PoisonError::into_inner);
             if !path.exists() {
-                let mut lineage = layers.lineage(chain)?;
                 lineage.reverse();
                 self.write_image(layers, &image::compose(layers, &lineage)?, &path)?;
             }
