@@ -107,7 +107,9 @@ impl Bed {
     fn try_stage(&self, tar: &[u8]) -> Result<(Staged, Digest), ImageError> {
         let digest = Digest::sha256(&Sha256::digest(tar).into());
         let file = self.path("content").join(digest.hex());
-        fs::write(&file, tar).expect("written");
+        // Another thread may be reading an equal one, which content never gets shorter under.
+        let temporary = self.path("content").join(crate::trash::temporary_name());
+        fs::write(&temporary, tar).and_then(|()| fs::rename(temporary, &file)).expect("written");
         let staged = self.driver.stage(&mut LayerTar { reader: &mut &tar[..], file: &file })?;
         Ok((staged, digest))
     }
