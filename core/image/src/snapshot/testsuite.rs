@@ -107,9 +107,11 @@ impl Bed {
     fn try_stage(&self, tar: &[u8]) -> Result<(Staged, Digest), ImageError> {
         let digest = Digest::sha256(&Sha256::digest(tar).into());
         let file = self.path("content").join(digest.hex());
-        // Another thread may be reading an equal one, which content never gets shorter under.
+        // Another thread may be reading an equal one, which stays as it is: the first one counts.
         let temporary = self.path("content").join(crate::trash::temporary_name());
-        fs::write(&temporary, tar).and_then(|()| fs::rename(temporary, &file)).expect("written");
+        fs::write(&temporary, tar).expect("written");
+        let _ = fs::hard_link(&temporary, &file);
+        fs::remove_file(temporary).expect("removed");
         let staged = self.driver.stage(&mut LayerTar { reader: &mut &tar[..], file: &file })?;
         Ok((staged, digest))
     }
