@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use dockerd_image::snapshot::StorageOptions;
 pub use dockerd_network::config::{BridgeChoice, NetworkConfig};
 pub use dockerd_network::ipam::{AddressPool, Subnet};
 use dockerd_types::container::{CgroupnsMode, IpcMode, LogConfig, Ulimit};
@@ -72,6 +73,8 @@ pub struct EngineConfig {
     pub exec_root: PathBuf,
     /// `--storage-driver`; `None`: chosen by a probe.
     pub storage_driver: Option<String>,
+    /// `--storage-opt`.
+    pub storage_options: StorageOptions,
     /// `--default-runtime`.
     pub default_runtime: String,
     /// `--add-runtime` and the file's `runtimes`.
@@ -147,6 +150,7 @@ impl EngineConfig {
             data_root: data_root.into(),
             exec_root: exec_root.into(),
             storage_driver: None,
+            storage_options: StorageOptions::default(),
             default_runtime: "runc".to_owned(),
             runtimes: BTreeMap::new(),
             log: LogConfig { driver: "json-file".to_owned(), options: BTreeMap::new() },

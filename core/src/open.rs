@@ -81,13 +81,13 @@ impl Services {
     /// Brings everything up.
     pub async fn open(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
         let layout = Layout::new(&config.data_root, &config.exec_root);
-        let (paths, driver) = (layout.clone(), config.storage_driver.clone());
+        let (paths, driver, options) = (layout.clone(), config.storage_driver.clone(), config.storage_options);
         let (network_config, runtime) = (config.network.clone(), tokio::runtime::Handle::current());
         let events = EventBus::default();
         let bus = events.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let lock = Engine::claim(&paths)?;
-            let store = ImageStore::open(&paths, driver.as_deref())?;
+            let store = ImageStore::open_with(&paths, driver.as_deref(), options)?;
             let networks = StackNetworks::open(&paths, network_config, runtime)?;
             Ok::<_, EngineError>((lock, store, VolumeService::open(&paths, bus)?, Arc::new(networks)))
         });

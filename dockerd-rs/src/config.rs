@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dockerd_core::EngineConfig;
-use dockerd_core::config::{Proxies, RuntimeProgram, SeccompDefault};
+use dockerd_core::config::{Proxies, RuntimeProgram, SeccompDefault, StorageOptions};
 use dockerd_core::reload::Reload;
 use dockerd_types::container::{CgroupnsMode, IpcMode, Ulimit};
 use dockerd_types::go_json;
@@ -344,9 +344,14 @@ fn build(settings: &Settings, warnings: Vec<String>) -> Result<Config, ConfigErr
     })
 }
 
+fn storage_options(list: &[String]) -> Result<StorageOptions, ConfigError> {
+    StorageOptions::parse(list).map_err(|error| ConfigError::Value(error.to_string()))
+}
+
 /// The engine's settings.
 fn fill(engine: &mut EngineConfig, read: &Reader<'_>) -> Result<(), ConfigError> {
     engine.storage_driver = read.text("storage-driver").map(str::to_owned);
+    engine.storage_options = storage_options(&read.list("storage-opts"))?;
     if let Some(runtime) = read.text("default-runtime") {
         engine.default_runtime = runtime.to_owned();
     }

@@ -203,7 +203,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("selinux-enabled", "selinux-enabled", Kind::Bool, "", "Enable selinux support", Support::Refused("SELinux labels are not built yet")),
     flag("shutdown-timeout", "shutdown-timeout", Kind::Int, "15", "Set the default shutdown timeout", W),
     short('s', flag("storage-driver", "storage-driver", Kind::Text, "", "Storage driver to use", W)),
-    flag("storage-opt", "storage-opts", Kind::List, "", "Storage driver options", Support::Refused("storage driver options are not built yet")),
+    flag("storage-opt", "storage-opts", Kind::List, "", "Storage driver options", W),
     flag("swarm-default-advertise-addr", "swarm-default-advertise-addr", Kind::Text, "", "Set default address or interface for swarm advertised address", NO_SWARM),
     flag("tls", "tls", Kind::Bool, "", "Use TLS; implied by --tlsverify", W),
     flag("tlscacert", "tlscacert", Kind::Text, "", "Trust certs signed only by this CA", W),

@@ -22,7 +22,7 @@ use crate::ingest::Ingests;
 use crate::intake::stage::Job;
 use crate::lease::{Leases, Turns};
 use crate::pull::Transfers;
-use crate::snapshot::{Drivers, SnapshotDriver};
+use crate::snapshot::{Drivers, SnapshotDriver, StorageOptions};
 use crate::trash::Trash;
 
 /// One layer of an image.
@@ -121,10 +121,15 @@ struct Inner {
 }
 
 impl ImageStore {
-    /// Opens the store of this data root.
+    /// Opens the store of this data root, with the driver of that name or else the best there is.
     pub fn open(layout: &Layout, driver: Option<&str>) -> Result<Self, ImageError> {
+        Self::open_with(layout, driver, StorageOptions::default())
+    }
+
+    /// As [`open`](Self::open), with options of the driver.
+    pub fn open_with(layout: &Layout, driver: Option<&str>, options: StorageOptions) -> Result<Self, ImageError> {
         let trash = Trash::new(&layout.trash_dir())?;
-        let drivers = Drivers::open(layout, &trash, driver)?;
+        let drivers = Drivers::open(layout, &trash, driver, options)?;
         let images_dir = layout.image_dir().join("images");
         fs::create_dir_all(&images_dir).map_err(ImageError::io("make the image directory"))?;
         let inner = Inner {

@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::lease::Lease;
 use crate::{Image, ImageError, ImageStore, Loaded, Platform, Removal, RemoveOptions};
 
+mod composefs;
 mod drivers;
 
 /// A data root of the test's own.

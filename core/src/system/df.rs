@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use dockerd_image::snapshot::Sharing;
 use dockerd_types::{Digest, Filters};
 
 use crate::container::ListOptions;
@@ -26,7 +27,7 @@ pub struct DiskUsageOptions {
 /// What there is; kinds not asked for are `None`.
 #[derive(Debug, Default)]
 pub struct DiskUsage {
-    /// Bytes of all layers of images, each counted once.
+    /// Bytes that all layers of images take, each counted once, and files that layers share counted once as well.
     pub layers: u64,
     /// Images, and how many bytes each shares with others.
     pub images: Option<Vec<(ImageSummary, u64)>>,
@@ -54,14 +55,17 @@ impl Services {
         if options.images {
             let images = self.images.list(&Filters::default(), crate::image::list::ListOptions::default())?;
             let all = layers(&images);
-            usage.layers = all.values().map(|(size, _)| size).sum();
+            let sharing = self.sharing(&images).await?;
+            let files: u64 = all.values().map(|(size, _)| size).sum();
+            usage.layers = files.saturating_sub(sharing.saved);
             let is_shared = |chain: &Digest| all.get(chain).is_some_and(|(_, users)| *users > 1);
-            let with_share = |summary: ImageSummary| {
+            let with_share = |(summary, in_files): (ImageSummary, u64)| {
                 let shared = summary.image.layers.iter().filter(|layer| is_shared(&layer.chain_id));
-                let bytes = shared.map(|layer| layer.size).sum();
-                (summary, bytes)
+                let bytes: u64 = shared.map(|layer| layer.size).sum();
+                (summary, bytes + in_files)
             };
-            usage.images = Some(images.into_iter().map(with_share).collect());
+            let in_files = sharing.shared.into_iter().chain(std::iter::repeat(0));
+            usage.images = Some(images.into_iter().zip(in_files).map(with_share).collect());
         }
         if options.containers {
             let options = ListOptions { all: true, size: true, ..ListOptions::default() };
@@ -72,6 +76,14 @@ impl Services {
             usage.volumes = Some(crate::image::blocking(move || volumes.usage()).await?);
         }
         Ok(usage)
+    }
+
+    /// What `images` share beyond whole layers.
+    async fn sharing(&self, images: &[ImageSummary]) -> Result<Sharing, EngineError> {
+        let chains = |summary: &ImageSummary| summary.image.layers.iter().map(|layer| layer.chain_id.clone()).collect();
+        let images: Vec<Vec<Digest>> = images.iter().map(chains).collect();
+        let driver = self.images.store.snapshots().clone();
+        crate::image::blocking(move || driver.sharing(&images)).await
     }
 }
 

@@ -24,7 +24,7 @@ pub use merge::Merge;
 pub use probe::{ProbeError, probe};
 pub use read::read;
 pub use scan::{Scanned, scan};
-pub(crate) use tree::device_parts;
+pub(crate) use tree::{Content, device_parts};
 pub use tree::{Device, Inode, InodeId, Kind, Place, ROOT, Segment, Tree};
 #[cfg(any(test, fuzzing))]
 pub(crate) use write::reseal;

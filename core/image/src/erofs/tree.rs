@@ -21,6 +21,11 @@ impl InodeId {
     pub(super) fn at(self) -> usize {
         self.0 as usize
     }
+
+    /// Below the number of the tree's inodes.
+    pub(crate) fn index(self) -> usize {
+        self.at()
+    }
 }
 
 /// The directory at the top.
@@ -172,6 +177,12 @@ impl Tree {
         self.inodes.is_empty()
     }
 
+    /// Numbers of all inodes, each once.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = InodeId> + use<> {
+        // There are no more than 32 bits can count.
+        (0..self.inodes.len() as u32).map(InodeId)
+    }
+
     /// An inode.
     pub fn inode(&self, id: InodeId) -> &Inode {
         &self.inodes[id.at()]
@@ -214,6 +225,21 @@ impl Tree {
     /// Bytes that the tree has itself.
     pub(crate) fn spilled(&self, at: u64, length: u64) -> &[u8] {
         &self.spill[at as usize..(at + length) as usize]
+    }
+
+    /// The same tree with the content of its files elsewhere: that of each file that has any lies in one piece on `devices`,
+    /// where `place` says.
+    pub(crate) fn with_content(mut self, devices: Vec<Device>, mut place: impl FnMut(InodeId) -> Place) -> Self {
+        let mut segments = Vec::new();
+        for (at, inode) in self.inodes.iter_mut().enumerate() {
+            if let Kind::File { size, content } = &mut inode.kind {
+                *content = Content { first: segments.len() as u32, count: u32::from(*size > 0) };
+                if *size > 0 {
+                    segments.push(Segment { offset: 0, length: *size, place: place(InodeId(at as u32)) });
+                }
+            }
+        }
+        Self { segments, spill: Vec::new(), devices, ..self }
     }
 
     /// Bytes of the files as `docker images` counts them: lengths of files and symbolic links, hard links once.

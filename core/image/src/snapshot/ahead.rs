@@ -2,12 +2,16 @@
 //! lie side by side in a few tars. So these are brought into the page cache in one go, in a pause behind the start, as far as
 //! there is plenty of memory. Nothing waits for it, and what is there already costs nothing.
 
+use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::num::NonZeroU64;
-use std::sync::OnceLock;
 use std::sync::mpsc::Sender;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use dockerd_sys::chores;
+use dockerd_types::Digest;
 use rustix::fs::Advice;
 
 /// Most of one image, in bytes.
@@ -17,19 +21,41 @@ const PART: u64 = 8;
 /// Asked for at a time: the kernel passes over what is more than its disk's limit, and no disk has less than this.
 const PIECE: NonZeroU64 = NonZeroU64::new(128 << 10).expect("not zero");
 
+/// How soon after the last time the same files are looked at again: they may have left the page cache.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Layers whose last time is remembered.
+const MOST_REMEMBERED: usize = 256;
+
 /// Whoever reads ahead; a thread that begins with the first wish.
 #[derive(Debug, Default)]
-pub(super) struct ReadAhead(OnceLock<Option<Sender<Vec<File>>>>);
+pub(super) struct ReadAhead {
+    reader: OnceLock<Option<Sender<Vec<File>>>>,
+    wished: Mutex<HashMap<Digest, Instant>>,
+}
 
 impl ReadAhead {
-    /// Wishes for the content of `files`, the most wanted first.
-    pub(super) fn wish(&self, files: Vec<File>) {
+    /// Wishes for the content of the `files` of layer `chain`, the most wanted first, unless that was just done.
+    pub(super) fn wish(&self, chain: &Digest, files: impl FnOnce() -> io::Result<Vec<File>>) {
+        {
+            let mut wished = self.wished.lock().unwrap_or_else(PoisonError::into_inner);
+            if wished.get(chain).is_some_and(|last| last.elapsed() < AGAIN) {
+                return;
+            }
+            if wished.len() >= MOST_REMEMBERED {
+                wished.clear();
+            }
+            wished.insert(chain.clone(), Instant::now());
+        }
+        let files = match files() {
+            Ok(files) => files,
+            Err(error) => return tracing::debug!(%chain, %error, "an image is not read ahead"),
+        };
         let begin = || {
             let reader =
                 chores::start("read-ahead", |wishes: Vec<Vec<File>>| wishes.iter().for_each(|files| read(files)));
             reader.inspect_err(|error| tracing::warn!(%error, "images are not read ahead")).ok()
         };
-        if let Some(reader) = self.0.get_or_init(begin) {
+        if let Some(reader) = self.reader.get_or_init(begin) {
             // The thread lives as long as this.
             let _ = reader.send(files);
         }

@@ -34,9 +34,12 @@ pub(super) struct LayerDirectory {
 }
 
 impl LayerDirectory {
+    /// Its name in the driver's directory.
+    pub(super) const NAME: &str = "layers";
+
     /// Opens or makes it in the driver's directory `dir`.
     pub(super) fn open(dir: &Path, trash: Trash) -> io::Result<Self> {
-        let path = dir.join("layers");
+        let path = dir.join(Self::NAME);
         DirBuilder::new().recursive(true).mode(0o710).create(&path)?;
         sweep(&path, &trash);
         Ok(Self { path, trash })
@@ -133,12 +136,8 @@ impl LayerDirectory {
 
     /// As [`SnapshotDriver::unsettled`](super::SnapshotDriver::unsettled).
     pub(super) fn unsettled(&self) -> Vec<(Digest, bool)> {
-        let boot = boot_id();
-        let marked = self.list().into_iter().filter_map(|chain| {
-            let mark = fs::read_to_string(self.layer(&chain).join(UNSETTLED)).ok()?;
-            Some((chain, mark == boot))
-        });
-        marked.collect()
+        let layers = self.list().into_iter();
+        layers.filter_map(|chain| is_unsettled(&self.layer(&chain)).map(|this_boot| (chain, this_boot))).collect()
     }
 
     /// Notes that a layer is on disk.
@@ -154,4 +153,10 @@ impl LayerDirectory {
     pub(super) fn remove(&self, chain: &Digest) -> Result<(), ImageError> {
         self.trash.discard(&self.layer(chain))
     }
+}
+
+/// Of a layer in directory `layer` that may not be on disk yet: whether it was committed since the kernel started.
+pub(super) fn is_unsettled(layer: &Path) -> Option<bool> {
+    let mark = fs::read_to_string(layer.join(UNSETTLED)).ok()?;
+    Some(mark == boot_id())
 }

@@ -12,8 +12,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
 
 use dockerd_sys::mount::{self, OverlayLayers};
 use dockerd_types::Digest;
@@ -21,6 +20,7 @@ use dockerd_types::Digest;
 use super::ahead::ReadAhead;
 use super::directory::LayerDirectory;
 use super::indexed::{self, INDEX, NO_TAG, TAR};
+use super::mounted::Mounted;
 use super::overlay::LayerFormat;
 use super::writable::LowerTree;
 use super::{LayerTar, make_dir, open_dir};
@@ -28,24 +28,11 @@ use crate::erofs;
 use crate::error::ImageError;
 
 const MERGED: &str = "merged";
-/// How soon after the last time the files of an image are wished for again.
-const WISH_AGAIN: Duration = Duration::from_secs(5);
-/// Trees kept mounted for the next container; each holds its layers' files open.
-const MOST_MOUNTED: usize = 32;
-
-/// A tree kept mounted.
-#[derive(Debug)]
-struct Mounted {
-    chain: Digest,
-    root: OwnedFd,
-    /// When its files were last wished for.
-    wished: Instant,
-}
 
 /// The format.
 #[derive(Debug, Default)]
 pub(super) struct Erofs {
-    mounted: Mutex<Vec<Mounted>>,
+    mounted: Mounted,
     /// Held while a merged index is made: each is made once.
     merging: Mutex<()>,
     ahead: ReadAhead,
@@ -55,10 +42,6 @@ impl Erofs {
     /// Whether this kernel mounts images from files on the file system of directory `dir`, and overlays on them.
     pub(super) fn probe(dir: &Path) -> Result<(), String> {
         super::probe(dir, try_all)
-    }
-
-    fn mounted(&self) -> MutexGuard<'_, Vec<Mounted>> {
-        self.mounted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The index that shows `chain`, made now if need be, and its devices: the tars, lowest first.
@@ -82,31 +65,7 @@ impl Erofs {
     fn mount(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<OwnedFd> {
         let (index, tars) = self.open(layers, chain)?;
         let devices: Vec<_> = tars.iter().map(AsFd::as_fd).collect();
-        let mounted = mount::erofs(index.as_fd(), &devices, 0).map_err(io::Error::other)?;
-        self.wish(tars);
-        Ok(mounted)
-    }
-
-    /// Has the tars, lowest first, read ahead.
-    fn wish(&self, tars: Vec<File>) {
-        // What is on top is what the image is about.
-        self.ahead.wish(tars.into_iter().rev().collect());
-    }
-
-    /// The mounted tree of `chain`, if it is kept. Its files may have left the page cache since, so they are wished for again.
-    fn kept(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Option<OwnedFd>> {
-        let mut mounted = self.mounted();
-        let Some(kept) = mounted.iter_mut().find(|kept| kept.chain == *chain) else { return Ok(None) };
-        let root = kept.root.try_clone()?;
-        let due = kept.wished.elapsed() > WISH_AGAIN;
-        if due {
-            kept.wished = Instant::now();
-        }
-        drop(mounted);
-        if due {
-            self.wish(indexed::tars(layers, &layers.lineage(chain)?)?);
-        }
-        Ok(Some(root))
+        mount::erofs(index.as_fd(), &devices, 0).map_err(io::Error::other)
     }
 }
 
@@ -140,21 +99,12 @@ impl LayerFormat for Erofs {
     }
 
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>> {
-        if let Some(root) = self.kept(layers, chain)? {
-            return Ok(vec![LowerTree::seen(root)]);
-        }
-        let root = self.mount(layers, chain)?;
-        let kept = root.try_clone()?;
-        let mut mounted = self.mounted();
-        if !layers.has(chain) {
-            // It went meanwhile, and has been forgotten.
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let oldest = (mounted.len() >= MOST_MOUNTED).then(|| mounted.remove(0));
-        mounted.push(Mounted { chain: chain.clone(), root: kept, wished: Instant::now() });
-        drop(mounted);
-        // Unmounting may take a while.
-        drop(oldest);
+        let root = self.mounted.get(layers, chain, || self.mount(layers, chain))?;
+        // What is on top is what the image is about.
+        self.ahead.wish(chain, || {
+            let tars = indexed::tars(layers, &layers.lineage(chain)?)?;
+            Ok(tars.into_iter().rev().collect())
+        });
         Ok(vec![LowerTree::seen(root)])
     }
 
@@ -163,10 +113,7 @@ impl LayerFormat for Erofs {
     }
 
     fn forget(&self, chain: &Digest) {
-        let mut mounted = self.mounted();
-        let found = mounted.iter().position(|kept| kept.chain == *chain).map(|at| mounted.remove(at));
-        drop(mounted);
-        drop(found);
+        self.mounted.forget(chain);
     }
 
     fn describe(&self, layers: &LayerDirectory, chain: &Digest) -> Vec<(&'static str, String)> {

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod compare;
+mod composefs;
 mod difference;
 mod directory;
 mod drivers;
@@ -9,6 +10,7 @@ mod erofs;
 mod extract;
 mod indexed;
 mod initial;
+mod mounted;
 mod overlay;
 mod overlay2;
 mod spares;
@@ -30,7 +32,8 @@ use crate::error::ImageError;
 use crate::trash::{Trash, is_temporary, temporary_name};
 use crate::untar::Skip;
 
-pub use drivers::Drivers;
+pub use composefs::Verity;
+pub use drivers::{Drivers, StorageOptions};
 
 /// Bytes of stack for a walk: 16 KiB a level. Only what is used takes memory.
 const DEEP_STACK: usize = 32 << 20;
@@ -158,12 +161,26 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     fn adopt_upper(&self, key: &str, upper: BorrowedFd<'_>) -> Result<(), ImageError>;
     /// Paths of a layer's parts, named as Docker's inspect names those of its driver.
     fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)>;
+    /// What images, each given by its layers, share beyond whole layers. Reads lists of objects; blocking.
+    fn sharing(&self, _images: &[Vec<Digest>]) -> Sharing {
+        Sharing::default()
+    }
     /// Keys of all snapshots.
     fn keys(&self) -> Vec<String>;
     /// Bytes in the writable part of a snapshot.
     fn usage(&self, key: &str) -> Result<u64, ImageError>;
     /// Paths the snapshot changed, in order.
     fn changes(&self, key: &str) -> Result<Vec<Change>, ImageError>;
+}
+
+/// Bytes that lie on disk once although several files have them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// How much less all layers together take on disk than their files have.
+    pub saved: u64,
+    /// Of each image in turn, in layers that no other of them has: bytes of files that others have too. Empty where nothing
+    /// but whole layers is shared.
+    pub shared: Vec<u64>,
 }
 
 /// One changed path of a snapshot.

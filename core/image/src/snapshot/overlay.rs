@@ -8,7 +8,7 @@ use dockerd_types::Digest;
 
 use super::directory::LayerDirectory;
 use super::writable::{self, Lower, LowerTree, Writable};
-use super::{Change, LayerTar, SnapshotDriver, Staged};
+use super::{Change, LayerTar, Sharing, SnapshotDriver, Staged};
 use crate::error::ImageError;
 use crate::trash::Trash;
 
@@ -24,10 +24,20 @@ pub(super) trait LayerFormat: Send + Sync + std::fmt::Debug {
     fn measure(&self, layer: &Path) -> Option<u64>;
     /// Trees of layer `chain` and what is below it, topmost first.
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>>;
+    /// Further options of overlays over those trees.
+    fn overlay_options(&self) -> &[&'static str] {
+        &[]
+    }
     /// Makes what the first container above `chain` needs.
     fn warm(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<()>;
-    /// Lets go of what was kept open of a layer.
+    /// Hears that a layer is about to be removed.
+    fn removing(&self, _chain: &Digest) {}
+    /// Lets go of what was kept open of a layer, which is gone.
     fn forget(&self, chain: &Digest);
+    /// As [`SnapshotDriver::sharing`].
+    fn sharing(&self, _layers: &LayerDirectory, _images: &[Vec<Digest>]) -> Sharing {
+        Sharing::default()
+    }
     /// As [`SnapshotDriver::describe`].
     fn describe(&self, layers: &LayerDirectory, chain: &Digest) -> Vec<(&'static str, String)>;
 }
@@ -48,11 +58,33 @@ impl<F: LayerFormat> OverlayDriver<F> {
         let (layers, writable) = opened.map_err(ImageError::io(format!("open {}", format.name())))?;
         Ok(Self { format, layers, writable })
     }
+
+    /// The format, for its tests.
+    #[cfg(test)]
+    pub(super) fn format(&self) -> &F {
+        &self.format
+    }
+
+    /// The same, to be changed.
+    #[cfg(test)]
+    pub(super) fn format_mut(&mut self) -> &mut F {
+        &mut self.format
+    }
+
+    /// Where layers are, for tests of formats.
+    #[cfg(test)]
+    pub(super) fn directory(&self) -> &LayerDirectory {
+        &self.layers
+    }
 }
 
 impl<F: LayerFormat> Lower for OverlayDriver<F> {
     fn stack(&self, chain: &Digest) -> io::Result<Vec<LowerTree>> {
         self.format.stack(&self.layers, chain)
+    }
+
+    fn options(&self) -> &[&'static str] {
+        self.format.overlay_options()
     }
 }
 
@@ -106,10 +138,10 @@ impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
     }
 
     fn remove_layer(&self, chain: &Digest) -> Result<(), ImageError> {
+        self.format.removing(chain);
         self.layers.remove(chain)?;
         self.format.forget(chain);
-        self.writable.forget(chain)?;
-        Ok(())
+        self.writable.forget(chain)
     }
 
     fn has_snapshot(&self, key: &str) -> bool {
@@ -150,6 +182,10 @@ impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
 
     fn describe(&self, chain: &Digest) -> Vec<(&'static str, String)> {
         self.format.describe(&self.layers, chain)
+    }
+
+    fn sharing(&self, images: &[Vec<Digest>]) -> Sharing {
+        self.format.sharing(&self.layers, images)
     }
 
     fn keys(&self) -> Vec<String> {

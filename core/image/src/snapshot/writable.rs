@@ -30,6 +30,10 @@ pub(super) const OPTIONS: [&str; 3] = ["index=off", "redirect_dir=off", "metacop
 pub(super) trait Lower {
     /// Trees of layer `chain` and what is below it, topmost first.
     fn stack(&self, chain: &Digest) -> io::Result<Vec<LowerTree>>;
+    /// What overlays over these trees are to be mounted with, beside what every overlay is.
+    fn options(&self) -> &[&'static str] {
+        &[]
+    }
 }
 
 /// One tree of an overlay.
@@ -184,7 +188,7 @@ impl Writable {
         let stack = chain.as_ref().map_or_else(|| Ok(Vec::new()), |chain| below.stack(chain))?;
         let (upper, work) = (open_dir(&directory.join("upper"))?, open_dir(&directory.join("work"))?);
         let trees: Vec<&LowerTree> = std::iter::once(&init).chain(&stack).collect();
-        overlay(&trees, Some((&upper, &work)), &OPTIONS)
+        overlay(&trees, Some((&upper, &work)), &[&OPTIONS, below.options()].concat())
     }
 
     fn discard_spare(&self, spare: Spare) -> Result<(), ImageError> {
@@ -215,7 +219,7 @@ pub(super) fn view(below: &dyn Lower, chain: &Digest) -> io::Result<OwnedFd> {
         // Overlayfs wants two without an upper; and marks that hide nothing are not to be seen either.
         stack.push(LowerTree::seen(mount::file_system("tmpfs", &[], mount::READ_ONLY)?));
     }
-    overlay(&stack.iter().collect::<Vec<_>>(), None, &[])
+    overlay(&stack.iter().collect::<Vec<_>>(), None, below.options())
 }
 
 fn overlay(trees: &[&LowerTree], upper: Option<(&OwnedFd, &OwnedFd)>, options: &[&str]) -> io::Result<OwnedFd> {

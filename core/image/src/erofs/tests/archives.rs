@@ -3,26 +3,26 @@
 use proptest::prelude::*;
 use tar::EntryType;
 
-pub(super) const FILE: EntryType = EntryType::Regular;
-pub(super) const DIR: EntryType = EntryType::Directory;
-pub(super) const SYMLINK: EntryType = EntryType::Symlink;
-pub(super) const HARDLINK: EntryType = EntryType::Link;
+pub(crate) const FILE: EntryType = EntryType::Regular;
+pub(crate) const DIR: EntryType = EntryType::Directory;
+pub(crate) const SYMLINK: EntryType = EntryType::Symlink;
+pub(crate) const HARDLINK: EntryType = EntryType::Link;
 
 /// An entry with everything it can have.
 #[derive(Debug, Clone)]
-pub(super) struct Item {
-    pub(super) kind: EntryType,
-    pub(super) name: Vec<u8>,
+pub(crate) struct Item {
+    pub(crate) kind: EntryType,
+    pub(crate) name: Vec<u8>,
     /// Content of a file, target of a link.
-    pub(super) rest: Vec<u8>,
-    pub(super) mode: u32,
-    pub(super) owner: (u32, u32),
-    pub(super) mtime: (i64, u32),
-    pub(super) device: (u32, u32),
-    pub(super) xattrs: Vec<(String, Vec<u8>)>,
+    pub(crate) rest: Vec<u8>,
+    pub(crate) mode: u32,
+    pub(crate) owner: (u32, u32),
+    pub(crate) mtime: (i64, u32),
+    pub(crate) device: (u32, u32),
+    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
 }
 
-pub(super) fn item(kind: EntryType, name: &str, rest: &str) -> Item {
+pub(crate) fn item(kind: EntryType, name: &str, rest: &str) -> Item {
     Item {
         kind,
         name: name.as_bytes().to_vec(),
@@ -36,7 +36,7 @@ pub(super) fn item(kind: EntryType, name: &str, rest: &str) -> Item {
 }
 
 /// A tar of `items`, everything that does not fit a plain header in PAX records.
-pub(super) fn archive(items: &[Item]) -> Vec<u8> {
+pub(crate) fn archive(items: &[Item]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for item in items {
         let content = if item.kind == FILE { &item.rest[..] } else { b"" };
@@ -142,7 +142,7 @@ fn one(layers: bool) -> impl Strategy<Value = Item> {
 
 /// Whether a directory's path may lead elsewhere at the end of the archive than at its entry: by a link, or because something
 /// took its place.
-pub(super) fn moves(items: &[Item]) -> bool {
+pub(crate) fn moves(items: &[Item]) -> bool {
     let is_on =
         |name: &[u8], path: &[u8]| path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
     let mut others = items.iter().filter(|item| item.kind != DIR);
@@ -153,6 +153,6 @@ pub(super) fn moves(items: &[Item]) -> bool {
 }
 
 /// Entries of one layer, in any order.
-pub(super) fn items(layers: bool) -> impl Strategy<Value = Vec<Item>> {
+pub(crate) fn items(layers: bool) -> impl Strategy<Value = Vec<Item>> {
     prop::collection::vec(one(layers), 0..14)
 }

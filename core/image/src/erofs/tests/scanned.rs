@@ -11,7 +11,7 @@ use crate::erofs::{Scanned, scan};
 use crate::error::ImageError;
 use crate::layer::{UnpackOptions, Unpacked, unpack};
 
-pub(super) fn unpacked(tar: &[u8]) -> (tempfile::TempDir, Result<Unpacked, ImageError>) {
+pub(crate) fn unpacked(tar: &[u8]) -> (tempfile::TempDir, Result<Unpacked, ImageError>) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("changed");
     let root = File::open(dir.path()).expect("opened");
@@ -19,7 +19,7 @@ pub(super) fn unpacked(tar: &[u8]) -> (tempfile::TempDir, Result<Unpacked, Image
     (dir, result)
 }
 
-pub(super) fn scanned(tar: &[u8]) -> Scanned {
+pub(crate) fn scanned(tar: &[u8]) -> Scanned {
     scan(tar, [0; 64]).expect("scanned")
 }
 

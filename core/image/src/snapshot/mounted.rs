@@ -1,0 +1,55 @@
+//! Trees of layers that stay mounted for the next container; those used first go when there are too many.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dockerd_types::Digest;
+
+use super::directory::LayerDirectory;
+
+/// How many: each holds its layers' files open.
+const MOST: usize = 32;
+
+/// Mounts by the topmost layer.
+#[derive(Debug, Default)]
+pub(super) struct Mounted(Mutex<Vec<(Digest, OwnedFd)>>);
+
+impl Mounted {
+    /// The tree of `chain`, which is one of `layers`, mounted by `mount` if it is not yet.
+    pub(super) fn get(
+        &self,
+        layers: &LayerDirectory,
+        chain: &Digest,
+        mount: impl FnOnce() -> io::Result<OwnedFd>,
+    ) -> io::Result<OwnedFd> {
+        if let Some((_, root)) = self.lock().iter().find(|(known, _)| known == chain) {
+            return root.try_clone();
+        }
+        let root = mount()?;
+        let kept = root.try_clone()?;
+        let mut mounted = self.lock();
+        if !layers.has(chain) {
+            // It went meanwhile, and has been forgotten.
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let oldest = (mounted.len() >= MOST).then(|| mounted.remove(0));
+        mounted.push((chain.clone(), kept));
+        drop(mounted);
+        // Unmounting may take a while.
+        drop(oldest);
+        Ok(root)
+    }
+
+    /// Lets go of a layer's tree.
+    pub(super) fn forget(&self, chain: &Digest) {
+        let mut mounted = self.lock();
+        let found = mounted.iter().position(|(known, _)| known == chain).map(|at| mounted.remove(at));
+        drop(mounted);
+        drop(found);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Digest, OwnedFd)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
