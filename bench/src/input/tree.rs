@@ -19,7 +19,7 @@ const BULK_MEDIAN: f64 = 16e3;
 const BULK_SIGMA: f64 = 2.0;
 const BULK_MOST: usize = 16 << 20;
 /// Of so many files in a layer of large ones one is text.
-const ONE_TEXT_IN: usize = 3;
+const ONE_TEXT_IN: usize = 2;
 
 /// Writes a tar of about `files` files, 6 kB on average, in directories of packages below `/app/node_modules`.
 pub fn packages(out: &mut dyn Write, files: usize) -> Result<()> {
@@ -60,7 +60,7 @@ pub fn packages(out: &mut dyn Write, files: usize) -> Result<()> {
     Ok(tar.into_inner()?.flush()?)
 }
 
-/// Writes a tar of about `bytes` bytes in files of 120 kB on average below `/data`, a third of them text and the others as
+/// Writes a tar of about `bytes` bytes in files of 120 kB on average below `/data`, half of them text and the others as
 /// programs; `seed` tells one layer from another. With `programs` it can be run.
 pub fn bulk(out: &mut dyn Write, bytes: usize, seed: u64, with_programs: bool) -> Result<()> {
     let mut tar = Builder::new(out);
