@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
@@ -15,7 +15,13 @@ use sha2::{Digest, Sha256};
 /// What streaming decoders hand out at a time.
 const PIECE: usize = 256 << 10;
 /// Back end that cargo's features give flate2.
-const FLATE2: &str = if cfg!(feature = "gzippy") { "flate2 zlib-ng" } else { "flate2 zlib-rs" };
+const FLATE2: &str = if cfg!(feature = "gzippy") {
+    "flate2 zlib-ng"
+} else if cfg!(feature = "runtime_detection") {
+    "flate2 zlib-rs"
+} else {
+    "flate2 zlib-rs without runtime_detection"
+};
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
@@ -76,7 +82,7 @@ fn gzippy(group: &mut Group<'_>, gzip: &[u8], size: usize) {
     for threads in [1, 2] {
         group.bench_function(format!("gzippy, {threads} threads"), |b| {
             b.iter(|| {
-                let written = gzippy::decompress_to_writer_with_threads(gzip, &mut io::sink(), threads);
+                let written = gzippy::decompress_to_writer_with_threads(gzip, &mut std::io::sink(), threads);
                 assert_eq!(written.expect("it was encoded"), size as u64);
             });
         });

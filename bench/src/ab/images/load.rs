@@ -32,22 +32,18 @@ pub(crate) fn load(bench: &mut Bench) -> Result<()> {
         time("first read of those files, cold".to_owned()).at_least_times(3.0),
         time("remove that image".to_owned()).at_least_times(50.0),
     ];
-    bench.rounds(
-        series,
-        || Ok(()),
-        |daemon| {
-            settle(daemon)?;
-            input::touch(&plain)?;
-            let first = watched(daemon, |daemon| daemon.api.load_file(&plain))?;
-            let cold = read_cold(daemon, NAME)?;
-            let removed = remove(daemon, NAME)?;
-            settle(daemon)?;
-            input::touch(&gzip)?;
-            let second = watched(daemon, |daemon| daemon.api.load_file(&gzip))?;
-            remove(daemon, NAME)?;
-            settle(daemon)?;
-            let memory = first.memory.max(second.memory);
-            Ok(vec![first.time, first.processor, second.time, second.processor, memory, cold, removed])
-        },
-    )
+    bench.rounds(series, |daemon| {
+        settle(daemon)?;
+        input::touch(&plain)?;
+        let first = watched(daemon, |daemon| daemon.api.load_file(&plain))?;
+        let cold = read_cold(daemon, NAME)?;
+        let removed = remove(daemon, NAME)?;
+        settle(daemon)?;
+        input::touch(&gzip)?;
+        let second = watched(daemon, |daemon| daemon.api.load_file(&gzip))?;
+        remove(daemon, NAME)?;
+        settle(daemon)?;
+        let memory = first.memory.max(second.memory);
+        Ok(vec![first.time, first.processor, second.time, second.processor, memory, cold, removed])
+    })
 }

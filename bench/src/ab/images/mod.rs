@@ -23,7 +23,7 @@ use super::daemon::Daemon;
 use super::peak::Watch;
 use super::registry::Registry;
 use super::sample::Series;
-use super::{Bench, process, since};
+use super::{Bench, process, report, since};
 
 pub(super) use list::list;
 pub(super) use load::load;
@@ -56,12 +56,7 @@ impl Bench {
     }
 
     /// Takes samples in turn: `once` gives one number for each of `series`. What was measured before an error is reported.
-    fn rounds(
-        &mut self,
-        mut series: Vec<Series>,
-        mut before: impl FnMut() -> Result<()>,
-        mut once: impl FnMut(&mut Daemon) -> Result<Vec<f64>>,
-    ) -> Result<()> {
+    fn rounds(&mut self, mut series: Vec<Series>, mut once: impl FnMut(&mut Daemon) -> Result<Vec<f64>>) -> Result<()> {
         let count = self.daemons.len();
         let mut done = Ok(());
         'rounds: for round in 0..self.image_rounds() {
@@ -69,8 +64,11 @@ impl Bench {
                 let at = if round % 2 == 0 { turn } else { count - 1 - turn };
                 let daemon = &mut self.daemons[at];
                 let name = daemon.name;
-                match before().and_then(|()| once(daemon)).context(name) {
-                    Ok(values) => series.iter_mut().zip(values).for_each(|(one, value)| one.samples[at].push(value)),
+                match once(daemon).context(name) {
+                    Ok(values) => {
+                        report::say(&format!("round {}, {name}: {values:.0?}", round + 1));
+                        series.iter_mut().zip(values).for_each(|(one, value)| one.samples[at].push(value));
+                    }
                     Err(error) => {
                         done = Err(error);
                         break 'rounds;

@@ -40,23 +40,19 @@ pub(crate) fn pull(bench: &mut Bench) -> Result<()> {
     ];
     let network = bench.network.clone();
     let reference = format!("{name}:latest");
-    let done = bench.rounds(
-        series,
-        || Ok(()),
-        |daemon| {
-            settle(daemon)?;
-            image.touch()?;
-            let floor = decompression(&image)?;
-            let pulled = watched(daemon, |daemon| daemon.api.pull(&name, "latest"))?;
-            settle(daemon)?;
-            let run = run_cold(daemon, &reference, &network)?;
-            let read = read_cold(daemon, &reference)?;
-            let removed = remove(daemon, &reference)?;
-            settle(daemon)?;
-            let times = pulled.time / floor;
-            Ok(vec![pulled.time, pulled.processor, floor, times, pulled.memory, run, read, removed])
-        },
-    );
+    let done = bench.rounds(series, |daemon| {
+        settle(daemon)?;
+        image.touch()?;
+        let floor = decompression(&image)?;
+        let pulled = watched(daemon, |daemon| daemon.api.pull(&name, "latest"))?;
+        settle(daemon)?;
+        let run = run_cold(daemon, &reference, &network)?;
+        let read = read_cold(daemon, &reference)?;
+        let removed = remove(daemon, &reference)?;
+        settle(daemon)?;
+        let times = pulled.time / floor;
+        Ok(vec![pulled.time, pulled.processor, floor, times, pulled.memory, run, read, removed])
+    });
     drop(registries);
     done
 }
@@ -76,20 +72,16 @@ pub(crate) fn base(bench: &mut Bench) -> Result<()> {
     ];
     let network = bench.network.clone();
     let reference = format!("{name}:latest");
-    let done = bench.rounds(
-        series,
-        || Ok(()),
-        |daemon| {
-            settle(daemon)?;
-            image.touch()?;
-            let begun = Instant::now();
-            daemon.api.pull(&name, "latest")?;
-            let pulled = since(begun);
-            settle(daemon)?;
-            let run = run_cold(daemon, &reference, &network)?;
-            Ok(vec![pulled, run, remove(daemon, &reference)?])
-        },
-    );
+    let done = bench.rounds(series, |daemon| {
+        settle(daemon)?;
+        image.touch()?;
+        let begun = Instant::now();
+        daemon.api.pull(&name, "latest")?;
+        let pulled = since(begun);
+        settle(daemon)?;
+        let run = run_cold(daemon, &reference, &network)?;
+        Ok(vec![pulled, run, remove(daemon, &reference)?])
+    });
     drop(registries);
     done
 }

@@ -22,25 +22,21 @@ pub(crate) fn push(bench: &mut Bench) -> Result<()> {
     let (name, target) = (format!("127.0.0.1:{PORT}/{REPOSITORY}"), format!("127.0.0.1:{}/{REPOSITORY}", PORT + 1));
     let (place, count) = (registry_place(bench)?, bench.daemons.len());
     let title = format!("push {} MB to an empty registry", layers.iter().sum::<u32>());
-    let done = bench.rounds(
-        vec![Series::new(title, Unit::Millis, None, count)],
-        || Ok(()),
-        |daemon| {
-            image.touch()?;
-            daemon.api.pull(&name, "latest")?;
-            daemon.api.tag(&format!("{name}:latest"), &target, "latest")?;
-            settle(daemon)?;
-            let store = place.join("empty");
-            let registry = Registry::start(&store, &place, daemon.pid, PORT + 1)?;
-            let begun = Instant::now();
-            let pushed = daemon.api.push(&target, "latest").map(|()| since(begun));
-            drop(registry);
-            fs::remove_dir_all(&store)?;
-            remove(daemon, &format!("{target}:latest"))?;
-            remove(daemon, &format!("{name}:latest"))?;
-            Ok(vec![pushed?])
-        },
-    );
+    let done = bench.rounds(vec![Series::new(title, Unit::Millis, None, count)], |daemon| {
+        image.touch()?;
+        daemon.api.pull(&name, "latest")?;
+        daemon.api.tag(&format!("{name}:latest"), &target, "latest")?;
+        settle(daemon)?;
+        let store = place.join("empty");
+        let registry = Registry::start(&store, &place, daemon.pid, PORT + 1)?;
+        let begun = Instant::now();
+        let pushed = daemon.api.push(&target, "latest").map(|()| since(begun));
+        drop(registry);
+        fs::remove_dir_all(&store)?;
+        remove(daemon, &format!("{target}:latest"))?;
+        remove(daemon, &format!("{name}:latest"))?;
+        Ok(vec![pushed?])
+    });
     drop(registries);
     done
 }

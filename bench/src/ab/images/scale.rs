@@ -7,7 +7,7 @@ use super::super::daemon::Daemon;
 use super::super::registry::Registry;
 use super::super::report::Curve;
 use super::super::sample::Summary;
-use super::super::{Bench, since};
+use super::super::{Bench, report, since};
 use super::{PORT, megabytes, registry_place, settle};
 
 /// Megabytes of the layers of pulled images.
@@ -92,7 +92,9 @@ fn medians(
     for _ in 0..if few { 1 } else { ROUNDS } {
         for (daemon, samples) in daemons.iter_mut().zip(&mut samples) {
             settle(daemon)?;
-            samples.push(once(daemon).with_context(|| format!("{} ({})", daemon.name, daemon.driver))?);
+            let time = once(daemon).with_context(|| format!("{} ({})", daemon.name, daemon.driver))?;
+            report::say(&format!("{} ({}): {time:.0}", daemon.name, daemon.driver));
+            samples.push(time);
             settle(daemon)?;
         }
     }
