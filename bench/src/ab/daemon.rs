@@ -30,6 +30,8 @@ pub(crate) struct Daemon {
     pub(crate) driver: String,
     /// Its process.
     pub(crate) pid: i32,
+    /// Resident bytes of its processes when this run found or started it.
+    pub(crate) idle: u64,
     own: Option<OwnProcess>,
 }
 
@@ -52,7 +54,8 @@ impl Daemon {
         let version = describe(&api.version()?);
         let driver = api.storage_driver()?;
         let pid = process::listener(&socket)?;
-        Ok(Self { name, socket, api, version, driver, pid, own })
+        let idle = process::pids(pid)?.into_iter().map(process::resident).sum();
+        Ok(Self { name, socket, api, version, driver, pid, idle, own })
     }
 
     /// Whether a container with a published port can live on `network` here.

@@ -110,13 +110,14 @@ struct Cost {
     time: f64,
     /// Processor time of the daemon, in milliseconds.
     processor: f64,
-    /// Memory of the daemon above what it had before, in megabytes.
+    /// Memory of the daemon above what it had when the run began, in megabytes.
     memory: f64,
 }
 
 /// Does `work` and watches the daemon meanwhile.
 fn watched(daemon: &mut Daemon, work: impl FnOnce(&mut Daemon) -> Result<()>) -> Result<Cost> {
-    let idle: u64 = process::pids(daemon.pid)?.into_iter().map(process::resident).sum();
+    // Not what it holds now: memory that earlier work left behind counts too.
+    let idle = daemon.idle;
     let before = process::processor_time(daemon.pid)?;
     let watch = Watch::begin(daemon.pid)?;
     let begun = Instant::now();
