@@ -9,7 +9,7 @@ use crate::{cargo, packages, stock, workspace};
 
 /// Builds, has a stock engine running, and hands everything to the runner together with `arguments`.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    packages::install(&["busybox", "ip", "docker"])?;
+    packages::install(&["busybox", "ip", "docker", "nsenter", "docker-registry", "mmdebstrap"])?;
     cargo(&["build", "--release", "--package", "dockerd-rs", "--package", "dockerd-bench"])?;
     let mut command = Command::new(built("dockerd-bench"));
     command.arg("--program").arg(built("dockerd-rs")).arg("--out").arg(workspace().join("target/bench"));

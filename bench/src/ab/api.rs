@@ -136,6 +136,37 @@ impl Api {
         ensure_no_error(&self.call("POST", "/images/load?quiet=1", Body::Tar(archive))?)
     }
 
+    /// Loads such an archive from a file.
+    pub(crate) fn load_file(&mut self, archive: &Path) -> Result<()> {
+        ensure_no_error(&self.call("POST", "/images/load?quiet=1", Body::File(archive))?)
+    }
+
+    /// Pulls `repository:tag`.
+    pub(crate) fn pull(&mut self, repository: &str, tag: &str) -> Result<()> {
+        let path = format!("/images/create?fromImage={repository}&tag={tag}");
+        ensure_no_error(&self.call("POST", &path, Body::None)?)
+    }
+
+    /// Pushes `repository:tag`.
+    pub(crate) fn push(&mut self, repository: &str, tag: &str) -> Result<()> {
+        ensure_no_error(&self.call("POST", &format!("/images/{repository}/push?tag={tag}"), Body::None)?)
+    }
+
+    /// Gives `image` another name.
+    pub(crate) fn tag(&mut self, image: &str, repository: &str, tag: &str) -> Result<()> {
+        self.call("POST", &format!("/images/{image}/tag?repo={repository}&tag={tag}"), Body::None).map(drop)
+    }
+
+    /// Asks for all images; the answer is not taken apart.
+    pub(crate) fn images(&mut self) -> Result<Reply> {
+        self.call("GET", "/images/json", Body::None)
+    }
+
+    /// The driver that layers are kept by.
+    pub(crate) fn storage_driver(&mut self) -> Result<String> {
+        Ok(text(&self.call("GET", "/info", Body::None)?.json()?["Driver"]))
+    }
+
     /// Removes an image.
     pub(crate) fn remove_image(&mut self, image: &str) -> Result<()> {
         self.call("DELETE", &format!("/images/{image}?force=true"), Body::None).map(drop)

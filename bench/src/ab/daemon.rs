@@ -26,8 +26,12 @@ pub(crate) struct Daemon {
     pub(crate) api: Api,
     /// What it says about itself.
     pub(crate) version: String,
+    /// What it keeps layers by.
+    pub(crate) driver: String,
     /// Its process.
     pub(crate) pid: i32,
+    /// Resident bytes of its processes when this run found or started it.
+    pub(crate) idle: u64,
     own: Option<OwnProcess>,
 }
 
@@ -37,9 +41,9 @@ impl Daemon {
         Self::connect(name, PathBuf::from(socket.strip_prefix("unix://").unwrap_or(socket)), None)
     }
 
-    /// Starts `program` with everything it writes below `dir`.
-    pub(crate) fn start(name: &'static str, program: &Path, dir: &Path) -> Result<Self> {
-        let mut process = OwnProcess::spawn(program, dir)?;
+    /// Starts `program` with everything it writes below `dir`; layers are kept by `driver`.
+    pub(crate) fn start(name: &'static str, program: &Path, dir: &Path, driver: &str) -> Result<Self> {
+        let mut process = OwnProcess::spawn(program, dir, driver)?;
         let socket = dir.join("docker.sock");
         process.wait_ready(&socket)?;
         Self::connect(name, socket, Some(process))
@@ -48,8 +52,10 @@ impl Daemon {
     fn connect(name: &'static str, socket: PathBuf, own: Option<OwnProcess>) -> Result<Self> {
         let mut api = Api::new(&socket);
         let version = describe(&api.version()?);
+        let driver = api.storage_driver()?;
         let pid = process::listener(&socket)?;
-        Ok(Self { name, socket, api, version, pid, own })
+        let idle = process::pids(pid)?.into_iter().map(process::resident).sum();
+        Ok(Self { name, socket, api, version, driver, pid, idle, own })
     }
 
     /// Whether a container with a published port can live on `network` here.
@@ -86,7 +92,7 @@ struct OwnProcess {
 }
 
 impl OwnProcess {
-    fn spawn(program: &Path, dir: &Path) -> Result<Self> {
+    fn spawn(program: &Path, dir: &Path, driver: &str) -> Result<Self> {
         ensure!(program.exists(), "{} is not built", program.display());
         fs::create_dir_all(dir)?;
         let log = File::create(dir.join("log"))?;
@@ -96,7 +102,7 @@ impl OwnProcess {
         command.args(["--net", "sh", "-c", script, "sh"]).arg(program);
         command.arg("-H").arg(format!("unix://{}", dir.join("docker.sock").display()));
         command.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
-        command.arg("--pidfile").arg(dir.join("pid"));
+        command.arg("--pidfile").arg(dir.join("pid")).args(["--storage-driver", driver]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().context("start the daemon (are you root?)")?;
         Ok(Self { child, dir: dir.to_owned() })

@@ -6,8 +6,11 @@ mod cli;
 mod daemon;
 mod http;
 mod idle;
+mod images;
 mod life;
+mod peak;
 mod process;
+mod registry;
 mod report;
 mod sample;
 mod storage;
@@ -65,6 +68,12 @@ pub(crate) struct Options {
     /// Files in the layer of the image that is loaded and removed
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     files: usize,
+    /// Storage drivers of ours; the first one is measured throughout, all of them by size and number of files
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "erofs,overlay2")]
+    drivers: Vec<String>,
+    /// Directory where generated images are kept; `inputs` in the directory for the results by default
+    #[arg(long, value_name = "DIR")]
+    inputs: Option<PathBuf>,
     /// Print the names of the measures and end
     #[arg(long)]
     list: bool,
@@ -101,7 +110,16 @@ const MEASURES: [Measure; 10] = [
     ("idle", idle::idle),
 ];
 /// Measures of images, which write much and come last.
-const LAST: [Measure; 2] = [("image", storage::load_and_remove), ("memory after", idle::memory_after)];
+const LAST: [Measure; 8] = [
+    ("image", storage::load_and_remove),
+    ("images load", images::load),
+    ("images pull", images::pull),
+    ("images base", images::base),
+    ("images list", images::list),
+    ("images push", images::push),
+    ("images scale", images::scale),
+    ("memory after", idle::memory_after),
+];
 
 /// State of a run.
 #[derive(Debug)]
@@ -140,7 +158,8 @@ impl Bench {
             Some(socket) => Daemon::at("ours", socket)?,
             None => {
                 let dir = options.out.canonicalize()?.join(format!("daemon-{}", std::process::id()));
-                Daemon::start("ours", &options.program, &dir)?
+                let driver = options.drivers.first().context("no storage driver is named")?;
+                Daemon::start("ours", &options.program, &dir, driver)?
             }
         };
         let mut daemons = vec![ours];

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+/// Milliseconds of the unit of times in `/proc` (`USER_HZ`, 100 on everything we run on).
+const TICK: f64 = 10.0;
+
 /// Memory of some processes, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -47,6 +50,30 @@ pub(crate) fn memory(daemon: i32, containers: &[String]) -> Result<Memory> {
         }
     }
     Ok(sum)
+}
+
+/// The processes of the daemon `daemon`, without those of containers.
+pub(crate) fn pids(daemon: i32) -> Result<Vec<i32>> {
+    Ok(members(&all()?, daemon, &[]).into_iter().collect())
+}
+
+/// Resident bytes of one process, the quick way; none if it has ended.
+pub(crate) fn resident(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    field(&text, "VmRSS:")
+}
+
+/// Processor time that the daemon `daemon` has used, in milliseconds, its children that have ended included.
+pub(crate) fn processor_time(daemon: i32) -> Result<f64> {
+    let stats = pids(daemon)?.into_iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+    let ticks: u64 = stats.filter_map(|stat| ticks(&stat)).sum();
+    Ok(ticks as f64 * TICK)
+}
+
+/// Fields 14 to 17 of `stat`: user and system time, its own and that of ended children.
+fn ticks(stat: &str) -> Option<u64> {
+    let fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(4);
+    fields.map(|field| field.parse::<u64>().ok()).sum()
 }
 
 fn all() -> Result<Vec<Process>> {
@@ -104,11 +131,13 @@ fn is_shim(process: &Process, containers: &[String]) -> bool {
 }
 
 fn parse_rollup(text: &str) -> Memory {
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
-    };
-    Memory { resident: field("Rss:"), proportional: field("Pss:") }
+    Memory { resident: field(text, "Rss:"), proportional: field(text, "Pss:") }
+}
+
+/// A line of a document of `/proc` that counts kilobytes, in bytes.
+fn field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
 #[cfg(test)]
@@ -124,6 +153,8 @@ mod tests {
     fn the_parent_is_found_behind_odd_names() {
         assert_eq!(parent("12 (a) b) S 7 12 12 0"), Some(7));
         assert_eq!(parent("nonsense"), None);
+        let stat = "12 (a) b) S 7 12 12 0 -1 4194560 100 0 0 0 30 12 5 3 20 0 1 0";
+        assert_eq!(ticks(stat), Some(50));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub(crate) enum Unit {
     PerSecond,
     /// Megabytes, as 1,000,000 bytes.
     Megabytes,
+    /// So many times something else.
+    Times,
 }
 
 impl Unit {
@@ -20,6 +22,7 @@ impl Unit {
             Self::Millis => "ms",
             Self::PerSecond => "/s",
             Self::Megabytes => "MB",
+            Self::Times => "times",
         }
     }
 
@@ -38,6 +41,8 @@ pub(crate) struct Series {
     pub(crate) unit: Unit,
     /// What the project wants ours to reach.
     pub(crate) target: Option<f64>,
+    /// How many times better than the stock daemon the project wants ours to be.
+    pub(crate) wanted_ratio: Option<f64>,
     /// Samples, in the order of the daemons.
     pub(crate) samples: Vec<Vec<f64>>,
 }
@@ -45,7 +50,13 @@ pub(crate) struct Series {
 impl Series {
     /// A line without samples.
     pub(crate) fn new(title: impl Into<String>, unit: Unit, target: Option<f64>, daemons: usize) -> Self {
-        Self { title: title.into(), unit, target, samples: vec![Vec::new(); daemons] }
+        Self { title: title.into(), unit, target, wanted_ratio: None, samples: vec![Vec::new(); daemons] }
+    }
+
+    /// With a ratio as the target.
+    pub(crate) fn at_least_times(mut self, ratio: f64) -> Self {
+        self.wanted_ratio = Some(ratio);
+        self
     }
 
     /// Percentiles of one daemon's samples.
@@ -62,6 +73,9 @@ impl Series {
 
     /// Whether ours reaches the target.
     pub(crate) fn is_met(&self) -> Option<bool> {
+        if let Some(wanted) = self.wanted_ratio {
+            return Some(self.ratio()? >= wanted);
+        }
         let (target, ours) = (self.target?, self.summary(0)?.median);
         Some(if self.unit.more_is_better() { ours >= target } else { ours <= target })
     }
@@ -80,6 +94,7 @@ impl Series {
             "title": self.title,
             "unit": self.unit.label(),
             "target": self.target,
+            "wanted_ratio": self.wanted_ratio,
             "ratio": self.ratio(),
             "daemons": daemons,
         })
@@ -131,5 +146,10 @@ mod tests {
         assert_eq!((rate.ratio(), rate.is_met()), (Some(10.0), Some(false)));
         rate.samples[1].clear();
         assert_eq!(rate.ratio(), None);
+        let mut load = Series::new("load", Unit::Millis, None, 2).at_least_times(8.0);
+        load.samples = vec![vec![10.0], vec![79.0]];
+        assert_eq!(load.is_met(), Some(false));
+        load.samples[1] = vec![80.0];
+        assert_eq!(load.is_met(), Some(true));
     }
 }

@@ -1,5 +1,6 @@
 //! What a run found: collected while it goes, then written as a table, a JSON document and a page.
 
+mod curve;
 mod page;
 mod plot;
 mod table;
@@ -16,6 +17,8 @@ use super::Options;
 use super::daemon::Daemon;
 use super::sample::{Series, Unit};
 
+pub(super) use curve::Curve;
+
 /// A measure, and what it took the stock daemon in milliseconds on the machine the targets were set on.
 const REFERENCE: (&str, f64) = ("docker run --rm busybox true", 188.0);
 
@@ -30,6 +33,7 @@ pub(super) struct Report {
     begun: u64,
     load_before: String,
     series: Vec<Series>,
+    curves: Vec<Curve>,
     notes: Vec<String>,
     failures: Vec<String>,
 }
@@ -39,11 +43,15 @@ impl Report {
     pub(super) fn new(options: &Options, daemons: &[Daemon]) -> Self {
         Self {
             network: String::new(),
-            daemons: daemons.iter().map(|daemon| (daemon.name, daemon.version.clone())).collect(),
+            daemons: daemons
+                .iter()
+                .map(|daemon| (daemon.name, format!("{}, {}", daemon.version, daemon.driver)))
+                .collect(),
             rounds: options.rounds,
             begun: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
             load_before: load(),
             series: Vec::new(),
+            curves: Vec::new(),
             notes: Vec::new(),
             failures: Vec::new(),
         }
@@ -52,6 +60,11 @@ impl Report {
     /// Adds results.
     pub(super) fn extend(&mut self, series: impl IntoIterator<Item = Series>) {
         self.series.extend(series);
+    }
+
+    /// Adds plots of how times grow.
+    pub(super) fn curves(&mut self, curves: impl IntoIterator<Item = Curve>) {
+        self.curves.extend(curves);
     }
 
     /// Something the reader should know.
@@ -129,6 +142,7 @@ impl Report {
             "facts": facts,
             "daemons": names,
             "measures": series,
+            "curves": self.curves.iter().map(Curve::to_json).collect::<Vec<_>>(),
             "notes": self.notes,
             "failures": self.failures,
         })
@@ -179,6 +193,7 @@ mod tests {
             begun: 1_700_000_000,
             load_before: "0.1 0.1 0.1".to_owned(),
             series: vec![life, rate],
+            curves: Vec::new(),
             notes: vec!["a note".to_owned()],
             failures: Vec::new(),
         }

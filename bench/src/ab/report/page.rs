@@ -10,9 +10,11 @@ use super::{Report, number, table};
 const DISTRIBUTIONS: [&str; 3] = ["docker run --rm busybox true", "create to exit", "exec true"];
 
 const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1c2430; --quiet: #66707d; --line: #dde2e8; --paper: #fff; --ours: #0b6bcb; --stock: #c2571a; }
+:root { color-scheme: light dark; --ink: #1c2430; --quiet: #66707d; --line: #dde2e8; --paper: #fff; --ours: #0b6bcb; --stock: #c2571a;
+  --third: #2b8a3e; --fourth: #8a3ab9; --fifth: #66707d; }
 @media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e8ee; --quiet: #98a2b0; --line: #333c48; --paper: #14191f; --ours: #58a6ff; --stock: #f0a35e; } }
+  :root { --ink: #e4e8ee; --quiet: #98a2b0; --line: #333c48; --paper: #14191f; --ours: #58a6ff; --stock: #f0a35e;
+  --third: #69db7c; --fourth: #c792ea; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 900px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
 p, dl { color: var(--quiet); }
@@ -27,7 +29,9 @@ svg { width: 100%; height: auto; display: block; margin: .4rem 0; }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; } svg text.inside { fill: var(--paper); }
 svg .grid { stroke: var(--line); } svg .target { stroke: var(--quiet); stroke-dasharray: 4 3; }
 svg .ours { stroke: var(--ours); fill: var(--ours); } svg .stock { stroke: var(--stock); fill: var(--stock); }
-svg g line { stroke-width: 3; opacity: .55; } svg path.ours, svg path.stock { fill: none; stroke-width: 2; }
+svg .third { stroke: var(--third); fill: var(--third); } svg .fourth { stroke: var(--fourth); fill: var(--fourth); }
+svg .fifth { stroke: var(--fifth); fill: var(--fifth); }
+svg g line { stroke-width: 3; opacity: .55; } svg path { fill: none; stroke-width: 2; }
 .key { font-weight: 600; } .key.ours { color: var(--ours); } .key.stock { color: var(--stock); }
 ";
 
@@ -49,6 +53,10 @@ pub(super) fn html(report: &Report, facts: &[(String, String)]) -> String {
         "<span class=\"key ours\">ours</span>, <span class=\"key stock\">stock</span>. The axis is logarithmic.</p>\n",
     );
     body.push_str(&plot::spreads(&times));
+    if !report.curves.is_empty() {
+        body.push_str("<h2>By size</h2>\n<p>Both axes are logarithmic.</p>\n");
+        report.curves.iter().for_each(|curve| body.push_str(&curve.svg()));
+    }
     body.push_str("<h2>Rates and memory</h2>\n<p>The dashed line is the target.</p>\n");
     report.series.iter().filter(|series| series.unit != Unit::Millis).for_each(|s| body.push_str(&plot::bars(s)));
     body.push_str("<h2>Distributions</h2>\n<p>What part of the rounds took no longer than that.</p>\n");

@@ -153,16 +153,19 @@ impl Log {
     }
 }
 
-fn open(height: f64, label: &str) -> String {
+/// Begins a plot of that height.
+pub(super) fn open(height: f64, label: &str) -> String {
     format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">", escape(label))
 }
 
-fn close(mut svg: String) -> String {
+/// Ends a plot.
+pub(super) fn close(mut svg: String) -> String {
     svg.push_str("</svg>\n");
     svg
 }
 
-fn text(svg: &mut String, x: f64, y: f64, anchor: &str, content: &str) {
+/// A line of text.
+pub(super) fn text(svg: &mut String, x: f64, y: f64, anchor: &str, content: &str) {
     let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escape(content));
 }
 

@@ -16,6 +16,10 @@ pub(super) fn text(report: &Report, facts: &[(String, String)]) -> String {
     }
     out.push('\n');
     out.push_str(&aligned(&rows));
+    for curve in &report.curves {
+        out.push('\n');
+        out.push_str(&aligned(&curve.rows()));
+    }
     for line in report.notes.iter().chain(&report.failures) {
         let _ = writeln!(out, "! {line}");
     }
@@ -46,14 +50,20 @@ fn row(series: &Series, daemons: usize) -> Vec<String> {
 
 /// The target and whether it is met.
 pub(super) fn target(series: &Series) -> String {
-    let Some(target) = series.target else { return String::new() };
-    let sign = if series.unit.more_is_better() { ">=" } else { "<=" };
+    let wanted = match (series.wanted_ratio, series.target) {
+        (Some(ratio), _) => format!(">= {ratio} times better"),
+        (None, Some(target)) => {
+            let sign = if series.unit.more_is_better() { ">=" } else { "<=" };
+            format!("{sign} {target} {}", series.unit.label())
+        }
+        (None, None) => return String::new(),
+    };
     let met = match series.is_met() {
         Some(true) => "met",
         Some(false) => "not met",
         None => "not measured",
     };
-    format!("{sign} {target} {}: {met}", series.unit.label())
+    format!("{wanted}: {met}")
 }
 
 fn aligned(rows: &[Vec<String>]) -> String {
