@@ -107,7 +107,7 @@ impl Default for Limits {
             retry_second: Duration::from_secs(1),
             parallel_above: 32 << 20,
             part: 8 << 20,
-            parts_at_once: 3,
+            parts_at_once: 2,
             chunk: 512 << 20,
         }
     }

@@ -2,7 +2,7 @@
 //! that want the same blob at the same time share one transfer; it ends when the last of them lets go of it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use dockerd_registry::{Descriptor, DownloadEvent, DownloadRequest, Repository};
@@ -34,13 +34,20 @@ pub(super) enum TransferState {
     Failed(Arc<PullError>),
 }
 
-/// Transfers under way, by digest.
+/// Transfers under way, by digest, each with its number.
 #[derive(Debug, Default)]
-pub(crate) struct Transfers(Mutex<HashMap<Digest, Weak<Transfer>>>);
+pub(crate) struct Transfers(Mutex<Running>);
+
+#[derive(Debug, Default)]
+struct Running {
+    next: u64,
+    all: HashMap<Digest, (u64, Weak<Transfer>)>,
+}
 
 /// One transfer; dropped by everybody it stops and takes its file away.
 #[derive(Debug)]
 pub(super) struct Transfer {
+    number: u64,
     store: ImageStore,
     blob: Descriptor,
     state: watch::Receiver<TransferState>,
@@ -54,7 +61,12 @@ impl Drop for Transfer {
         if let Some(job) = self.job() {
             job.cancel();
         }
-        self.store.ingests().remove(&self.blob.digest);
+        let mut running = self.store.transfers().lock();
+        // Unless a newer one has the file's name by now.
+        if running.all.get(&self.blob.digest).is_some_and(|(number, _)| *number == self.number) {
+            running.all.remove(&self.blob.digest);
+            self.store.ingests().remove(&self.blob.digest);
+        }
     }
 }
 
@@ -66,21 +78,40 @@ impl Transfers {
         blob: &Descriptor,
         slots: &Arc<Semaphore>,
     ) -> Arc<Transfer> {
-        let mut running = store.transfers().0.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|_, transfer| transfer.strong_count() > 0);
-        if let Some(transfer) = running.get(&blob.digest).and_then(Weak::upgrade)
-            && !matches!(*transfer.state.borrow(), TransferState::Failed(_))
-        {
-            return transfer;
+        let mut old = None;
+        let mut running = store.transfers().lock();
+        if let Some((_, known)) = running.all.get(&blob.digest) {
+            match known.upgrade() {
+                Some(transfer) if !matches!(*transfer.state.borrow(), TransferState::Failed(_)) => return transfer,
+                // It has failed or is being given up, and may still write to its file: that is not to be this one's.
+                given_up => {
+                    old = given_up;
+                    store.ingests().remove(&blob.digest);
+                }
+            }
         }
-        let transfer = Transfer::start(store, repository, blob, slots.clone());
-        running.insert(blob.digest.clone(), Arc::downgrade(&transfer));
+        running.next += 1;
+        let transfer = Transfer::start(running.next, store, repository, blob, slots.clone());
+        running.all.insert(blob.digest.clone(), (running.next, Arc::downgrade(&transfer)));
+        drop(running);
+        // Its end takes the lock.
+        drop(old);
         transfer
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Running> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Transfer {
-    fn start(store: &ImageStore, repository: &Repository, blob: &Descriptor, slots: Arc<Semaphore>) -> Arc<Self> {
+    fn start(
+        number: u64,
+        store: &ImageStore,
+        repository: &Repository,
+        blob: &Descriptor,
+        slots: Arc<Semaphore>,
+    ) -> Arc<Self> {
         let slot = slots.clone().try_acquire_owned().ok();
         let begin = if slot.is_some() { TransferState::Downloading(0) } else { TransferState::Waiting };
         let (sender, state) = watch::channel(begin);
@@ -99,7 +130,7 @@ impl Transfer {
             sender.send_replace(end);
         });
         let task = task.abort_handle();
-        Arc::new(Self { store: store.clone(), blob: blob.clone(), state, job, task })
+        Arc::new(Self { number, store: store.clone(), blob: blob.clone(), state, job, task })
     }
 
     /// How far it is, to be followed.

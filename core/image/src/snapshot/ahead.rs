@@ -22,7 +22,7 @@ const PART: u64 = 8;
 const PIECE: NonZeroU64 = NonZeroU64::new(128 << 10).expect("not zero");
 
 /// How soon after the last time the same files are looked at again: they may have left the page cache.
-const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(1);
 /// Layers whose last time is remembered.
 const MOST_REMEMBERED: usize = 256;
 
