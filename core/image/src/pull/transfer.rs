@@ -91,8 +91,9 @@ impl Transfers {
             }
         }
         running.next += 1;
-        let transfer = Transfer::start(running.next, store, repository, blob, slots.clone());
-        running.all.insert(blob.digest.clone(), (running.next, Arc::downgrade(&transfer)));
+        let number = running.next;
+        let transfer = Transfer::start(number, store, repository, blob, slots.clone());
+        running.all.insert(blob.digest.clone(), (number, Arc::downgrade(&transfer)));
         drop(running);
         // Its end takes the lock.
         drop(old);
