@@ -131,7 +131,6 @@ impl Image {
 mod tests {
     use super::*;
     use std::collections::HashMap;
-    use std::io::Write;
 
     #[test]
     fn archives_hold_what_their_documents_name() {
