@@ -26,16 +26,20 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Layers whose last time is remembered.
 const MOST_REMEMBERED: usize = 256;
 
+/// Finds the files that are wished for, on the thread that reads.
+type Wish = Box<dyn FnOnce() -> io::Result<Vec<File>> + Send>;
+
 /// Whoever reads ahead; a thread that begins with the first wish.
 #[derive(Debug, Default)]
 pub(super) struct ReadAhead {
-    reader: OnceLock<Option<Sender<Vec<File>>>>,
+    reader: OnceLock<Option<Sender<Wish>>>,
     wished: Mutex<HashMap<Digest, Instant>>,
 }
 
 impl ReadAhead {
-    /// Wishes for the content of the `files` of layer `chain`, the most wanted first, unless that was just done.
-    pub(super) fn wish(&self, chain: &Digest, files: impl FnOnce() -> io::Result<Vec<File>>) {
+    /// Wishes for the content of the `files` of layer `chain`, the most wanted first, unless that was just done. They are
+    /// looked for on the thread that reads.
+    pub(super) fn wish(&self, chain: &Digest, files: impl FnOnce() -> io::Result<Vec<File>> + Send + 'static) {
         {
             let mut wished = self.wished.lock().unwrap_or_else(PoisonError::into_inner);
             if wished.get(chain).is_some_and(|last| last.elapsed() < AGAIN) {
@@ -46,18 +50,21 @@ impl ReadAhead {
             }
             wished.insert(chain.clone(), Instant::now());
         }
-        let files = match files() {
-            Ok(files) => files,
-            Err(error) => return tracing::debug!(%chain, %error, "an image is not read ahead"),
-        };
         let begin = || {
-            let reader =
-                chores::start("read-ahead", |wishes: Vec<Vec<File>>| wishes.iter().for_each(|files| read(files)));
+            let reader = chores::start("read-ahead", |wishes: Vec<Wish>| {
+                for files in wishes {
+                    // An image may go before its turn comes.
+                    match files() {
+                        Ok(files) => read(&files),
+                        Err(error) => tracing::debug!(%error, "an image is not read ahead"),
+                    }
+                }
+            });
             reader.inspect_err(|error| tracing::warn!(%error, "images are not read ahead")).ok()
         };
         if let Some(reader) = self.reader.get_or_init(begin) {
             // The thread lives as long as this.
-            let _ = reader.send(files);
+            let _ = reader.send(Box::new(files));
         }
     }
 }

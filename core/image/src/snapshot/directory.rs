@@ -27,7 +27,7 @@ const UNSETTLED: &str = "unsettled";
 const MOST: usize = 4096;
 
 /// The directory of layers.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct LayerDirectory {
     path: PathBuf,
     trash: Trash,

@@ -101,8 +101,9 @@ impl LayerFormat for Erofs {
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>> {
         let root = self.mounted.get(layers, chain, || self.mount(layers, chain))?;
         // What is on top is what the image is about.
-        self.ahead.wish(chain, || {
-            let tars = indexed::tars(layers, &layers.lineage(chain)?)?;
+        let (layers, top) = (layers.clone(), chain.clone());
+        self.ahead.wish(chain, move || {
+            let tars = indexed::tars(&layers, &layers.lineage(&top)?)?;
             Ok(tars.into_iter().rev().collect())
         });
         Ok(vec![LowerTree::seen(root)])
