@@ -41,10 +41,7 @@ impl ImageStore {
     pub fn commit(&self, key: &str, options: &CommitOptions) -> Result<Arc<Image>, ImageError> {
         let lease = Lease::new(self);
         let parent = self.resolve(options.parent.as_str())?;
-        for layer in &parent.layers {
-            lease.cover(&layer.chain_id);
-            lease.cover(&layer.diff_id);
-        }
+        parent.layers.iter().for_each(|layer| lease.cover_layer(layer));
         if let Some(chain) = parent.chain() {
             // The container may be another driver's.
             self.ensure_layers(chain)?;

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use dockerd_types::Digest;
 
-use crate::store::ImageStore;
+use crate::store::{ImageStore, LayerRef};
 
 /// All leases: layers (by chainID) and content, with how many hold them.
 #[derive(Debug, Default)]
@@ -41,6 +41,15 @@ impl Lease {
         if self.covered.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.clone()) {
             *self.store.leases().held().entry(digest.clone()).or_default() += 1;
         }
+    }
+}
+
+impl Lease {
+    /// Keeps a layer with everything that is there of it: its tar, and the compressed forms the tar may only be had from.
+    pub(crate) fn cover_layer(&self, layer: &LayerRef) {
+        self.cover(&layer.chain_id);
+        self.cover(&layer.diff_id);
+        self.store.distribution().blobs(&layer.diff_id).iter().for_each(|form| self.cover(&form.digest));
     }
 }
 

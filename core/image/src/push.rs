@@ -166,13 +166,8 @@ impl ImageStore {
         let image = image.ok_or_else(|| PushError::NoTag(reference.familiar()))?;
         // Nothing of it goes meanwhile; and what is noted of layers that have gone goes with this.
         let lease = Lease::new(self);
-        let manifests = image.manifests.iter().map(|manifest| &manifest.digest);
-        for digest in image.layers.iter().flat_map(|layer| [&layer.chain_id, &layer.diff_id]).chain(manifests) {
-            lease.cover(digest);
-        }
-        for layer in &image.layers {
-            self.distribution().blobs(&layer.diff_id).iter().for_each(|form| lease.cover(&form.digest));
-        }
+        image.manifests.iter().for_each(|manifest| lease.cover(&manifest.digest));
+        image.layers.iter().for_each(|layer| lease.cover_layer(layer));
         let push = Push { store: self, repository, reference, slots, progress };
         let (media_type, bytes) = push.image(&image).await?;
         let tag = reference.tag().unwrap_or("latest");

@@ -396,6 +396,27 @@ fn privileged_snapshots_made_ahead_go_with_their_layers() {
 }
 
 #[test]
+fn privileged_a_lease_keeps_what_the_tar_of_a_layer_may_only_be_had_from() {
+    let (root, store) = Root::new();
+    let image = load(&store, &docker_archive(&[(&["x:1"], &[layer("a")])])).expect("loaded").remove(0).image;
+    let compressed = store.content().put(b"as a registry has it").expect("written");
+    let form = crate::distribution::LayerBlob {
+        digest: compressed.clone(),
+        size: 20,
+        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+        repositories: ["reg.test/x".to_owned()].into(),
+    };
+    store.distribution().record(&image.layers[0].diff_id, None, form).expect("noted");
+    let lease = Lease::new(&store);
+    lease.cover_layer(&image.layers[0]);
+    remove(&store, "x:1", false).expect("removed");
+    assert!(store.content().has(&compressed) && store.kept_blob(&image.layers[0].diff_id).is_some());
+    drop(lease);
+    assert!(!store.content().has(&compressed) && store.distribution().layers().is_empty());
+    root.assert_empty();
+}
+
+#[test]
 fn privileged_conflicts_in_dockers_words() {
     let (_root, store) = Root::new();
     let image = load(&store, &docker_archive(&[(&["x:1", "y:1"], &[layer("a")])])).expect("loaded").remove(0).image;

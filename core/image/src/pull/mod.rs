@@ -200,7 +200,8 @@ impl ImageStore {
         if reference.digest().is_none() {
             references.push(name);
         }
-        let (raw_config, layers) = match self.known(&remote.config.digest) {
+        let (store, held, config) = (self.clone(), lease.clone(), remote.config.digest.clone());
+        let (raw_config, layers) = match blocking(move || Ok(store.keep_known(&held, &config))).await? {
             Some(image) => (image.raw_config.clone(), image.layers.clone()),
             None => self.fetch(repository, &remote, slots, &lease, progress).await?,
         };
@@ -248,8 +249,12 @@ impl ImageStore {
         }
     }
 
-    fn known(&self, config: &Digest) -> Option<Arc<Image>> {
-        self.index().images.get(config).cloned()
+    /// The image of that configuration, if it is here and has stayed until `lease` kept it. Waits for a removal under way.
+    fn keep_known(&self, lease: &Lease, config: &Digest) -> Option<Arc<Image>> {
+        let known = || self.index().images.get(config).cloned();
+        lease.cover(config);
+        known()?.layers.iter().for_each(|layer| lease.cover_layer(layer));
+        known()
     }
 
     /// Brings configuration and layers here.
@@ -261,8 +266,9 @@ impl ImageStore {
         lease: &Arc<Lease>,
         progress: &PullProgress,
     ) -> Result<(Bytes, Vec<LayerRef>), PullError> {
-        lease.cover(&remote.config.digest);
-        let ways = self.ways(repository, remote, slots, lease, progress);
+        let (store, held, told) = (self.clone(), lease.clone(), progress.clone());
+        let (from, blobs, slots) = (repository.clone(), remote.layers.clone(), slots.clone());
+        let ways = blocking(move || Ok(store.ways(&from, &blobs, &slots, &held, &told))).await?;
         let raw =
             small_blob(repository, &remote.config).await.map_err(|error| PullError::Configuration(Arc::new(error)))?;
         let diff_ids = check_config(&raw, remote.layers.len())?;
@@ -282,18 +288,18 @@ impl ImageStore {
         Ok((raw, layers))
     }
 
-    /// What is here already, and transfers of what is not, begun in the order of the layers.
+    /// What is here already, and transfers of what is not, begun in the order of the layers. Waits for a removal under way.
     fn ways(
         &self,
         repository: &Repository,
-        remote: &Remote,
+        blobs: &[Descriptor],
         slots: &Arc<Semaphore>,
         lease: &Lease,
         progress: &PullProgress,
     ) -> Vec<Way> {
         let (mut below, mut all_here): (Option<Digest>, bool) = (None, true);
         let mut ways = Vec::new();
-        for blob in &remote.layers {
+        for blob in blobs {
             lease.cover(&blob.digest);
             let diff_id = self.distribution().diff_id(&blob.digest).inspect(|diff_id| lease.cover(diff_id));
             let diff_id = diff_id.filter(|diff_id| self.has_tar(diff_id));
