@@ -165,15 +165,24 @@ impl ImageStore {
         let image = index.references.get(reference).and_then(|id| index.images.get(id)).cloned();
         let image = image.ok_or_else(|| PushError::NoTag(reference.familiar()))?;
         // Nothing of it goes meanwhile; and what is noted of layers that have gone goes with this.
-        let lease = Lease::new(self);
-        image.manifests.iter().for_each(|manifest| lease.cover(&manifest.digest));
-        image.layers.iter().for_each(|layer| lease.cover_layer(layer));
+        let (store, held) = (self.clone(), image.clone());
+        let lease = tokio::task::spawn_blocking(move || {
+            let lease = Lease::new(&store);
+            held.manifests.iter().for_each(|manifest| lease.cover(&manifest.digest));
+            held.layers.iter().for_each(|layer| lease.cover_layer(layer));
+            lease
+        })
+        .await?;
         let push = Push { store: self, repository, reference, slots, progress };
         let (media_type, bytes) = push.image(&image).await?;
         let tag = reference.tag().unwrap_or("latest");
         let digest = repository.put_manifest(Target::Tag(tag), &media_type, bytes.clone()).await?;
         let (store, id, name) = (self.clone(), image.id.clone(), reference.with_digest(digest.clone()));
-        tokio::task::spawn_blocking(move || store.name(&id, &name)).await??;
+        let named = move || {
+            let _until_then = lease;
+            store.name(&id, &name)
+        };
+        tokio::task::spawn_blocking(named).await??;
         Ok(Pushed { image: image.id.clone(), digest, size: bytes.len() as u64 })
     }
 }

@@ -183,6 +183,27 @@ impl ImageStore {
         slots: &Arc<Semaphore>,
         progress: &PullProgress,
     ) -> Result<Pulled, PullError> {
+        let lease = Arc::new(Lease::new(self));
+        let pulled = self.pull_under(&lease, repository, reference, platform, slots, progress).await;
+        // Its end may have much to take away.
+        blocking(move || {
+            drop(lease);
+            Ok(())
+        })
+        .await?;
+        pulled
+    }
+
+    /// Pulls; what is needed meanwhile stays under `lease`.
+    async fn pull_under(
+        &self,
+        lease: &Arc<Lease>,
+        repository: &Repository,
+        reference: &Reference,
+        platform: Option<&Platform>,
+        slots: &Arc<Semaphore>,
+        progress: &PullProgress,
+    ) -> Result<Pulled, PullError> {
         let top = self.top_manifest(repository, reference).await?;
         // What makes no sense at all is told before anything else is.
         top.parse()?;
@@ -190,7 +211,6 @@ impl ImageStore {
         let digest = top.digest.clone();
         let mut seen = Vec::new();
         let remote = manifest::choose(self, repository, reference, top, platform, &mut seen).await?;
-        let lease = Arc::new(Lease::new(self));
         let name = match reference.digest() {
             Some(digest) => reference.with_digest(digest.clone()),
             None => reference.clone().with_default_tag(),
@@ -203,7 +223,7 @@ impl ImageStore {
         let (store, held, config) = (self.clone(), lease.clone(), remote.config.digest.clone());
         let (raw_config, layers) = match blocking(move || Ok(store.keep_known(&held, &config))).await? {
             Some(image) => (image.raw_config.clone(), image.layers.clone()),
-            None => self.fetch(repository, &remote, slots, &lease, progress).await?,
+            None => self.fetch(repository, &remote, slots, lease, progress).await?,
         };
         seen.push(remote.manifest);
         let manifests =
@@ -211,12 +231,7 @@ impl ImageStore {
         let new =
             NewImage { raw_config, layers, references, parent: None, tagged: false, manifests: manifests.collect() };
         let store = self.clone();
-        let mut added = blocking(move || {
-            let added = store.add_images(vec![new]);
-            drop(lease);
-            added
-        })
-        .await?;
+        let mut added = blocking(move || store.add_images(vec![new])).await?;
         let image = added.pop().ok_or_else(|| PullError::Invalid("image was not added".to_owned()))?;
         progress(PullStep::Digest(digest));
         Ok(Pulled { is_newer: before.as_ref() != Some(&image.id), image })
