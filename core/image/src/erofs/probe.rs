@@ -1,7 +1,7 @@
 //! Whether indexes work here: a tiny one is made, mounted and read.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use dockerd_sys::mount::{ErofsError, try_erofs};
@@ -27,8 +27,9 @@ pub enum ProbeError {
 }
 
 /// Tries an index in `directory`, which is on the file system that indexes and tars will be on: it matters too, because the
-/// kernel cannot mount files of some (tmpfs, overlayfs). Needs the right to mount; leaves nothing behind.
-pub fn probe(directory: &Path) -> Result<(), ProbeError> {
+/// kernel cannot mount files of some (tmpfs, overlayfs). Needs the right to mount; leaves
+/// nothing behind but the mount it returns.
+pub fn probe(directory: &Path) -> Result<OwnedFd, ProbeError> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(CONTENT.len() as u64);
@@ -42,7 +43,8 @@ pub fn probe(directory: &Path) -> Result<(), ProbeError> {
         file.write_all(bytes).map(|()| file)
     };
     let (image, tar) = (file(&image).map_err(ProbeError::Make)?, file(&tar).map_err(ProbeError::Make)?);
-    if try_erofs(image.as_fd(), tar.as_fd(), NAME)? == CONTENT { Ok(()) } else { Err(ProbeError::WrongContent) }
+    let (mount, bytes) = try_erofs(image.as_fd(), tar.as_fd(), NAME)?;
+    if bytes == CONTENT { Ok(mount) } else { Err(ProbeError::WrongContent) }
 }
 
 #[cfg(test)]
@@ -53,7 +55,7 @@ mod tests {
     fn privileged_it_works_or_says_why_not() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         match probe(dir.path()) {
-            Ok(()) | Err(ProbeError::Mount(ErofsError::Missing | ErofsError::NeedsBlockDevice)) => {}
+            Ok(_) | Err(ProbeError::Mount(ErofsError::Missing | ErofsError::NeedsBlockDevice)) => {}
             Err(error) => panic!("{error}"),
         }
         assert!(matches!(probe(&dir.path().join("missing")), Err(ProbeError::Make(_))));

@@ -55,8 +55,8 @@ pub fn erofs(image: BorrowedFd<'_>, devices: &[BorrowedFd<'_>], attributes: u64)
 }
 
 /// Whether images can be mounted from files here: mounts `image`, which has one file named `name` that lies on `device`, and
-/// reads it. Both must be on the file system that later ones will be on. Returns the file's first bytes, 512 at most.
-pub fn try_erofs(image: BorrowedFd<'_>, device: BorrowedFd<'_>, name: &str) -> Result<Vec<u8>, ErofsError> {
+/// reads it. Both must be on the file system that later ones will be on. Returns the mount, and the file's first bytes, 512 at most.
+pub fn try_erofs(image: BorrowedFd<'_>, device: BorrowedFd<'_>, name: &str) -> Result<(OwnedFd, Vec<u8>), ErofsError> {
     use rustix::fs::{Mode, OFlags};
     let mount = erofs(image, &[device], 0)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -64,7 +64,7 @@ pub fn try_erofs(image: BorrowedFd<'_>, device: BorrowedFd<'_>, name: &str) -> R
     let mut bytes = vec![0; 512];
     let length = rustix::io::pread(&file, &mut bytes[..], 0).map_err(|error| ErofsError::Io(error.into()))?;
     bytes.truncate(length);
-    Ok(bytes)
+    Ok((mount, bytes))
 }
 
 #[cfg(test)]

@@ -219,7 +219,7 @@ fn privileged_the_probe_reads_a_file() {
     let (image, device) = (file(&write(&scanned(&tar).tree).expect("written")), file(&tar));
     match try_erofs(image.as_fd(), device.as_fd(), "probe") {
         Err(error @ (ErofsError::Missing | ErofsError::NeedsBlockDevice)) => eprintln!("not tested: {error}"),
-        found => assert_eq!(found.expect("read"), b"it works"),
+        found => assert_eq!(found.expect("read").1, b"it works"),
     }
     assert!(matches!(try_erofs(device.as_fd(), device.as_fd(), "probe"), Err(ErofsError::Refused)));
     let short = erofs(image.as_fd(), &[], 0);
