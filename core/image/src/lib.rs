@@ -19,6 +19,7 @@ pub mod fuzz;
 mod ingest;
 mod intake;
 pub mod layer;
+mod lazy;
 mod lease;
 mod load;
 pub mod moving;

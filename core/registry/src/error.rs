@@ -233,7 +233,7 @@ impl RegistryError {
     }
 
     /// Whether trying again may help (as the stock daemon decides it for blobs).
-    pub(crate) fn may_retry(&self) -> bool {
+    pub fn may_retry(&self) -> bool {
         match self {
             Self::Api(errors) => !errors.first().is_some_and(|error| {
                 matches!(

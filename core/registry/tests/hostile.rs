@@ -389,3 +389,61 @@ async fn tags_come_in_pages_of_this_registry_only() {
     assert!(error.to_string().starts_with("invalid tag list"), "{error}");
     assert!(repository(config(), &name("d"), Access::Pull).await.tags().await.unwrap().is_empty());
 }
+
+/// All bytes of a part, or what went wrong.
+async fn part(
+    repository: &dockerd_registry::Repository,
+    all: &Bytes,
+    range: std::ops::Range<u64>,
+) -> Result<Vec<u8>, String> {
+    let (of, size) = (digest(all), all.len() as u64);
+    let mut part = repository.range(&of, size, range).await.map_err(|error| error.to_string())?;
+    let mut out = Vec::new();
+    while let Some(piece) = part.next().await {
+        out.extend_from_slice(&piece.map_err(|error| error.to_string())?);
+    }
+    Ok(out)
+}
+
+#[tokio::test]
+async fn parts_of_blobs_are_what_was_asked_for_or_an_error() {
+    let all = blob(300_000);
+    let bytes = all.clone();
+    let server = Server::start(move |asked| {
+        let bytes = bytes.clone();
+        Box::pin(async move {
+            match asked.range() {
+                // Breaks off, says too much, says where it does not begin, knows no ranges.
+                Some((1_000, _)) => {
+                    let headers = [("content-range", "bytes 1000-1999/300000"), ("content-length", "1000")];
+                    respond(206, &headers, body_of(vec![bytes.slice(1_000..1_500)], After::Cut))
+                }
+                Some((2_000, _)) => {
+                    answer(206, &[("content-range", "bytes 2000-2999/300000")], bytes.slice(2_000..4_000))
+                }
+                Some((3_000, _)) => answer(206, &[("content-range", "bytes 0-999/300000")], bytes.slice(..1_000)),
+                Some((4_000, _)) => answer(200, &[], bytes),
+                Some((5_000, _)) => answer(404, &[], ""),
+                _ => serve(&asked, &bytes),
+            }
+        })
+    })
+    .await;
+    let repository = repository(config(), &format!("{}/a", server.host()), Access::Pull).await;
+    assert_eq!(part(&repository, &all, 0..300_000).await.unwrap(), all);
+    for range in [0..1, 7..4_096, 299_999..300_000] {
+        let expected = all.slice(usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap());
+        assert_eq!(part(&repository, &all, range).await.unwrap(), expected);
+    }
+    let failed = |error: Result<Vec<u8>, String>, words: &str| {
+        let error = error.unwrap_err();
+        assert!(error.contains(words), "{error}");
+    };
+    failed(part(&repository, &all, 1_000..2_000).await, "unexpected EOF");
+    failed(part(&repository, &all, 2_000..3_000).await, "more than was asked for");
+    failed(part(&repository, &all, 3_000..4_000).await, "is not 3000-3999");
+    failed(part(&repository, &all, 4_000..5_000).await, "does not send parts");
+    failed(part(&repository, &all, 5_000..6_000).await, "unknown");
+    failed(part(&repository, &all, 9_000..9_000).await, "invalid range");
+    failed(part(&repository, &all, 9_000..300_001).await, "invalid range");
+}
