@@ -50,7 +50,8 @@ impl LazyLayer {
     /// The chunks that overlap a piece of the payload, in order. What is in none of them is zeros.
     pub(crate) fn chunks(&self, payload: Range<u64>) -> impl Iterator<Item = &Chunk> {
         let first = self.chunks.partition_point(|chunk| chunk.payload().end <= payload.start);
-        self.chunks[first..].iter().take_while(move |chunk| chunk.payload < payload.end)
+        let end = if payload.is_empty() { 0 } else { payload.end };
+        self.chunks[first..].iter().take_while(move |chunk| chunk.payload < end)
     }
 
     /// All of them.

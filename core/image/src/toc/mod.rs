@@ -99,3 +99,6 @@ pub(crate) enum TocError {
         source: std::io::Error,
     },
 }
+
+#[cfg(test)]
+mod tests;
