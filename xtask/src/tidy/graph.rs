@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::workspace;
 
 /// Which of our crates each of our crates may use. A new edge is a discussed change.
-const GRAPH: [(&str, &[&str]); 14] = [
+const GRAPH: [(&str, &[&str]); 15] = [
     ("dockerd-types", &[]),
     ("dockerd-sys", &[]),
     ("dockerd-store", &["dockerd-sys", "dockerd-types"]),
@@ -44,14 +44,16 @@ const GRAPH: [(&str, &[&str]); 14] = [
             "dockerd-store",
             "dockerd-sys",
             "dockerd-types",
+            "testkit",
         ],
     ),
-    ("compat-tests", &[]),
+    ("compat-tests", &["testkit"]),
     ("fuzz-mutate", &[]),
+    ("testkit", &[]),
     ("xtask", &[]),
 ];
 /// Crates that any of ours may use in tests.
-const FOR_TESTS: [&str; 1] = ["fuzz-mutate"];
+const FOR_TESTS: [&str; 2] = ["fuzz-mutate", "testkit"];
 /// The only crate with `unsafe`.
 const UNSAFE: &str = "dockerd-sys";
 const FORBID: &str = "#![forbid(unsafe_code)]";

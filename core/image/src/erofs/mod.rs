@@ -23,6 +23,7 @@ mod xattr;
 pub use merge::Merge;
 pub use probe::{ProbeError, probe};
 pub use read::read;
+pub(crate) use scan::Scanner;
 pub use scan::{Scanned, scan};
 pub(crate) use tree::{Content, device_parts};
 pub use tree::{Device, Inode, InodeId, Kind, Place, ROOT, Segment, Tree};

@@ -1,6 +1,8 @@
 //! From a layer's tar to a tree, without its content. What comes out is what [`crate::layer::unpack`] would make of the same
 //! tar in a directory, entry by entry: what replaces what, where links on the way lead, which directories are implied, what
 //! whiteouts do (OCI image-spec "layer.md"). Where no entry says so, times are those of the entry that made it necessary.
+//!
+//! Entries may also come from a table of contents, without the tar ([`Scanner`]): where content lies is the caller's to say.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,7 +13,9 @@ use rustix::io::Errno;
 
 use super::IndexError;
 use super::sparse::{self, Step};
-use super::tree::{Device, Inode, InodeId, Kind, MAX_NAME, Place, ROOT, Segment, Tree, TreeBuilder, device_number};
+use super::tree::{
+    Content, Device, Inode, InodeId, Kind, MAX_NAME, Place, ROOT, Segment, Tree, TreeBuilder, device_number,
+};
 use super::xattr::{Attribute, SetId, is_acl};
 use crate::error::ImageError;
 use crate::layer::{self, MAX_ENTRIES, OPAQUE, Unpacked, WHITEOUT, broken, failed, outside};
@@ -39,22 +43,67 @@ pub struct Scanned {
 /// Scans the tar `reader` to the end of the stream. `tag` goes to the device table; see [`Device`].
 pub fn scan(reader: impl Skip, tag: [u8; 64]) -> Result<Scanned, ImageError> {
     let mut reader = TarReader::skipping(reader);
-    let mut scanner = Scanner { tree: TreeBuilder::new(), last: None, entries: 0 };
+    let mut scanner = Scanner::new();
     while let Some(entry) = reader.next_entry().map_err(broken)? {
-        scanner.entry(&entry, &mut reader)?;
+        scanner.take(&entry, &mut reader)?;
     }
     let tar_bytes = reader.drain().map_err(|error| broken(error.into()))?;
-    scanner.tree.devices.push(Device { blocks: tar_bytes.div_ceil(super::layout::BLOCK), tag });
-    let tree = scanner.tree.finish();
-    let unpacked = Unpacked { bytes: tree.size(), entries: scanner.entries };
+    let (tree, unpacked) = scanner.finish(tar_bytes, tag);
     Ok(Scanned { tree, unpacked, tar_bytes })
 }
 
-struct Scanner {
+/// A tree that grows by the entries of a layer, in their order.
+#[derive(Debug)]
+pub(crate) struct Scanner {
     tree: TreeBuilder,
     /// The directory of the last path: most entries are in the same as the one before.
     last: Option<(PathBuf, InodeId)>,
     entries: u64,
+}
+
+/// Who knows where the content of an entry lies.
+trait Contents {
+    /// Keeps in `tree` where the content of the file `entry` lies, which is called for each file at most once.
+    fn place(&mut self, entry: &Entry, tree: &mut TreeBuilder) -> Result<Content, ImageError>;
+}
+
+/// The whole content lies from here on on device 0.
+struct At(u64);
+
+impl Contents for At {
+    fn place(&mut self, entry: &Entry, tree: &mut TreeBuilder) -> Result<Content, ImageError> {
+        let whole = Segment { offset: 0, length: entry.size, place: Place::Device(0, self.0) };
+        Ok(tree.add_segments([whole])?)
+    }
+}
+
+impl<R: Skip> Contents for TarReader<R> {
+    fn place(&mut self, entry: &Entry, tree: &mut TreeBuilder) -> Result<Content, ImageError> {
+        let position = self.position();
+        let Some(segments) = &entry.segments else { return At(position).place(entry, tree) };
+        let base = tree.spill.len();
+        let plan = sparse::plan(segments, entry.size, position, base)?;
+        // Bounded by the plan.
+        tree.spill.resize(base + plan.spill as usize, 0);
+        for step in plan.steps {
+            match step {
+                Step::Stay(length) => self.pass(length).map_err(broken)?,
+                Step::Copy { length, to } => {
+                    let (mut at, end) = (base + to as usize, base + (to + length) as usize);
+                    while at < end {
+                        let piece = self.data_at_most((end - at) as u64).map_err(broken)?;
+                        tree.spill[at..at + piece.len()].copy_from_slice(piece);
+                        at += piece.len();
+                    }
+                }
+            }
+        }
+        let pieces = plan.pieces.into_iter().map(|piece| match piece.place {
+            Place::Spill(at) => Segment { place: Place::Spill(base as u64 + at), ..piece },
+            Place::Device(..) => piece,
+        });
+        Ok(tree.add_segments(pieces)?)
+    }
 }
 
 /// Where an entry goes.
@@ -65,7 +114,26 @@ struct Spot<'a> {
 }
 
 impl Scanner {
-    fn entry<R: Skip>(&mut self, entry: &Entry, reader: &mut TarReader<R>) -> Result<(), ImageError> {
+    /// Of no entries yet.
+    pub(crate) fn new() -> Self {
+        Self { tree: TreeBuilder::new(), last: None, entries: 0 }
+    }
+
+    /// Takes an entry whose content, if it is a file with any, lies in one piece from byte `at` of device 0 on, where a block
+    /// begins.
+    pub(crate) fn entry(&mut self, entry: &Entry, at: u64) -> Result<(), ImageError> {
+        self.take(entry, &mut At(at))
+    }
+
+    /// The tree, whose device 0 has `bytes` bytes, and what the unpacker would count.
+    pub(crate) fn finish(mut self, bytes: u64, tag: [u8; 64]) -> (Tree, Unpacked) {
+        self.tree.devices.push(Device { blocks: bytes.div_ceil(super::layout::BLOCK), tag });
+        let tree = self.tree.finish();
+        let unpacked = Unpacked { bytes: tree.size(), entries: self.entries };
+        (tree, unpacked)
+    }
+
+    fn take(&mut self, entry: &Entry, contents: &mut impl Contents) -> Result<(), ImageError> {
         self.entries += 1;
         if self.entries > MAX_ENTRIES {
             return Err(ImageError::Archive(format!("archive has more than {MAX_ENTRIES} entries")));
@@ -88,7 +156,7 @@ impl Scanner {
             EntryKind::Directory => self.add_directory(entry, &spot),
             EntryKind::HardLink => self.hard_link(entry, &spot),
             _ => {
-                let kind = self.kind(entry, reader, &path)?;
+                let kind = self.kind(entry, contents, &path)?;
                 let inode = self.dressed(entry, kind)?;
                 let inode = self.tree.add_inode(inode)?;
                 self.put(&spot, inode)
@@ -105,11 +173,11 @@ impl Scanner {
         Ok(())
     }
 
-    fn kind<R: Skip>(&mut self, entry: &Entry, reader: &mut TarReader<R>, path: &Path) -> Result<Kind, ImageError> {
+    fn kind(&mut self, entry: &Entry, contents: &mut impl Contents, path: &Path) -> Result<Kind, ImageError> {
         let refused = |errno: Errno| failed(path)(errno.into());
         let number = || device_number(entry.device.0, entry.device.1).ok_or_else(|| refused(Errno::INVAL));
         Ok(match entry.kind {
-            EntryKind::File => self.file(entry, reader)?,
+            EntryKind::File => Kind::File { size: entry.size, content: contents.place(entry, &mut self.tree)? },
             EntryKind::Symlink if entry.link.is_empty() => return Err(refused(Errno::NOENT)),
             EntryKind::Symlink if entry.link.len() > MAX_PATH => return Err(refused(Errno::NAMETOOLONG)),
             EntryKind::Symlink if entry.link.contains(&0) => return Err(refused(Errno::INVAL)),
@@ -118,36 +186,6 @@ impl Scanner {
             EntryKind::BlockDevice => Kind::BlockDevice(number()?),
             _ => Kind::Fifo,
         })
-    }
-
-    fn file<R: Skip>(&mut self, entry: &Entry, reader: &mut TarReader<R>) -> Result<Kind, ImageError> {
-        let position = reader.position();
-        let Some(segments) = &entry.segments else {
-            let whole = Segment { offset: 0, length: entry.size, place: Place::Device(0, position) };
-            return Ok(Kind::File { size: entry.size, content: self.tree.add_segments([whole])? });
-        };
-        let base = self.tree.spill.len();
-        let plan = sparse::plan(segments, entry.size, position, base)?;
-        // Bounded by the plan.
-        self.tree.spill.resize(base + plan.spill as usize, 0);
-        for step in plan.steps {
-            match step {
-                Step::Stay(length) => reader.pass(length).map_err(broken)?,
-                Step::Copy { length, to } => {
-                    let (mut at, end) = (base + to as usize, base + (to + length) as usize);
-                    while at < end {
-                        let piece = reader.data_at_most((end - at) as u64).map_err(broken)?;
-                        self.tree.spill[at..at + piece.len()].copy_from_slice(piece);
-                        at += piece.len();
-                    }
-                }
-            }
-        }
-        let pieces = plan.pieces.into_iter().map(|piece| match piece.place {
-            Place::Spill(at) => Segment { place: Place::Spill(base as u64 + at), ..piece },
-            Place::Device(..) => piece,
-        });
-        Ok(Kind::File { size: entry.size, content: self.tree.add_segments(pieces)? })
     }
 
     /// An inode as the entry describes it.

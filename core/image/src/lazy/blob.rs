@@ -48,7 +48,7 @@ const FINDING_OUT: Duration = Duration::from_secs(60);
 
 /// Why bytes cannot be had.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// The registry's answer.
     #[error(transparent)]
     Registry(#[from] Arc<RegistryError>),
@@ -339,14 +339,16 @@ impl SparseBlob {
         };
         let mut wanted_elsewhere = std::pin::pin!(wanted_elsewhere);
         let asked = tokio::select! {
-            part = source.range(&self.digest, self.size, range.clone()) => part,
+            biased;
             () = &mut wanted_elsewhere => return Ok(()),
+            part = source.range(&self.digest, self.size, range.clone()) => part,
         };
         let (mut part, mut at, mut gathered) = (asked?, range.start, BytesMut::new());
         loop {
             let (piece, left) = tokio::select! {
-                piece = part.next() => (piece.transpose(), false),
+                biased;
                 () = &mut wanted_elsewhere => (Ok(None), true),
+                piece = part.next() => (piece.transpose(), false),
             };
             let end = matches!(piece, Ok(None) | Err(_));
             if let Ok(Some(piece)) = &piece {
