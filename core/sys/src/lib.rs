@@ -7,6 +7,7 @@ pub mod caps;
 pub mod chores;
 pub mod command;
 pub mod fdpass;
+pub mod fuse;
 pub mod inside;
 pub mod memory;
 pub mod mount;

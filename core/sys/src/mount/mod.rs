@@ -81,7 +81,8 @@ pub fn file_system(kind: &str, options: &[String], attributes: u64) -> io::Resul
     create(context.as_fd(), attributes)
 }
 
-fn create(context: BorrowedFd<'_>, attributes: u64) -> io::Result<OwnedFd> {
+/// The mount of a file system whose options are all set.
+pub(crate) fn create(context: BorrowedFd<'_>, attributes: u64) -> io::Result<OwnedFd> {
     fsconfig_create(context)?;
     let bits = MountAttrFlags::from_bits_retain(attributes as u32);
     Ok(fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, bits)?)
