@@ -42,6 +42,9 @@ pub enum ImageError {
     /// A manifest and a configuration that do not belong together.
     #[error("layers from manifest don't match image configuration")]
     LayersMismatch,
+    /// A layer that is used before it is here, and does not come.
+    #[error("layer {0} has not been fetched completely: {1}")]
+    Incomplete(Digest, String),
     /// A request that cannot be met.
     #[error("{0}")]
     InvalidArgument(String),
@@ -81,7 +84,7 @@ impl Kinded for ImageError {
             | Self::Index(_)
             | Self::LayersMismatch
             | Self::WrongDigest { .. } => ErrorKind::InvalidArgument,
-            Self::NoTarget(_) | Self::Document(_) | Self::Io { .. } => ErrorKind::System,
+            Self::NoTarget(_) | Self::Incomplete(..) | Self::Document(_) | Self::Io { .. } => ErrorKind::System,
         }
     }
 }

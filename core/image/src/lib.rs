@@ -44,6 +44,7 @@ pub use archive::ImportOptions;
 pub use commit::CommitOptions;
 pub use config::ImageConfig;
 pub use error::ImageError;
+pub use lazy::{DescriptorKeeper, Waiting};
 pub use load::{LoadProgress, Loaded, Platform};
 pub use pull::{LayerStep, PullError, PullProgress, PullStep, Pulled, remote_platform};
 pub use push::{PushError, PushProgress, PushStep, Pushed};

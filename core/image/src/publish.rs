@@ -62,26 +62,41 @@ impl ImageStore {
         let _turn = self.turns().take(&chain_id);
         lease.cover(&chain_id);
         lease.cover(diff_id);
+        let waits = self.snapshots().lazy().filter(|lazy| lazy.blob_of(&chain_id).is_some());
         let size = match self.snapshots().layer_size(&chain_id) {
-            Some(size) if self.snapshots().has_layer(&chain_id) && self.has_tar(diff_id) => size,
+            Some(size) if waits.is_none() && self.snapshots().has_layer(&chain_id) && self.has_tar(diff_id) => size,
             _ => {
                 let _turn = (chain_id != *diff_id).then(|| self.turns().take(diff_id));
                 let StagedLayer { tar, files, compressed, .. } = stage()?;
                 let size = files.size;
-                let mut kept = self.kept_blob(diff_id).is_some();
-                if let Some(Compressed { received, form }) = compressed {
-                    self.content().adopt(&received, &form.digest)?;
-                    kept = form.digest != *diff_id;
-                    self.distribution().record(diff_id, tar.as_ref().map(Spool::len), form)?;
+                self.keep_content(diff_id, tar.as_ref(), compressed)?;
+                match waits {
+                    Some(lazy) => lazy.fill(files, &chain_id)?,
+                    None => self.snapshots().commit(files, &chain_id, parent)?,
                 }
-                if let Some(tar) = tar.filter(|_| !kept || self.snapshots().reads_tars()) {
-                    self.content().adopt(&tar, diff_id)?;
-                }
-                self.snapshots().commit(files, &chain_id, parent)?;
                 size
             }
         };
         Ok(LayerRef { diff_id: diff_id.clone(), chain_id, size })
+    }
+
+    /// Keeps what came of the layer `diff_id`, whose digest was verified, as far as it is needed.
+    pub(crate) fn keep_content(
+        &self,
+        diff_id: &Digest,
+        tar: Option<&Spool>,
+        compressed: Option<Compressed>,
+    ) -> Result<(), ImageError> {
+        let mut kept = self.kept_blob(diff_id).is_some();
+        if let Some(Compressed { received, form }) = compressed {
+            self.content().adopt(&received, &form.digest)?;
+            kept = form.digest != *diff_id;
+            self.distribution().record(diff_id, tar.map(Spool::len), form)?;
+        }
+        if let Some(tar) = tar.filter(|_| !kept || self.snapshots().reads_tars()) {
+            self.content().adopt(tar, diff_id)?;
+        }
+        Ok(())
     }
 
     /// Stages a layer anew from the content store.
@@ -122,6 +137,11 @@ impl ImageStore {
         let lease = Lease::new(self);
         let mut below: Option<&LayerRef> = None;
         for layer in layers {
+            if !self.has_tar(&layer.diff_id)
+                && let Some(pending) = self.lazies().of_layer(&layer.diff_id)
+            {
+                self.lazies().wait(&pending)?;
+            }
             self.publish_layer(&lease, below, &layer.diff_id, || self.restage(&layer.diff_id))?;
             below = Some(layer);
         }

@@ -21,7 +21,9 @@ impl ImageStore {
         self.drop_images(|image| {
             let made = |layer: &LayerRef| {
                 // Another driver may have been chosen since: then it is made when it is needed.
-                self.snapshots().has_layer(&layer.chain_id) || self.has_tar(&layer.diff_id)
+                self.snapshots().has_layer(&layer.chain_id)
+                    || self.has_tar(&layer.diff_id)
+                    || self.lazies().of_layer(&layer.diff_id).is_some()
             };
             !image.layers.iter().all(made)
         });

@@ -20,6 +20,7 @@ use crate::document::{ImageDocument, LayerDocument, ManifestDocument, References
 use crate::error::ImageError;
 use crate::ingest::Ingests;
 use crate::intake::stage::Job;
+use crate::lazy::Lazies;
 use crate::lease::{Leases, Turns};
 use crate::pull::Transfers;
 use crate::snapshot::{Drivers, SnapshotDriver, StorageOptions};
@@ -110,6 +111,7 @@ struct Inner {
     distribution: Distribution,
     ingests: Ingests,
     drivers: Drivers,
+    lazies: Arc<Lazies>,
     index: ArcSwap<ImageIndex>,
     changes: Mutex<()>,
     holds: Mutex<HashMap<Digest, HashSet<String>>>,
@@ -129,7 +131,8 @@ impl ImageStore {
     /// As [`open`](Self::open), with options of the driver.
     pub fn open_with(layout: &Layout, driver: Option<&str>, options: StorageOptions) -> Result<Self, ImageError> {
         let trash = Trash::new(&layout.trash_dir())?;
-        let drivers = Drivers::open(layout, &trash, driver, options)?;
+        let lazies = Lazies::open(&layout.image_dir().join("lazy"), trash.clone())?;
+        let drivers = Drivers::open(layout, &trash, driver, options, &lazies)?;
         let images_dir = layout.image_dir().join("images");
         fs::create_dir_all(&images_dir).map_err(ImageError::io("make the image directory"))?;
         let inner = Inner {
@@ -139,6 +142,7 @@ impl ImageStore {
             distribution: Distribution::open(&layout.image_dir().join("distribution"))?,
             ingests: Ingests::open(&layout.image_dir().join("ingest"), trash)?,
             drivers,
+            lazies,
             index: ArcSwap::default(),
             changes: Mutex::default(),
             holds: Mutex::default(),
@@ -150,6 +154,7 @@ impl ImageStore {
         };
         let store = Self { inner: Arc::new(inner) };
         store.load_index()?;
+        store.find_lazy_layers();
         store.reconcile();
         Ok(store)
     }
@@ -210,6 +215,10 @@ impl ImageStore {
 
     pub(crate) fn distribution(&self) -> &Distribution {
         &self.inner.distribution
+    }
+
+    pub(crate) fn lazies(&self) -> &Arc<Lazies> {
+        &self.inner.lazies
     }
 
     pub(crate) fn transfers(&self) -> &Transfers {

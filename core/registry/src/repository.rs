@@ -146,6 +146,11 @@ impl Repository {
         self.inner.over_endpoints(|session| self.inner.head_blob(session, digest)).await
     }
 
+    /// How often what breaks off is tried, by the daemon's settings; at least once.
+    pub fn attempts(&self) -> u32 {
+        self.inner.nth(0).map_or(1, Session::attempts)
+    }
+
     /// Fetches a blob; begins at once, on a task that ends with the returned value.
     ///
     /// Must be called on a tokio runtime.

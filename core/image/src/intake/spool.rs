@@ -85,6 +85,14 @@ impl Spool {
         Ok(Writer::new(file.map_err(ImageError::io("receive content"))?, Place::Kept(path.to_owned())))
     }
 
+    /// The file `path`, which is whole.
+    pub(crate) fn whole(path: &Path) -> Result<Self, ImageError> {
+        let written = std::fs::metadata(path).map_err(ImageError::io("read received content"))?.len();
+        let progress = Mutex::new(Progress { written, end: Some(End::Whole) });
+        let shared = Arc::new(Shared { progress, ..Shared::default() });
+        Ok(Self { place: Arc::new(Place::Kept(path.to_owned())), shared })
+    }
+
     /// Reads from the start, waiting where the writer is not that far.
     pub(crate) fn reader(&self) -> Result<SpoolReader, ImageError> {
         let file = File::open(self.path()).map_err(ImageError::io("read received content"))?;

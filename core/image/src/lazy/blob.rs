@@ -80,7 +80,7 @@ impl From<RegistryError> for FetchError {
 
 impl FetchError {
     /// Whether it may be otherwise soon.
-    fn may_pass(&self) -> bool {
+    pub(super) fn may_pass(&self) -> bool {
         matches!(self, Self::Registry(error) if error.may_retry())
     }
 }
@@ -196,10 +196,6 @@ impl SparseBlob {
     /// Bytes that are here.
     pub(super) fn fetched(&self) -> u64 {
         self.lock().present.bytes()
-    }
-
-    pub(super) fn is_whole(&self) -> bool {
-        self.lock().present.covers(0..self.size)
     }
 
     /// Forgets bytes that are not what they should be.

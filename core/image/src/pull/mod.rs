@@ -1,6 +1,7 @@
 //! `docker pull`: a manifest is chosen, layers are transferred and staged side by side ([`transfer`]), published in their
 //! order, and last the image appears. Nothing is visible before, and nothing stays of a pull that fails or is dropped.
 
+mod lazy;
 mod manifest;
 mod transfer;
 
@@ -17,10 +18,12 @@ use crate::config::ImageConfig;
 use crate::distribution::LayerBlob;
 use crate::error::ImageError;
 use crate::intake::stage::Compressed;
+use crate::lazy::Held;
 use crate::lease::Lease;
 use crate::load::Platform;
 use crate::publish::NewImage;
 use crate::store::{Image, ImageStore, LayerRef, ManifestRef, chain_id};
+use crate::toc::Locator;
 use transfer::{Transfer, TransferState, blocking};
 
 pub(crate) use transfer::Transfers;
@@ -170,6 +173,10 @@ enum Way {
     Known,
     /// It is under way; the second is for whoever waits until its end has been told.
     Transfer(Arc<Transfer>, Notify),
+    /// It may be one that can be used before it is here.
+    Perhaps(Locator),
+    /// It comes later.
+    Later(Arc<Held>),
 }
 
 impl ImageStore {
@@ -222,7 +229,10 @@ impl ImageStore {
         }
         let (store, held, config) = (self.clone(), lease.clone(), remote.config.digest.clone());
         let (raw_config, layers) = match blocking(move || Ok(store.keep_known(&held, &config))).await? {
-            Some(image) => (image.raw_config.clone(), image.layers.clone()),
+            Some(image) => {
+                self.go_on(repository, &image).await?;
+                (image.raw_config.clone(), image.layers.clone())
+            }
             None => self.fetch(repository, &remote, slots, lease, progress).await?,
         };
         seen.push(remote.manifest);
@@ -283,10 +293,12 @@ impl ImageStore {
     ) -> Result<(Bytes, Vec<LayerRef>), PullError> {
         let (store, held, told) = (self.clone(), lease.clone(), progress.clone());
         let (from, blobs, slots) = (repository.clone(), remote.layers.clone(), slots.clone());
-        let ways = blocking(move || Ok(store.ways(&from, &blobs, &slots, &held, &told))).await?;
+        let (known_slots, known_blobs) = (slots.clone(), blobs.clone());
+        let mut ways = blocking(move || Ok(store.ways(&from, &known_blobs, &known_slots, &held, &told))).await?;
         let raw =
             small_blob(repository, &remote.config).await.map_err(|error| PullError::Configuration(Arc::new(error)))?;
         let diff_ids = check_config(&raw, remote.layers.len())?;
+        self.decide(repository, &remote.reference, &blobs, &diff_ids, &slots, &mut ways).await?;
         let name = repository_name(&remote.reference);
         let following = remote.layers.iter().zip(&ways).map(|(blob, way)| follow(blob, way, progress));
         let publishing = async {
@@ -300,6 +312,11 @@ impl ImageStore {
         // The first failure ends both.
         let (_, layers) =
             futures_util::future::try_join(futures_util::future::try_join_all(following), publishing).await?;
+        for way in &ways {
+            if let Way::Later(held) = way {
+                self.fetch_rest(held, repository);
+            }
+        }
         Ok((raw, layers))
     }
 
@@ -328,6 +345,7 @@ impl ImageStore {
             ways.push(match diff_id {
                 Some(_) if all_here => Way::Exists,
                 Some(_) => Way::Known,
+                None if let Some(locator) = self.may_come_later(blob) => Way::Perhaps(locator),
                 None => Way::Transfer(Transfers::join(self, repository, blob, slots), Notify::new()),
             });
             below = chain.or(below);
@@ -356,6 +374,16 @@ impl ImageStore {
                 None
             }
             Way::Exists => None,
+            Way::Perhaps(_) => return Err(PullError::Panicked("a layer nobody decided about".to_owned())),
+            Way::Later(held) => {
+                let held = held.clone();
+                let published =
+                    tokio::task::spawn_blocking(move || store.publish_lazy(&lease, parent.as_ref(), &held)).await;
+                let layer =
+                    published.map_err(PullError::panicked)?.map_err(|error| PullError::Layer(Arc::new(error)))?;
+                told(LayerStep::Done);
+                return Ok(layer);
+            }
         };
         let known = transfer.is_none().then(|| self.distribution().diff_id(&digest)).flatten();
         if known.is_some_and(|known| known != order.diff_id) {

@@ -14,6 +14,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use dockerd_types::Digest;
+use rustix::fs::RenameFlags;
 
 use super::{Staged, Unnamed, boot_id, sweep};
 use crate::error::ImageError;
@@ -72,11 +73,7 @@ impl LayerDirectory {
     /// As [`SnapshotDriver::commit`](super::SnapshotDriver::commit).
     pub(super) fn commit(&self, mut staged: Staged, chain: &Digest, parent: Option<&Digest>) -> Result<(), ImageError> {
         let named = (|| {
-            if let Some(parent) = parent {
-                fs::write(staged.path().join(PARENT), parent.as_str())?;
-            }
-            fs::write(staged.path().join(SIZE), staged.size.to_string())?;
-            fs::write(staged.path().join(UNSETTLED), boot_id())?;
+            describe(&staged, parent)?;
             loop {
                 match staged.place.name(&self.layer(chain)) {
                     // Somebody else was first with an equal one, or had been, and it was just taken away.
@@ -90,6 +87,14 @@ impl LayerDirectory {
             }
         })();
         named.map_err(ImageError::io(format!("commit layer {chain}")))
+    }
+
+    /// Has `staged` take the place of layer `chain`, at once; what was there goes.
+    pub(super) fn replace(&self, staged: &Staged, chain: &Digest) -> io::Result<()> {
+        describe(staged, self.parent(chain)?.as_ref())?;
+        let here = rustix::fs::CWD;
+        // Under its temporary name it goes with `staged`.
+        Ok(rustix::fs::renameat_with(here, staged.path(), here, &self.layer(chain), RenameFlags::EXCHANGE)?)
     }
 
     /// What `chain` lies upon; `None` for a lowest layer.
@@ -153,6 +158,15 @@ impl LayerDirectory {
     pub(super) fn remove(&self, chain: &Digest) -> Result<(), ImageError> {
         self.trash.discard(&self.layer(chain))
     }
+}
+
+/// Writes what all layers have into the directory of a new one.
+fn describe(staged: &Staged, parent: Option<&Digest>) -> io::Result<()> {
+    if let Some(parent) = parent {
+        fs::write(staged.path().join(PARENT), parent.as_str())?;
+    }
+    fs::write(staged.path().join(SIZE), staged.size.to_string())?;
+    fs::write(staged.path().join(UNSETTLED), boot_id())
 }
 
 /// Of a layer in directory `layer` that may not be on disk yet: whether it was committed since the kernel started.

@@ -14,6 +14,7 @@ use super::overlay::OverlayDriver;
 use super::overlay2::Directories;
 use super::vfs::Vfs;
 use crate::error::ImageError;
+use crate::lazy::Lazies;
 use crate::trash::Trash;
 
 /// The drivers there are, by the names of their directories.
@@ -66,9 +67,10 @@ impl Kind {
         temporary: &Path,
         trash: &Trash,
         options: StorageOptions,
+        lazies: &Arc<Lazies>,
     ) -> Result<Arc<dyn SnapshotDriver>, ImageError> {
         Ok(match self {
-            Self::Erofs => Arc::new(OverlayDriver::open(Erofs::default(), dir, trash)?),
+            Self::Erofs => Arc::new(OverlayDriver::open(Erofs::new(lazies.clone()), dir, trash)?),
             Self::Composefs => {
                 // Where it is not the chosen one it may be that nothing of it can be mounted; what there is stays.
                 let means = Composefs::probe(temporary, options.verity.unwrap_or_default());
@@ -137,6 +139,7 @@ impl Drivers {
         trash: &Trash,
         name: Option<&str>,
         options: StorageOptions,
+        lazies: &Arc<Lazies>,
     ) -> Result<Self, ImageError> {
         let temporary = &layout.tmp_dir();
         let kind = choose(temporary, name, options)?;
@@ -144,12 +147,12 @@ impl Drivers {
             let text = format!("storage option composefs.verity is not one of storage driver {:?}", kind.name());
             return Err(ImageError::InvalidArgument(text));
         }
-        let chosen = kind.open(&layout.driver_dir(kind.name()), temporary, trash, options)?;
+        let chosen = kind.open(&layout.driver_dir(kind.name()), temporary, trash, options, lazies)?;
         let mut former = Vec::new();
         for other in KNOWN.into_iter().filter(|other| *other != kind) {
             let dir = layout.driver_dir(other.name());
             if fs::exists(&dir).unwrap_or(false) {
-                let driver = other.open(&dir, temporary, trash, StorageOptions::default())?;
+                let driver = other.open(&dir, temporary, trash, StorageOptions::default(), lazies)?;
                 let containers = driver.keys().len();
                 tracing::info!(driver = other.name(), containers, "containers made by another driver are kept with it");
                 former.push(driver);
@@ -168,6 +171,11 @@ impl Drivers {
         self.former.iter().find(|driver| driver.has_snapshot(key)).unwrap_or(&self.chosen)
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<dyn SnapshotDriver>> {
+        self.former.iter().chain([&self.chosen])
+    }
+
     /// Drivers that only still have containers.
     pub(crate) fn former(&self) -> impl Iterator<Item = &Arc<dyn SnapshotDriver>> {
         self.former.iter()
@@ -178,7 +186,8 @@ impl Drivers {
 #[cfg(test)]
 pub(super) fn open_named(name: &str, dir: &Path, trash: &Trash) -> Result<Arc<dyn SnapshotDriver>, ImageError> {
     fs::create_dir_all(dir).map_err(ImageError::io("make directory"))?;
-    Kind::parse(name).expect("a driver").open(dir, dir, trash, StorageOptions::default())
+    let lazies = Lazies::open(&dir.join("lazy"), trash.clone())?;
+    Kind::parse(name).expect("a driver").open(dir, dir, trash, StorageOptions::default(), &lazies)
 }
 
 /// Whether the driver `name` works in `dir`.

@@ -5,14 +5,16 @@
 //! erofs/layers/<chain>/tar      the layer's plain tar: another name of the file in the content store
 //! erofs/layers/<chain>/index    index of this layer alone
 //! erofs/layers/<chain>/merged   index of this layer and all below it, made when it is first needed
+//! erofs/layers/<chain>/lazy     instead of the tar, of a layer whose bytes come later: the compressed form it waits for
 //! ```
-//! So a container's overlay has one tree below it, whatever the number of layers.
+//! So a container's overlay has one tree below it, whatever the number of layers. Where a layer waits for its bytes, its device is
+//! a file that this daemon serves (`lazy/`), and the merged index lives as long as its mount: it will not fit the tar.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use dockerd_sys::mount::{self, OverlayLayers};
 use dockerd_types::Digest;
@@ -21,21 +23,35 @@ use super::ahead::ReadAhead;
 use super::directory::LayerDirectory;
 use super::indexed::{self, INDEX, TAR};
 use super::mounted::Mounted;
-use super::overlay::LayerFormat;
+use super::overlay::{LayerFormat, LazyFormat};
 use super::writable::LowerTree;
-use super::{LayerTar, make_dir, open_dir};
-use crate::erofs;
+use super::{LayerTar, Staged, make_dir, open_dir};
+use crate::erofs::{self, Tree};
 use crate::error::ImageError;
+use crate::lazy::Lazies;
 
 const MERGED: &str = "merged";
+const LAZY: &str = "lazy";
 
 /// The format.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Erofs {
     mounted: Mounted,
     /// Held while a merged index is made: each is made once.
     merging: Mutex<()>,
+    /// Held, to read, while something is mounted and, to write, while a layer gets its bytes: index and device belong together.
+    filling: RwLock<()>,
     ahead: ReadAhead,
+    lazies: Arc<Lazies>,
+}
+
+/// What of a lineage a mount needs.
+struct Parts {
+    index: File,
+    /// Lowest first.
+    devices: Vec<File>,
+    /// Whether all bytes are here.
+    is_whole: bool,
 }
 
 impl Erofs {
@@ -44,13 +60,31 @@ impl Erofs {
         super::probe(dir, try_all)
     }
 
-    /// The index that shows `chain`, made now if need be, and its devices: the tars, lowest first.
-    fn open(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<(File, Vec<File>)> {
+    /// `lazies` gives the devices of layers whose bytes come later.
+    pub(super) fn new(lazies: Arc<Lazies>) -> Self {
+        let (mounted, merging, filling, ahead) = Default::default();
+        Self { mounted, merging, filling, ahead, lazies }
+    }
+
+    /// The index that shows `chain`, made now if need be, and its devices. Nothing must be filled meanwhile.
+    fn open(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Parts> {
         let lineage = layers.lineage(chain)?;
-        let tars = indexed::tars(layers, &lineage)?;
+        let lazy: Vec<Option<Digest>> = lineage.iter().map(|chain| blob_of(layers, chain)).collect();
+        let is_whole = lazy.iter().all(Option::is_none);
+        let devices = lineage.iter().zip(&lazy).rev().map(|(chain, blob)| match blob {
+            Some(blob) => self.lazies.device(blob),
+            None => File::open(layers.layer(chain).join(TAR)),
+        });
+        let devices = devices.collect::<io::Result<_>>()?;
         let top = layers.layer(chain);
         if lineage.len() == 1 {
-            return Ok((File::open(top.join(INDEX))?, tars));
+            return Ok(Parts { index: File::open(top.join(INDEX))?, devices, is_whole });
+        }
+        if !is_whole {
+            let place = layers.unnamed()?;
+            let index = place.path().join(MERGED);
+            merge(layers, &lineage, &index)?;
+            return Ok(Parts { index: File::open(index)?, devices, is_whole });
         }
         let path = top.join(MERGED);
         if !path.exists() {
@@ -59,14 +93,17 @@ impl Erofs {
                 merge(layers, &lineage, &path)?;
             }
         }
-        Ok((File::open(path)?, tars))
+        Ok(Parts { index: File::open(path)?, devices, is_whole })
     }
 
-    fn mount(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<OwnedFd> {
-        let (index, tars) = self.open(layers, chain)?;
-        let devices: Vec<_> = tars.iter().map(AsFd::as_fd).collect();
-        mount::erofs(index.as_fd(), &devices, 0).map_err(io::Error::other)
+    fn steady(&self) -> RwLockReadGuard<'_, ()> {
+        self.filling.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The compressed form that a layer waits for.
+fn blob_of(layers: &LayerDirectory, chain: &Digest) -> Option<Digest> {
+    Digest::parse(&fs::read_to_string(layers.layer(chain).join(LAZY)).ok()?).ok()
 }
 
 /// Writes the merged index of the layers `lineage`, topmost first, to `path`; it is on disk afterwards.
@@ -99,7 +136,18 @@ impl LayerFormat for Erofs {
     }
 
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>> {
-        let root = self.mounted.get(layers, chain, || self.mount(layers, chain))?;
+        let mut is_whole = true;
+        let steady = self.steady();
+        let root = self.mounted.get(layers, chain, || {
+            let parts = self.open(layers, chain)?;
+            is_whole = parts.is_whole;
+            let devices: Vec<_> = parts.devices.iter().map(AsFd::as_fd).collect();
+            mount::erofs(parts.index.as_fd(), &devices, 0).map_err(io::Error::other)
+        })?;
+        drop(steady);
+        if !is_whole {
+            return Ok(vec![LowerTree::seen(root)]);
+        }
         // What is on top is what the image is about.
         let (layers, top) = (layers.clone(), chain.clone());
         self.ahead.wish(chain, move || {
@@ -110,11 +158,21 @@ impl LayerFormat for Erofs {
     }
 
     fn warm(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<()> {
+        let _steady = self.steady();
+        if layers.lineage(chain)?.iter().any(|chain| blob_of(layers, chain).is_some()) {
+            // It would not last.
+            return Ok(());
+        }
         self.open(layers, chain).map(drop)
     }
 
     fn forget(&self, chain: &Digest) {
         self.mounted.forget(chain);
+        self.lazies.chain_gone(chain);
+    }
+
+    fn lazy(&self) -> Option<&dyn LazyFormat> {
+        Some(self)
     }
 
     fn describe(&self, layers: &LayerDirectory, chain: &Digest) -> Vec<(&'static str, String)> {
@@ -124,6 +182,35 @@ impl LayerFormat for Erofs {
         ancestry.reverse();
         let tars: Vec<String> = ancestry.iter().map(|c| layers.layer(c).join(TAR).display().to_string()).collect();
         vec![("Devices", tars.join(":")), ("Index", index.display().to_string())]
+    }
+}
+
+impl LazyFormat for Erofs {
+    fn write(&self, blob: &Digest, tree: &Tree, to: &Path) -> Result<(), ImageError> {
+        let bytes = erofs::write(tree)?;
+        let written = (|| {
+            for (name, bytes) in [(INDEX, &bytes[..]), (LAZY, blob.as_str().as_bytes())] {
+                let mut file = File::create(to.join(name))?;
+                file.write_all(bytes)?;
+                file.sync_data()?;
+            }
+            Ok(())
+        })();
+        written.map_err(ImageError::io("write index of layer"))
+    }
+
+    fn blob_of(&self, layers: &LayerDirectory, chain: &Digest) -> Option<Digest> {
+        blob_of(layers, chain)
+    }
+
+    fn fill(&self, layers: &LayerDirectory, staged: &Staged, chain: &Digest) -> io::Result<()> {
+        {
+            let _nobody_mounts = self.filling.write().unwrap_or_else(PoisonError::into_inner);
+            layers.replace(staged, chain)?;
+        }
+        self.mounted.forget_above(layers, chain);
+        self.lazies.chain_gone(chain);
+        Ok(())
     }
 }
 

@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use dockerd_types::Digest;
 use rustix::fs::{Mode, OFlags};
 
+use crate::erofs::Tree;
 use crate::error::ImageError;
 use crate::trash::{Trash, is_temporary, temporary_name};
 use crate::untar::Skip;
@@ -167,10 +168,24 @@ pub trait SnapshotDriver: Send + Sync + std::fmt::Debug {
     }
     /// Keys of all snapshots.
     fn keys(&self) -> Vec<String>;
+    /// Layers whose bytes come later, where the driver can do that.
+    fn lazy(&self) -> Option<&dyn LazyLayers> {
+        None
+    }
     /// Bytes in the writable part of a snapshot.
     fn usage(&self, key: &str) -> Result<u64, ImageError>;
     /// Paths the snapshot changed, in order.
     fn changes(&self, key: &str) -> Result<Vec<Change>, ImageError>;
+}
+
+/// Layers that are there before their bytes are (see `lazy/`).
+pub trait LazyLayers {
+    /// Takes in a layer of the files `tree`, together `size` bytes, whose content is in the payload of the compressed layer `blob`.
+    fn stage(&self, blob: &Digest, tree: &Tree, size: u64) -> Result<Staged, ImageError>;
+    /// The compressed layer that `chain` waits for; `None` for one that is all there.
+    fn blob_of(&self, chain: &Digest) -> Option<Digest>;
+    /// Has the staged ordinary layer take the place of the one that waits. What is mounted stays as it is.
+    fn fill(&self, staged: Staged, chain: &Digest) -> Result<(), ImageError>;
 }
 
 /// Bytes that lie on disk once although several files have them.

@@ -49,6 +49,15 @@ impl Mounted {
         drop(found);
     }
 
+    /// Lets go of the trees that `chain` is part of.
+    pub(super) fn forget_above(&self, layers: &LayerDirectory, chain: &Digest) {
+        let above = |top: &Digest| layers.ancestry(top).contains(chain);
+        let (gone, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *self.lock()).into_iter().partition(|(top, _)| above(top));
+        self.lock().extend(kept);
+        drop(gone);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<(Digest, OwnedFd)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,7 +8,8 @@ use dockerd_types::Digest;
 
 use super::directory::LayerDirectory;
 use super::writable::{self, Lower, LowerTree, Writable};
-use super::{Change, LayerTar, Sharing, SnapshotDriver, Staged};
+use super::{Change, LayerTar, LazyLayers, Sharing, SnapshotDriver, Staged};
+use crate::erofs::Tree;
 use crate::error::ImageError;
 use crate::trash::Trash;
 
@@ -34,12 +35,26 @@ pub(super) trait LayerFormat: Send + Sync + std::fmt::Debug {
     fn removing(&self, _chain: &Digest) {}
     /// Lets go of what was kept open of a layer, which is gone.
     fn forget(&self, chain: &Digest);
+    /// How it keeps layers whose bytes come later, where it can.
+    fn lazy(&self) -> Option<&dyn LazyFormat> {
+        None
+    }
     /// As [`SnapshotDriver::sharing`].
     fn sharing(&self, _layers: &LayerDirectory, _images: &[Vec<Digest>]) -> Sharing {
         Sharing::default()
     }
     /// As [`SnapshotDriver::describe`].
     fn describe(&self, layers: &LayerDirectory, chain: &Digest) -> Vec<(&'static str, String)>;
+}
+
+/// How a driver keeps layers whose bytes come later.
+pub(super) trait LazyFormat {
+    /// Writes the layer of `blob` with the files `tree` into the empty directory `to`.
+    fn write(&self, blob: &Digest, tree: &Tree, to: &Path) -> Result<(), ImageError>;
+    /// As [`LazyLayers::blob_of`].
+    fn blob_of(&self, layers: &LayerDirectory, chain: &Digest) -> Option<Digest>;
+    /// Has `staged` take the place of layer `chain` while nothing is being mounted.
+    fn fill(&self, layers: &LayerDirectory, staged: &Staged, chain: &Digest) -> io::Result<()>;
 }
 
 /// The driver over format `F`. Its directory is its own.
@@ -86,6 +101,28 @@ impl<F: LayerFormat> Lower for OverlayDriver<F> {
     fn options(&self) -> &[&'static str] {
         self.format.overlay_options()
     }
+}
+
+impl<F: LayerFormat> LazyLayers for OverlayDriver<F> {
+    fn stage(&self, blob: &Digest, tree: &Tree, size: u64) -> Result<Staged, ImageError> {
+        let mut staged = self.layers.stage().map_err(ImageError::io("stage layer"))?;
+        self.format.lazy().ok_or_else(unsupported)?.write(blob, tree, staged.path())?;
+        staged.size = size;
+        Ok(staged)
+    }
+
+    fn blob_of(&self, chain: &Digest) -> Option<Digest> {
+        self.format.lazy()?.blob_of(&self.layers, chain)
+    }
+
+    fn fill(&self, staged: Staged, chain: &Digest) -> Result<(), ImageError> {
+        let filled = self.format.lazy().ok_or_else(unsupported)?.fill(&self.layers, &staged, chain);
+        filled.map_err(ImageError::io(format!("fill layer {chain}")))
+    }
+}
+
+fn unsupported() -> ImageError {
+    ImageError::InvalidArgument("the storage driver has no layers whose bytes come later".to_owned())
 }
 
 impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
@@ -186,6 +223,10 @@ impl<F: LayerFormat> SnapshotDriver for OverlayDriver<F> {
 
     fn sharing(&self, images: &[Vec<Digest>]) -> Sharing {
         self.format.sharing(&self.layers, images)
+    }
+
+    fn lazy(&self) -> Option<&dyn LazyLayers> {
+        self.format.lazy().map(|_| self as &dyn LazyLayers)
     }
 
     fn keys(&self) -> Vec<String> {
