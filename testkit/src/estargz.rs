@@ -15,7 +15,7 @@ use crate::{Blob, digest};
 const NAME: &str = "stargz.index.json";
 
 /// How a layer is written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estargz {
     /// Most bytes of a file in one chunk.
     pub chunk_size: usize,
