@@ -83,8 +83,10 @@ impl Estargz {
         for piece in pieces {
             members.write(piece.head)?;
             at += piece.head.len() + piece.content.len();
-            let seconds = piece.entry.time.0 + i64::from(piece.entry.time.1 >= 500_000_000);
-            let modtime = (seconds != 0).then(|| rfc3339((seconds, 0)));
+            let (seconds, nanos) = piece.entry.time;
+            let known = seconds != 0;
+            let seconds = seconds + i64::from(nanos >= 500_000_000);
+            let modtime = known.then(|| rfc3339((seconds, 0)));
             let mut entry = Entry { modtime, ..piece.entry };
             if entry.kind == "reg" {
                 entry.digest = digest(piece.content);

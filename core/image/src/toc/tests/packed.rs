@@ -184,11 +184,17 @@ fn blake(seed: usize) -> String {
 
 #[test]
 fn times_of_estargz_are_rounded() {
-    let mut late = item(FILE, "f", "x");
-    late.mtime = (1_234_567_890, 600_000_000);
-    let blob = Estargz::default().pack(&archive(&[late])).expect("packed");
-    let layer = lazily(&blob).expect("parsed");
-    layer.same_tree(&scanned(&blob.tar).tree).expect("the same but for the fraction");
+    let at = |mtime| {
+        let list = [Item { mtime, ..item(FILE, "f", "x") }];
+        Estargz::default().pack(&archive(&list)).expect("packed")
+    };
+    for (seconds, nanos) in [(1_234_567_890, 600_000_000), (1_234_567_890, 1), (0, 700_000_000), (7, 0)] {
+        let blob = at((seconds, nanos));
+        let layer = lazily(&blob).expect("parsed");
+        layer.same_tree(&scanned(&blob.tar).tree).expect("the same but for the fraction");
+        let later = scanned(&at((seconds + 1, nanos)).tar);
+        layer.same_tree(&later.tree).expect_err("another second");
+    }
 }
 
 #[test]
