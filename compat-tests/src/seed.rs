@@ -1,10 +1,12 @@
 //! Images as a registry keeps them: manifests, configurations and layers, made in memory so that each is exactly what a test
 //! is about. Media types are those of the Docker image manifest version 2, schema 2, and of the OCI image specification.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use testkit::{Estargz, ZstdChunked};
 
 /// Docker manifest.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -65,6 +67,10 @@ pub enum Form {
     Gzip,
     /// By zstd; only OCI has a media type for it.
     Zstd,
+    /// With a table of contents in gzip, as BuildKit does; an OCI media type whatever the family.
+    Estargz(Estargz),
+    /// With a table of contents in zstd, as podman does; an OCI media type whatever the family.
+    ZstdChunked(ZstdChunked),
     /// By gzip, and not at the registry but at these addresses.
     Foreign(Vec<String>),
 }
@@ -91,7 +97,7 @@ impl Layer {
         self
     }
 
-    fn blob(&self, family: Family) -> (Blob, Vec<String>) {
+    fn blob(&self, family: Family) -> Kept {
         let base = match (family, &self.form) {
             (Family::Docker, Form::Foreign(_)) => "application/vnd.docker.image.rootfs.foreign.diff.tar",
             (Family::Docker, _) => "application/vnd.docker.image.rootfs.diff.tar",
@@ -100,7 +106,7 @@ impl Layer {
         };
         let separator = if family == Family::Docker { '.' } else { '+' };
         let gzip = format!("{base}{separator}gzip");
-        match &self.form {
+        let (blob, urls) = match &self.form {
             Form::Plain => (Blob::new(base, self.tar.clone()), Vec::new()),
             Form::Gzip => (Blob::new(&gzip, gzipped(&self.tar)), Vec::new()),
             Form::Foreign(urls) => (Blob::new(&gzip, gzipped(&self.tar)), urls.clone()),
@@ -108,7 +114,37 @@ impl Layer {
                 let bytes = zstd::encode_all(&self.tar[..], 3).expect("written to memory");
                 (Blob::new(&format!("{base}{separator}zstd"), bytes), Vec::new())
             }
+            Form::Estargz(how) => return Kept::lazy(how.pack(&self.tar).expect("a tar of files")),
+            Form::ZstdChunked(how) => return Kept::lazy(how.pack(&self.tar).expect("a tar of files")),
+        };
+        Kept { blob, urls, diff_id: digest(&self.tar), annotations: BTreeMap::new() }
+    }
+}
+
+/// A layer as a registry keeps it.
+struct Kept {
+    blob: Blob,
+    urls: Vec<String>,
+    diff_id: String,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Kept {
+    fn lazy(layer: testkit::Blob) -> Self {
+        let diff_id = digest(&layer.tar);
+        let (blob, annotations) = (Blob::new(layer.media_type, layer.bytes), layer.annotations);
+        Self { blob, urls: Vec::new(), diff_id, annotations }
+    }
+
+    fn descriptor(&self) -> Value {
+        let mut descriptor = self.blob.descriptor();
+        if !self.urls.is_empty() {
+            descriptor["urls"] = json!(self.urls);
         }
+        if !self.annotations.is_empty() {
+            descriptor["annotations"] = json!(self.annotations);
+        }
+        descriptor
     }
 }
 
@@ -183,8 +219,8 @@ impl Image {
 
     /// Manifest, configuration and layers.
     pub fn packed(&self) -> Packed {
-        let blobs: Vec<(Blob, Vec<String>)> = self.layers.iter().map(|layer| layer.blob(self.family)).collect();
-        let diff_ids: Vec<String> = self.layers.iter().map(|layer| digest(&layer.tar)).collect();
+        let kept: Vec<Kept> = self.layers.iter().map(|layer| layer.blob(self.family)).collect();
+        let diff_ids: Vec<String> = kept.iter().map(|layer| layer.diff_id.clone()).collect();
         let history = json!({"created": "2020-01-02T03:04:05Z", "created_by": "made by a test"});
         let config = json!({
             "architecture": self.platform.1,
@@ -199,15 +235,8 @@ impl Image {
             Family::Oci => ("application/vnd.oci.image.config.v1+json", OCI_MANIFEST),
         };
         let config = Blob::new(config_type, config.to_string().into_bytes());
-        let layers = blobs.iter().map(|(blob, urls)| {
-            let mut descriptor = blob.descriptor();
-            if !urls.is_empty() {
-                descriptor["urls"] = json!(urls);
-            }
-            descriptor
-        });
-        let manifest = manifest(manifest_type, config.descriptor(), layers.collect());
-        let layers = blobs.into_iter().map(|(blob, _)| blob).collect();
+        let manifest = manifest(manifest_type, config.descriptor(), kept.iter().map(Kept::descriptor).collect());
+        let layers = kept.into_iter().map(|layer| layer.blob).collect();
         Packed { manifest, config, layers, diff_ids, platform: self.platform.clone() }
     }
 }
@@ -292,6 +321,13 @@ mod tests {
         let mut tar = Vec::new();
         std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&image.layers[1].bytes[..]), &mut tar).unwrap();
         assert_eq!(digest(&tar), image.diff_ids[1]);
+        for form in [Form::Estargz(Estargz::default()), Form::ZstdChunked(ZstdChunked::default())] {
+            let image = Image::new(Family::Oci, "x", vec![Layer::file("f", b"x").form(form.clone())]).packed();
+            let manifest: Value = serde_json::from_slice(&image.manifest.bytes).unwrap();
+            assert_eq!(manifest["layers"][0]["annotations"].as_object().unwrap().len(), 2);
+            // Of eStargz, the table of contents is in the tar.
+            assert_eq!(image.diff_ids[0] == digest(&tar_of(&[("f", b"x")])), matches!(form, Form::ZstdChunked(_)));
+        }
         assert_eq!(noise("a", 100).len(), 100);
         assert_ne!(noise("a", 100), noise("b", 100));
     }

@@ -15,7 +15,7 @@ use crate::{Blob, digest};
 const NAME: &str = "stargz.index.json";
 
 /// How a layer is written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estargz {
     /// Most bytes of a file in one chunk.
     pub chunk_size: usize,
@@ -83,8 +83,10 @@ impl Estargz {
         for piece in pieces {
             members.write(piece.head)?;
             at += piece.head.len() + piece.content.len();
-            let seconds = piece.entry.time.0 + i64::from(piece.entry.time.1 >= 500_000_000);
-            let modtime = (seconds != 0).then(|| rfc3339((seconds, 0)));
+            let (seconds, nanos) = piece.entry.time;
+            let known = seconds != 0;
+            let seconds = seconds + i64::from(nanos >= 500_000_000);
+            let modtime = known.then(|| rfc3339((seconds, 0)));
             let mut entry = Entry { modtime, ..piece.entry };
             if entry.kind == "reg" {
                 entry.digest = digest(piece.content);

@@ -14,7 +14,7 @@ const SKIPPABLE: [u8; 4] = 0x184d_2a50u32.to_le_bytes();
 const MAGIC: &[u8; 8] = b"GNUlInUx";
 
 /// How a layer is written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ZstdChunked {
     /// Most bytes of a file in one chunk.
     pub chunk_size: usize,

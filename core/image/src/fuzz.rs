@@ -12,6 +12,7 @@ use crate::decompress;
 use crate::erofs;
 use crate::layer::{self, UnpackOptions};
 use crate::store::ImageStore;
+use crate::toc;
 
 /// Whatever a tar holds, what is beside the root it is unpacked into stays as it is.
 pub fn untar(data: &[u8]) {
@@ -79,6 +80,12 @@ pub fn erofs_read(data: &[u8]) {
     }
 }
 
+/// A table of contents that is taken makes a tree whose files lie in the payload and are covered by chunks of the blob, and whose
+/// index is read back. The first byte says what the rest is read as.
+pub fn toc(data: &[u8]) {
+    toc::fuzz(data);
+}
+
 /// A record of a layer's tar: whatever names it has, only what is in the layer's directory is read.
 pub fn tar_split(data: &[u8]) {
     use std::io::{Read, Write};
@@ -120,6 +127,11 @@ mod tests {
     fn erofs_indexes_and_mutations() {
         fuzz_mutate::run("erofs_scan", 4000, super::erofs_scan);
         fuzz_mutate::run("erofs_read", 10_000, super::erofs_read);
+    }
+
+    #[test]
+    fn tables_of_contents_and_mutations() {
+        fuzz_mutate::run("toc", 10_000, super::toc);
     }
 
     #[test]

@@ -33,8 +33,7 @@ mod save;
 pub mod snapshot;
 mod store;
 mod tars;
-// What is built on it is not here yet.
-#[cfg_attr(not(test), allow(dead_code, unused_imports))]
+#[allow(dead_code, unused_imports, reason = "the pull does not use it yet")]
 mod toc;
 mod trash;
 mod tree;

@@ -239,8 +239,10 @@ impl<'a> Walk<'a> {
     }
 
     fn same_time(&self, lazy: TarTime, ordinary: TarTime) -> bool {
-        let rounded = || TarTime { seconds: ordinary.seconds + i64::from(ordinary.nanos >= 500_000_000), nanos: 0 };
-        lazy == ordinary || (matches!(self.layer.kind, Format::Estargz { .. }) && lazy == rounded())
+        // Times in the first second after the epoch are taken for the epoch.
+        let up = i64::from(ordinary.seconds != 0 && ordinary.nanos >= 500_000_000);
+        let rounded = TarTime { seconds: ordinary.seconds.saturating_add(up), nanos: 0 };
+        lazy == ordinary || (matches!(self.layer.kind, Format::Estargz { .. }) && lazy == rounded)
     }
 }
 

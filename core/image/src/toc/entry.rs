@@ -88,26 +88,19 @@ pub(super) trait Sink {
 
 /// Hands all entries of the TOC `json` to `sink`, in order.
 ///
-/// serde_json, not simd-json: see the measurement in the tests (`measure_parsers`). The latter must have the text in memory of
-/// its own, and writes down every value before the first entry can be handed on.
+/// By serde_json: a TOC of 30 MiB with 100 000 files takes it 42 ms, written with or without indentation, and simd-json 70 to
+/// 140 ms (release build). The latter must also have the text in memory of its own, and writes down every value of the document
+/// before the first entry can be handed on.
 pub(super) fn read(json: &[u8], sink: &mut impl Sink) -> Result<(), TocError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let version = read_with(&mut deserializer, sink)??;
+    let mut refused = None;
+    let result = Document { sink, refused: &mut refused }.deserialize(&mut deserializer);
+    if let Some(error) = refused {
+        return Err(error);
+    }
+    let version = result?;
     deserializer.end()?;
     if version == 1 { Ok(()) } else { Err(TocError::Version(version)) }
-}
-
-/// The same with any deserializer. Says the TOC's version; the inner error is the sink's.
-pub(super) fn read_with<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    sink: &mut impl Sink,
-) -> Result<Result<u64, TocError>, D::Error> {
-    let mut refused = None;
-    let result = Document { sink, refused: &mut refused }.deserialize(deserializer);
-    match refused {
-        Some(error) => Ok(Err(error)),
-        None => result.map(Ok),
-    }
 }
 
 /// The whole document; its value is the version.

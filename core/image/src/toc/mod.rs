@@ -100,5 +100,53 @@ pub(crate) enum TocError {
     },
 }
 
+/// See [`crate::fuzz::toc`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(data: &[u8]) {
+    use crate::erofs::{self, Place};
+
+    let Some((first, rest)) = data.split_first() else { return };
+    let kind = match first {
+        b'e' => Kind::Estargz { toc: 1 << 20, footer: (1 << 20) + 4096, inner: 512 },
+        b'z' => Kind::ZstdChunked { toc: 1 << 20 },
+        // The end of an eStargz blob.
+        _ => {
+            let at = rest.len().saturating_sub(estargz::FOOTER as usize);
+            let start = estargz::footer(&rest[at..]).ok().and_then(|start| usize::try_from(start).ok());
+            let Some((json, _)) = start.and_then(|start| estargz::unpack(rest.get(start..at)?).ok()) else { return };
+            let again: Vec<u8> = [b"e", &json[..]].concat();
+            return fuzz(&again);
+        }
+    };
+    let Ok(layer) = LazyLayer::parse(kind, rest, [7; 64]) else { return };
+    let limit = (1 << 20) + 4096;
+    let mut end = 0;
+    for chunk in layer.all_chunks() {
+        let (payload, blob) = (chunk.payload(), chunk.blob());
+        assert!(payload.start >= end && payload.end > payload.start, "chunks follow each other");
+        assert!(blob.end <= limit && blob.is_empty() == (chunk.codec() == Codec::Zeros), "chunks lie in the blob");
+        end = payload.end;
+    }
+    assert!(end <= layer.payload_size && layer.payload_size <= MAX_PAYLOAD.next_multiple_of(ALIGNMENT));
+    for id in layer.tree.ids() {
+        let erofs::Kind::File { size, content } = layer.tree.inode(id).kind else { continue };
+        let segments = layer.tree.segments(content);
+        assert_eq!(segments.iter().map(|segment| segment.length).sum::<u64>(), size);
+        for segment in segments {
+            let Place::Device(0, start) = segment.place else { panic!("content in the index") };
+            let end = layer.chunks(start..start + size).fold(start, |at, chunk| {
+                assert_eq!(chunk.payload().start, at, "chunks without gaps");
+                chunk.payload().end
+            });
+            assert_eq!((start % ALIGNMENT, end), (0, start + size), "chunks from page to end");
+        }
+    }
+    layer.same_tree(&layer.tree).expect("the same as itself");
+    if let Ok(image) = erofs::write(&layer.tree) {
+        let tree = erofs::read(&image).expect("an index is read");
+        layer.same_tree(&tree).expect("the same as what is read back");
+    }
+}
+
 #[cfg(test)]
 mod tests;

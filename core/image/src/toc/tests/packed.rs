@@ -117,13 +117,16 @@ fn both(items: &[Item], chunk_size: usize) -> [(Blob, LazyLayer); 2] {
 fn chunks_of_a_piece_of_the_payload() {
     let (small, large) = ("s".repeat(100), "0123456789".repeat(1000));
     for (_, layer) in both(&[item(FILE, "small", &small), item(FILE, "large", &large)], 4000) {
-        let found = |range| layer.chunks(range).map(Chunk::payload).collect::<Vec<_>>();
-        assert_eq!(found(0..1), [0..100]);
-        assert_eq!(found(99..4096), [0..100]);
+        let found = |range| {
+            let ranges = layer.chunks(range).map(Chunk::payload);
+            ranges.map(|range| (range.start, range.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(0..1), [(0, 100)]);
+        assert_eq!(found(99..4096), [(0, 100)]);
         assert_eq!(found(100..4096), []);
-        assert_eq!(found(4096..4097), [4096..8096]);
-        assert_eq!(found(50..8097), [0..100, 4096..8096, 8096..12_096]);
-        assert_eq!(found(12_096..u64::MAX)[0], 12_096..14_096);
+        assert_eq!(found(4096..4097), [(4096, 8096)]);
+        assert_eq!(found(50..8097), [(0, 100), (4096, 8096), (8096, 12_096)]);
+        assert_eq!(found(12_096..u64::MAX)[0], (12_096, 14_096));
         assert_eq!(found(5000..5000), []);
     }
 }
@@ -181,11 +184,17 @@ fn blake(seed: usize) -> String {
 
 #[test]
 fn times_of_estargz_are_rounded() {
-    let mut late = item(FILE, "f", "x");
-    late.mtime = (1_234_567_890, 600_000_000);
-    let blob = Estargz::default().pack(&archive(&[late])).expect("packed");
-    let layer = lazily(&blob).expect("parsed");
-    layer.same_tree(&scanned(&blob.tar).tree).expect("the same but for the fraction");
+    let at = |mtime| {
+        let list = [Item { mtime, ..item(FILE, "f", "x") }];
+        Estargz::default().pack(&archive(&list)).expect("packed")
+    };
+    for (seconds, nanos) in [(1_234_567_890, 600_000_000), (1_234_567_890, 1), (0, 700_000_000), (7, 0)] {
+        let blob = at((seconds, nanos));
+        let layer = lazily(&blob).expect("parsed");
+        layer.same_tree(&scanned(&blob.tar).tree).expect("the same but for the fraction");
+        let later = scanned(&at((seconds + 1, nanos)).tar);
+        layer.same_tree(&later.tree).expect_err("another second");
+    }
 }
 
 #[test]
@@ -197,6 +206,7 @@ fn lies_are_found() {
         item(SYMLINK, "l", "f"),
         item(DIR, "d", ""),
         item(FILE, "d/n", "x"),
+        item(DIR, "e", ""),
     ];
     let change = |at: usize, change: &dyn Fn(&mut Item)| {
         let mut list = list.to_vec();
@@ -215,8 +225,9 @@ fn lies_are_found() {
         (change(0, &|item| item.xattrs.push(("user.note".into(), b"x".to_vec()))), "f", "attributes"),
         (change(2, &|item| item.rest = b"g".to_vec()), "g", "hard link"),
         (change(3, &|item| item.rest = b"g".to_vec()), "l", "kind"),
-        (change(4, &|item| item.kind = FILE), "d", "kind"),
-        (list[..5].to_vec(), "d/n", "presence"),
+        // Directories are names of the one they are in.
+        (change(6, &|item| item.kind = FILE), "", "number of names"),
+        ([&list[..5], &list[6..]].concat(), "d/n", "presence"),
         ([&list[..], &[item(FILE, "a", "")]].concat(), "a", "presence"),
     ] {
         // Of a file with two names, any may be named.
