@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use dockerd_runtime::{Adopted, ProcessExit, ProcessKey, RuntimeDriver, Runtimes};
+use dockerd_runtime::{Adopted, BoxFuture, ProcessExit, ProcessKey, RuntimeDriver, Runtimes, Stored};
 use dockerd_store::{Layout, RootLock};
 use dockerd_types::ContainerId;
 use tokio::sync::mpsc;
@@ -14,7 +14,7 @@ use crate::config::EngineConfig;
 use crate::container::ContainerService;
 use crate::core::Core;
 use crate::error::EngineError;
-use crate::ports::RuntimeSet;
+use crate::ports::{KeptDescriptors, RuntimeSet};
 use crate::shutdown;
 
 /// All services.
@@ -115,5 +115,28 @@ impl RuntimeSet for Runtimes {
 
     fn find_lost(&self, id: &ContainerId, cgroup: &str) -> Option<Adopted> {
         Runtimes::find_lost(self, id, cgroup)
+    }
+}
+
+impl KeptDescriptors for Runtimes {
+    fn store<'a>(
+        &'a self,
+        name: &'a str,
+        note: &'a [u8],
+        descriptors: &'a [BorrowedFd<'a>],
+    ) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move { Runtimes::store(self, name, note, descriptors).await.map_err(io::Error::other) })
+    }
+
+    fn stored(&self) -> BoxFuture<'_, io::Result<Vec<Stored>>> {
+        Box::pin(async { Runtimes::stored(self).await.map_err(io::Error::other) })
+    }
+
+    fn release<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<()>> {
+        Box::pin(async move { Runtimes::release(self, name).await.map_err(io::Error::other) })
+    }
+
+    fn replacements(&self) -> tokio::sync::watch::Receiver<u64> {
+        Runtimes::replacements(self)
     }
 }

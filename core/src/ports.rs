@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dockerd_runtime::{Adopted, BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver};
+use dockerd_runtime::{Adopted, BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver, Stored};
 use dockerd_types::container::{ContainerConfig, Labels};
 use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
 use dockerd_types::{ContainerId, Digest, ExecId, NetworkId, Timestamp};
@@ -271,6 +271,25 @@ pub trait RuntimeSet: Send + Sync + Debug {
     fn find_lost(&self, _id: &ContainerId, _cgroup: &str) -> Option<Adopted> {
         None
     }
+}
+
+/// Descriptors that belong to no process, over the daemon's death: kept by name by the process that outlives it. When that one
+/// is lost ([`KeptDescriptors::replacements`]), they are, and are to be stored again.
+pub trait KeptDescriptors: Send + Sync + Debug {
+    /// Keeps duplicates of `descriptors` (1 to 16) and a `note` of 4096 bytes at most under `name`, in the place of what was there.
+    /// They are safe once this has ended.
+    fn store<'a>(
+        &'a self,
+        name: &'a str,
+        note: &'a [u8],
+        descriptors: &'a [BorrowedFd<'a>],
+    ) -> BoxFuture<'a, std::io::Result<()>>;
+    /// Everything that is kept, in the order of names.
+    fn stored(&self) -> BoxFuture<'_, std::io::Result<Vec<Stored>>>;
+    /// Gives up what is kept under `name`, if anything is.
+    fn release<'a>(&'a self, name: &'a str) -> BoxFuture<'a, std::io::Result<()>>;
+    /// Counts the processes that have come in the place of one that was lost, with nothing kept.
+    fn replacements(&self) -> tokio::sync::watch::Receiver<u64>;
 }
 
 /// Execs, as far as the containers' fate touches them.

@@ -22,7 +22,9 @@ pub use driver::{
     Adopted, BoxFuture, ControlError, ExecRequest, ExitCode, LaunchError, LaunchRequest, Launched, PhaseTimings,
     ProcessExit, ProcessIo, ProcessKey, RuntimeDriver, StdioRequest,
 };
-pub use runtimes::{DEFAULT_RUNTIME, Exits, ExternalRuntime, Runtimes, RuntimesConfig, RuntimesError, own_program};
+pub use runtimes::{
+    DEFAULT_RUNTIME, Exits, ExternalRuntime, Runtimes, RuntimesConfig, RuntimesError, Stored, own_program,
+};
 pub use supervisor::client::SupervisorError;
 
 /// Modes of the daemon's binary that are not the daemon. Call them before the process has a second thread.

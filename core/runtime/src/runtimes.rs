@@ -65,6 +65,17 @@ pub enum RuntimesError {
     Cgroup(#[from] CgroupError),
 }
 
+/// Descriptors that the supervisor keeps, and that belong to no process.
+#[derive(Debug)]
+pub struct Stored {
+    /// By which they are known.
+    pub name: String,
+    /// What was given with them.
+    pub note: Vec<u8>,
+    /// Duplicates of them, in their order.
+    pub descriptors: Vec<OwnedFd>,
+}
+
 /// The runtimes. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Runtimes {
@@ -154,6 +165,39 @@ impl Runtimes {
         self.shared.client().tell_now(Request::Hold { key: key.clone(), streams: places }, &fds)
     }
 
+    /// Has the supervisor keep duplicates of `descriptors` (1 to 16), which belong to no process, and a `note` (4096 bytes at most)
+    /// for the daemon that comes next, under a `name` (255 bytes at most; 4096 names), in the place of what was there. They are kept
+    /// once this has returned, until they are released or the supervisor ends: it is lost ([`Runtimes::replacements`]), or
+    /// [`Runtimes::shutdown_supervisor`] has ended it.
+    pub async fn store(&self, name: &str, note: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), SupervisorError> {
+        // So many cannot be sent; it says what the bounds are.
+        let count = u8::try_from(descriptors.len()).unwrap_or(u8::MAX);
+        let descriptors = if count == u8::MAX { &[] } else { descriptors };
+        let request = Request::Store { name: name.to_owned(), note: note.to_vec(), count };
+        done(self.shared.client().ask(request, descriptors).await?.0)
+    }
+
+    /// Everything that is stored, in the order of names, with duplicates of the descriptors.
+    pub async fn stored(&self) -> Result<Vec<Stored>, SupervisorError> {
+        let mut out = Vec::new();
+        for (reply, descriptors) in self.shared.client().ask_all(Request::ListStored).await? {
+            let Reply::Stored { name, note, count } = reply else {
+                return Err(SupervisorError::Protocol(format!("{reply:?}")));
+            };
+            if descriptors.len() != usize::from(count) {
+                // The limit of open files; who gets a part of them could do nothing with it.
+                return Err(SupervisorError::Io(std::io::Error::other(format!("descriptors of {name:?} were lost"))));
+            }
+            out.push(Stored { name, note, descriptors });
+        }
+        Ok(out)
+    }
+
+    /// Has the supervisor give up what it keeps under `name`, if anything.
+    pub async fn release(&self, name: &str) -> Result<(), SupervisorError> {
+        done(self.shared.client().ask(Request::Release(name.to_owned()), &[]).await?.0)
+    }
+
     /// Counts the supervisors that have come in the place of a lost one: who has given the old one something to keep
     /// gives it to the new one.
     pub fn replacements(&self) -> watch::Receiver<u64> {
@@ -187,9 +231,13 @@ impl Runtimes {
         let mut out = format!("supervisor: {} requests without an answer\n", client.unanswered());
         let asked = tokio::time::timeout(DESCRIBE_LIMIT, async {
             let hello = client.ask(Request::Hello, &[]).await?;
-            Ok::<_, SupervisorError>((hello.0, client.list().await?))
+            Ok::<_, SupervisorError>((
+                hello.0,
+                client.ask_all(Request::List).await?,
+                client.ask_all(Request::ListStored).await?,
+            ))
         });
-        let (hello, processes) = match asked.await {
+        let (hello, processes, stored) = match asked.await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return format!("{out}it does not answer: {error}\n"),
             Err(_) => return format!("{out}it does not answer\n"),
@@ -199,6 +247,11 @@ impl Runtimes {
         for (reply, fds) in processes {
             if let Reply::Process { key, pid, tty, exited, .. } = reply {
                 let _ = writeln!(out, "{key:?} pid {pid} tty {tty} descriptors {} ended {exited:?}", fds.len());
+            }
+        }
+        for (reply, fds) in stored {
+            if let Reply::Stored { name, .. } = reply {
+                let _ = writeln!(out, "stored {name:?} descriptors {}", fds.len());
             }
         }
         out
@@ -219,9 +272,17 @@ impl Runtimes {
     }
 }
 
+fn done(reply: Reply) -> Result<(), SupervisorError> {
+    match reply {
+        Reply::Done => Ok(()),
+        Reply::Error(text) => Err(SupervisorError::Refused(text)),
+        other => Err(SupervisorError::Protocol(format!("{other:?}"))),
+    }
+}
+
 async fn adopt(shared: &Shared) -> Result<Vec<Adopted>, RuntimesError> {
     let mut out = Vec::new();
-    for (reply, fds) in shared.client().list().await? {
+    for (reply, fds) in shared.client().ask_all(Request::List).await? {
         let Reply::Process { key, pid, tty, streams, exited } = reply else { continue };
         let mut fds = fds.into_iter();
         let pidfd = if exited.is_none() { fds.next() } else { None };

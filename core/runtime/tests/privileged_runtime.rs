@@ -41,10 +41,12 @@ fn main() {
         survives_the_daemon(&host).await;
         survives_the_supervisor(&host).await;
         upgrades_in_place(&host).await;
+        stores_descriptors(&host).await;
+        gives_earlier_programs_nothing_they_do_not_know(&host).await;
         speed(&host).await;
         no_cgroup_is_left();
     });
-    writeln!(std::io::stdout(), "9 passed, 0 failed").expect("stdout");
+    writeln!(std::io::stdout(), "11 passed, 0 failed").expect("stdout");
 }
 
 /// A root file system and an exec root of the test's own.
@@ -408,6 +410,68 @@ async fn upgrades_in_place(host: &Host) {
     assert_eq!(read_all(output.expect("stdout")), "got word\n");
     finish(&runtimes, &ended, &exit).await;
     finish(&runtimes, &id, &exit).await;
+}
+
+/// What belongs to no process outlives the daemon and an upgrade, but not the supervisor's end.
+async fn stores_descriptors(host: &Host) {
+    let (runtimes, exits, _) = host.open().await;
+    assert!(runtimes.stored().await.expect("told").is_empty());
+    let (read, write) = rustix::pipe::pipe().expect("a pipe");
+    let secret = dockerd_sys::memory::sealed("secret", b"user:password").expect("made");
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(b"12345").expect("written");
+    runtimes.store("write", b"", &[write.as_fd()]).await.expect("stored");
+    runtimes.store("more", b"the first", &[write.as_fd()]).await.expect("stored");
+    let more = [secret.as_fd(), file.as_fd()];
+    runtimes.store("more", b"the second", &more).await.expect("stored");
+    let refused = runtimes.store("more", &[0; 4097], &more).await.expect_err("too long");
+    assert!(refused.to_string().contains("4096 bytes"), "{refused}");
+    assert!(runtimes.store("none", b"", &[]).await.is_err());
+    assert!(runtimes.store("many", b"", &[read.as_fd(); 17]).await.is_err());
+    drop((exits, runtimes, write, secret, file));
+
+    let (runtimes, _exits, _) = host.open().await;
+    for upgraded in [false, true] {
+        if upgraded {
+            runtimes.renew_supervisor(Path::new("/proc/self/exe")).await.expect("upgraded");
+        }
+        let stored = runtimes.stored().await.expect("told");
+        let [more, write] = &stored[..] else { panic!("two: {stored:?}") };
+        assert_eq!((more.name.as_str(), &more.note[..], more.descriptors.len()), ("more", &b"the second"[..], 2));
+        assert_eq!((write.name.as_str(), &write.note[..], write.descriptors.len()), ("write", &b""[..], 1));
+        assert_eq!(dockerd_sys::memory::unsealed(&more.descriptors[0], 100).expect("read"), b"user:password");
+        // The same open file, with its position; not one of the same name.
+        assert_eq!(rustix::fs::tell(&more.descriptors[1]).expect("a position"), 5);
+        rustix::io::write(&write.descriptors[0], b"x").expect("written");
+        assert_eq!(rustix::io::read(&read, &mut [0; 10]), Ok(1));
+    }
+    runtimes.release("write").await.expect("released");
+    runtimes.release("write").await.expect("nothing to release");
+    assert_eq!(rustix::io::read(&read, &mut [0; 10]), Ok(0), "nobody has the other end");
+    assert_eq!(runtimes.stored().await.expect("told").len(), 1);
+    runtimes.shutdown_supervisor().await.expect("what is stored keeps nobody");
+    drop(runtimes);
+    let (runtimes, _exits, _) = host.open().await;
+    assert!(runtimes.stored().await.expect("told").is_empty());
+}
+
+/// A daemon of before there were stored descriptors upgrades without saying what its program knows.
+async fn gives_earlier_programs_nothing_they_do_not_know(host: &Host) {
+    let (runtimes, exits, _) = host.open().await;
+    let (read, write) = rustix::pipe::pipe().expect("a pipe");
+    runtimes.store("write", b"", &[write.as_fd()]).await.expect("stored");
+    drop((exits, runtimes, write));
+    let earlier = dockerd_sys::fdpass::connect(&host.dir.path().join("exec/supervisor.sock")).expect("connected");
+    let program = std::fs::File::open("/proc/self/exe").expect("opened");
+    // Upgrade, then Hello, without and with a wish for an answer.
+    dockerd_sys::fdpass::send(&earlier, &[0, 1], &[program.as_fd()]).expect("sent");
+    dockerd_sys::fdpass::send(&earlier, &[1, 0], &[]).expect("sent");
+    let (length, _) = dockerd_sys::fdpass::receive(&earlier, &mut [0; 1000]).expect("an answer");
+    assert!(length > 0, "it goes on");
+    assert_eq!(rustix::io::read(&read, &mut [0; 10]), Ok(0), "nobody has the other end, not even by mistake");
+    drop(earlier);
+    let (runtimes, _exits, _) = host.open().await;
+    assert!(runtimes.stored().await.expect("told").is_empty());
 }
 
 /// No assertion: prints where the time of a plain launch goes.

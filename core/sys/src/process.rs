@@ -467,6 +467,23 @@ pub fn take_inherited(number: i32) -> io::Result<OwnedFd> {
     }
 }
 
+/// Closes every descriptor from 3 up that [`keep_over_exec`] has let through and nobody has taken: what an earlier program
+/// has handed on and this one knows nothing of, or what was made ready for an `execve` that failed. Children would inherit it.
+#[allow(unsafe_code, reason = "numbers from /proc are looked at and closed")]
+pub fn close_untaken() -> io::Result<()> {
+    let entries = std::fs::read_dir("/proc/self/fd")?;
+    let numbers: Vec<i32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number >= 3) {
+        // SAFETY: only looked at, and a number that is not open is an error.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        if rustix::io::fcntl_getfd(fd).is_ok_and(|flags| !flags.contains(rustix::io::FdFlags::CLOEXEC)) {
+            // SAFETY: whatever this program owns is close-on-exec, so nothing owns this one.
+            drop(unsafe { OwnedFd::from_raw_fd(number) });
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

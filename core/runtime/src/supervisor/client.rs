@@ -123,7 +123,8 @@ impl Client {
     /// Has the supervisor execute `program` in place. It keeps the connection; success is told by the next Hello.
     pub(crate) async fn upgrade(&self, program: &Path) -> Result<(), SupervisorError> {
         let program = File::open(program)?;
-        self.tell(Request::Upgrade, &[program.as_fd()]).await?;
+        let protocol = dockerd_sys::memory::sealed("protocol", VERSION.to_string().as_bytes())?;
+        self.tell(Request::Upgrade, &[program.as_fd(), protocol.as_fd()]).await?;
         match self.hello().await? {
             (VERSION, _) => Ok(()),
             (other, _) => Err(SupervisorError::Protocol(format!("supervisor stays at protocol {other}"))),
@@ -158,12 +159,15 @@ impl Client {
         Ok(fdpass::send(self.socket.get_ref(), &bytes, fds)?)
     }
 
-    /// All processes the supervisor watches.
-    pub(crate) async fn list(&self) -> Result<Vec<Answer>, SupervisorError> {
+    /// Sends a request that is answered by several messages and `Done`: those messages.
+    pub(crate) async fn ask_all(&self, request: Request) -> Result<Vec<Answer>, SupervisorError> {
         let (sender, mut answers) = mpsc::unbounded_channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         lock(&self.waiters).insert(id, Waiter::Many(sender));
-        self.send(id, Request::List, &[]).await?;
+        if let Err(error) = self.send(id, request, &[]).await {
+            lock(&self.waiters).remove(&id);
+            return Err(error);
+        }
         let mut out = Vec::new();
         loop {
             match answers.recv().await {

@@ -7,4 +7,5 @@ pub(crate) mod entry;
 pub(crate) mod protocol;
 mod saved;
 mod server;
+mod stored;
 pub(crate) mod table;

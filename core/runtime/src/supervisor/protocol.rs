@@ -8,11 +8,15 @@ use crate::driver::{PhaseTimings, ProcessExit, ProcessKey};
 use crate::launch::plan::{ExecPlan, FdIndex, LaunchPlan, SetupFailure};
 
 /// Raised with every change of these types.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// The oldest protocol whose saved state this program can go on from. A supervisor of an older one is left alone and the
 /// daemon refuses to start: to execute in place would lose its children.
 pub(crate) const OLDEST_RESUMABLE: u32 = 3;
+
+/// The first protocol whose program goes on from a state with [`Request::Store`]d descriptors. An earlier one would not know
+/// them, and its containers would inherit them.
+pub(crate) const FIRST_WITH_STORED: u32 = 4;
 
 /// Longest message. Plans are about 10 KB; one with a huge environment travels in a memory file instead.
 pub(crate) const MAX_MESSAGE: usize = 160 * 1024;
@@ -22,7 +26,8 @@ pub(crate) const MAX_MESSAGE: usize = 160 * 1024;
 pub(crate) enum Request {
     /// First on a connection; answered by [`Reply::Hello`]. The newest connection is the daemon's.
     Hello,
-    /// Execute this program (descriptor 0) in place, children kept.
+    /// Execute this program (descriptor 0) in place, children kept. Descriptor 1, since protocol 4: a sealed file with the
+    /// program's own protocol in decimal, by which is known what it can be handed.
     Upgrade,
     /// Bring up a container; answered by `Started` or `Failed`.
     Launch(Box<LaunchPlan>),
@@ -56,8 +61,22 @@ pub(crate) enum Request {
     Acknowledge(ProcessKey),
     /// Tell all processes; answered by `Process` messages and `Done`.
     List,
-    /// End; refused while processes are watched.
+    /// End; refused while processes are watched. What is stored is given up.
     Shutdown,
+    /// Keep these descriptors, which belong to no process, under a name, in the place of those that were there before;
+    /// answered by `Done` or `Error`.
+    Store {
+        /// By which they are known.
+        name: String,
+        /// What the daemon wants to know with them.
+        note: Vec<u8>,
+        /// How many come along.
+        count: u8,
+    },
+    /// Tell everything that is stored; answered by `Stored` messages and `Done`.
+    ListStored,
+    /// Give up what is stored under this name, if anything is; answered by `Done`.
+    Release(String),
 }
 
 /// A command of an external runtime.
@@ -139,6 +158,15 @@ pub(crate) enum Reply {
         /// How it ended, when it did.
         exited: Option<ProcessExit>,
     },
-    /// That is all.
+    /// That is all, or it is done.
     Done,
+    /// What is stored under a name; more follow. Duplicates of its descriptors come along.
+    Stored {
+        /// The name.
+        name: String,
+        /// As it was given.
+        note: Vec<u8>,
+        /// How many descriptors come along.
+        count: u8,
+    },
 }

@@ -16,6 +16,17 @@ pub(super) struct Saved {
     #[serde(default)]
     pub(super) daemon: Option<i32>,
     pub(super) processes: Vec<SavedProcess>,
+    #[serde(default)]
+    pub(super) stored: Vec<SavedStored>,
+}
+
+/// Descriptors under a name.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct SavedStored {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) note: Vec<u8>,
+    pub(super) fds: Vec<i32>,
 }
 
 /// One watched process.
@@ -71,7 +82,8 @@ mod tests {
             is_foreign: false,
             exited: None,
         };
-        let saved = Saved { listener: 3, daemon: None, processes: vec![process] };
+        let stored = vec![SavedStored { name: "layer".to_owned(), note: vec![0, 255], fds: vec![13, 14] }];
+        let saved = Saved { listener: 3, daemon: None, processes: vec![process], stored };
         let text = serde_json::to_string(&saved).expect("text");
         let again = Saved::from_file(saved.into_file().expect("written")).expect("read");
         assert_eq!(serde_json::to_string(&again).expect("text"), text);
@@ -83,5 +95,6 @@ mod tests {
         let text = format!(r#"{{"listener":3,"news":[1],"processes":[{{"key":{key},"pid":7,"more":{{}}}}]}}"#);
         let saved: Saved = serde_json::from_str(&text).expect("read");
         assert_eq!((saved.listener, saved.processes[0].pid, saved.processes[0].kept.len()), (3, 7, 0));
+        assert_eq!(saved.stored, [], "of protocol 3");
     }
 }

@@ -23,8 +23,11 @@ use dockerd_types::Timestamp;
 use rustix::event::epoll;
 
 use super::command;
-use super::protocol::{AdoptPlan, CommandPlan, Envelope, MAX_MESSAGE, Message, Reply, Request, VERSION};
-use super::saved::{Saved, SavedProcess};
+use super::protocol::{
+    AdoptPlan, CommandPlan, Envelope, FIRST_WITH_STORED, MAX_MESSAGE, Message, Reply, Request, VERSION,
+};
+use super::saved::{Saved, SavedProcess, SavedStored};
+use super::stored::Stored;
 use super::table::{Table, Watched};
 use crate::driver::{ExitCode, PhaseTimings, ProcessExit, ProcessKey};
 use crate::launch::child::{self, ChildMessage};
@@ -88,6 +91,7 @@ pub(super) struct Server {
     /// A list that waits for what an earlier daemon has begun, and until when it does.
     listing: Option<(Asker, Instant)>,
     table: Table,
+    stored: Stored,
     /// Processes taken over, by token.
     foreign: HashMap<u64, ProcessKey>,
     pending: HashMap<u64, Pending>,
@@ -115,6 +119,7 @@ impl Server {
             connection: 0,
             listing: None,
             table: Table::new(journal),
+            stored: Stored::default(),
             foreign: HashMap::new(),
             pending: HashMap::new(),
             commands: HashMap::new(),
@@ -213,6 +218,16 @@ impl Server {
                 self.done = !self.table.is_busy() && self.pending.is_empty();
                 let answer = if self.done { Reply::Done } else { Reply::Error("processes are running".to_owned()) };
                 self.reply(id, answer, &[]);
+            }
+            Request::Store { name, note, count } => {
+                let result = self.stored.put(name, note, count, fds);
+                let answer = result.map_or_else(|error| Reply::Error(error.to_string()), |()| Reply::Done);
+                self.reply(id, answer, &[]);
+            }
+            Request::ListStored => self.list_stored(id),
+            Request::Release(name) => {
+                self.stored.release(&name);
+                self.reply(id, Reply::Done, &[]);
             }
         }
     }
@@ -435,6 +450,20 @@ impl Server {
         self.reply(id, Reply::Done, &[]);
     }
 
+    fn list_stored(&mut self, id: Asker) {
+        let Some(daemon) = &self.daemon else { return };
+        for (name, entry) in self.stored.iter() {
+            let fds: Vec<BorrowedFd<'_>> = entry.fds.iter().map(AsFd::as_fd).collect();
+            // No more than are taken.
+            let count = u8::try_from(fds.len()).unwrap_or(u8::MAX);
+            let reply = Reply::Stored { name: name.clone(), note: entry.note.clone(), count };
+            if send(daemon, &Message::Reply(id.request, reply), &fds).is_err() {
+                break;
+            }
+        }
+        self.reply(id, Reply::Done, &[]);
+    }
+
     /// Collects every child that has ended. While a command runs whose process is to be adopted, children nobody knows
     /// are left alone: one of them may be that process, and what is collected cannot be adopted any more.
     fn collect(&mut self) {
@@ -496,20 +525,31 @@ impl Server {
         if !self.pending.is_empty() || !self.commands.is_empty() {
             return io::Error::other("launches are under way");
         }
-        let Some(program) = fds.into_iter().next() else { return io::ErrorKind::InvalidInput.into() };
-        match self.save().and_then(|saved| super::entry::exec_resumed(&program, saved)) {
+        let mut fds = fds.into_iter();
+        let Some(program) = fds.next() else { return io::ErrorKind::InvalidInput.into() };
+        let takes_stored = fds.next().and_then(|fd| protocol_of(&fd)).is_some_and(|takes| takes >= FIRST_WITH_STORED);
+        match self.save(takes_stored).and_then(|saved| super::entry::exec_resumed(&program, saved)) {
             Ok(never) => match never {},
-            Err(error) => error,
+            Err(error) => {
+                // What was made ready for the other program must not go to children of this one.
+                let _ = process::close_untaken();
+                error
+            }
         }
     }
 
-    fn save(&self) -> io::Result<OwnedFd> {
+    fn save(&self, with_stored: bool) -> io::Result<OwnedFd> {
         let keep = |fd: &OwnedFd| fd.try_clone().and_then(process::keep_over_exec);
         let mut saved = Saved {
             listener: keep(&self.listener)?,
             daemon: self.daemon.as_ref().map(keep).transpose()?,
             processes: Vec::new(),
+            stored: Vec::new(),
         };
+        for (name, entry) in self.stored.iter().filter(|_| with_stored) {
+            let fds = entry.fds.iter().map(keep).collect::<io::Result<_>>()?;
+            saved.stored.push(SavedStored { name: name.clone(), note: entry.note.clone(), fds });
+        }
         for (key, watched) in self.table.iter() {
             let mut streams = [None; 3];
             for (slot, stream) in streams.iter_mut().zip(&watched.streams) {
@@ -553,8 +593,20 @@ impl Server {
                 server.table.insert(key, Watched { pid, pidfd, tty, streams, kept, exited });
             }
         }
+        for SavedStored { name, note, fds } in saved.stored {
+            let fds = fds.into_iter().map(process::take_inherited).collect::<io::Result<Vec<_>>>()?;
+            let count = u8::try_from(fds.len()).unwrap_or(u8::MAX);
+            // A later program may take more than this one does; what is refused is closed.
+            let _ = server.stored.put(name, note, count, fds);
+        }
+        process::close_untaken()?;
         Ok(server)
     }
+}
+
+/// What a daemon says of the program it sends.
+fn protocol_of(file: &OwnedFd) -> Option<u32> {
+    String::from_utf8(dockerd_sys::memory::unsealed(file, 10).ok()?).ok()?.parse().ok()
 }
 
 fn watched(pid: i32, pidfd: OwnedFd, tty: bool, streams: [Option<OwnedFd>; 3]) -> Watched {

@@ -19,6 +19,9 @@
 //!   of a page whose first READ was answered with an error. So rather answer late than with an error.
 //! - OPEN, FLUSH and STATX are answered with "not implemented" once, in [`FuseServer::open`], and not sent again: opening,
 //!   closing and `fstat` need no server. FLUSH cannot be interrupted; a process that dies must not have to answer its own.
+//! - What is read ahead is the kernel's usual 128 KiB at most. More is no faster where the bytes are here (measured), and where
+//!   they are not, a reader waits for all of a request, not only for its page.
+//! - An EROFS image reads its devices in blocks, so that a last part of one is not read: the size is to be whole blocks.
 //! - Programs must not wait for themselves: whatever a [`FileSource`] does to find its bytes must not read the file.
 
 mod server;

@@ -16,9 +16,6 @@ use crate::mount::{NO_DEV, NO_EXEC, NO_SUID, READ_ONLY, create};
 /// `/dev/fuse` (the kernel's Documentation/admin-guide/devices.txt).
 const DEVICE: (u32, u32) = (10, 229);
 
-/// KiB that are read ahead of who reads in order. The kernel's own are 128; a request costs two switches to another thread.
-const READ_AHEAD: u32 = 512;
-
 /// A session's end here.
 #[derive(Debug)]
 pub(super) struct Device {
@@ -194,10 +191,7 @@ pub(super) fn first_open(mount: OwnedFd, device: RawFd) -> io::Result<OwnedFd> {
 fn attributes_then_open(mount: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // With the time of birth, which is not served either: once asked for in vain, it is not asked for again.
     let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    let stat = rustix::fs::statx(mount, "", AtFlags::EMPTY_PATH, flags)?;
-    // Only a wish: where /sys cannot be written, requests are shorter.
-    let device = format!("{}:{}", stat.stx_dev_major, stat.stx_dev_minor);
-    let _ = std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD.to_string());
+    rustix::fs::statx(mount, "", AtFlags::EMPTY_PATH, flags)?;
     // Not that of the process: this thread's descriptors are its own.
     let path = format!("/proc/thread-self/fd/{}", mount.as_raw_fd());
     let open = || rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
