@@ -75,6 +75,8 @@ pub struct EngineConfig {
     pub storage_driver: Option<String>,
     /// `--storage-opt`.
     pub storage_options: StorageOptions,
+    /// `--lazy-pull`: images that can be are used before they are here.
+    pub lazy_pull: bool,
     /// `--default-runtime`.
     pub default_runtime: String,
     /// `--add-runtime` and the file's `runtimes`.
@@ -151,6 +153,7 @@ impl EngineConfig {
             exec_root: exec_root.into(),
             storage_driver: None,
             storage_options: StorageOptions::default(),
+            lazy_pull: false,
             default_runtime: "runc".to_owned(),
             runtimes: BTreeMap::new(),
             log: LogConfig { driver: "json-file".to_owned(), options: BTreeMap::new() },

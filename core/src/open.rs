@@ -17,7 +17,7 @@ use crate::error::EngineError;
 use crate::event_bus::EventBus;
 use crate::execs::{ExecService, ExecTable};
 use crate::image::registries::Registries;
-use crate::image::{ImageService, StoredImages};
+use crate::image::{ImageService, StoredImages, lazy};
 use crate::network::NetworkService;
 use crate::network::adapter::StackNetworks;
 use crate::reload::{self, Reload};
@@ -82,12 +82,16 @@ impl Services {
     pub async fn open(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
         let layout = Layout::new(&config.data_root, &config.exec_root);
         let (paths, driver, options) = (layout.clone(), config.storage_driver.clone(), config.storage_options);
+        let lazy_pull = config.lazy_pull;
         let (network_config, runtime) = (config.network.clone(), tokio::runtime::Handle::current());
         let events = EventBus::default();
         let bus = events.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let lock = Engine::claim(&paths)?;
             let store = ImageStore::open_with(&paths, driver.as_deref(), options)?;
+            if lazy_pull {
+                store.enable_lazy_pull()?;
+            }
             let networks = StackNetworks::open(&paths, network_config, runtime)?;
             Ok::<_, EngineError>((lock, store, VolumeService::open(&paths, bus)?, Arc::new(networks)))
         });
@@ -102,6 +106,8 @@ impl Services {
         let opened = Runtimes::open(runtimes_config).await;
         let (runtimes, exits, adopted) =
             opened.map_err(|error| EngineError::io("open runtimes", std::io::Error::other(error)))?;
+        // Before anything is read of a container.
+        let (keeper, mut credentials) = lazy::adopt(&store, Arc::new(runtimes.clone())).await;
         let table = Arc::new(ExecTable::default());
         let parts = Parts {
             images: Arc::new(StoredImages::new(store.clone())),
@@ -115,11 +121,14 @@ impl Services {
         let engine = Engine::assemble(config, layout, lock, parts, Reports { exits, adopted }).await?;
         let core = engine.core().clone();
         tokio::spawn(boot::keep_again(core.clone(), runtimes.replacements()));
+        let images =
+            ImageService { registries: Arc::new(Registries::new(core.live())?), core: core.clone(), store, keeper };
+        images.resume(&mut credentials).await;
         Ok(Arc::new(Self {
             containers: engine.containers.clone(),
             execs: ExecService::new(core.clone(), table),
             networks: NetworkService { core: core.clone(), networks },
-            images: ImageService { registries: Arc::new(Registries::new(core.live())?), core, store },
+            images,
             volumes,
             events,
             engine,
@@ -171,6 +180,7 @@ impl Services {
     /// The end: containers are stopped unless they may live on, and so is a supervisor that has nothing left to do.
     pub async fn shutdown(&self) {
         self.engine.shutdown().await;
+        self.images.store.leave_sessions();
         if let Err(error) = self.runtimes.shutdown_supervisor().await {
             tracing::info!(%error, "the supervisor stays");
         }

@@ -352,6 +352,7 @@ fn storage_options(list: &[String]) -> Result<StorageOptions, ConfigError> {
 fn fill(engine: &mut EngineConfig, read: &Reader<'_>) -> Result<(), ConfigError> {
     engine.storage_driver = read.text("storage-driver").map(str::to_owned);
     engine.storage_options = storage_options(&read.list("storage-opts"))?;
+    engine.lazy_pull = read.flag("lazy-pull").unwrap_or(false);
     if let Some(runtime) = read.text("default-runtime") {
         engine.default_runtime = runtime.to_owned();
     }

@@ -79,7 +79,6 @@ pub(crate) struct Flag {
 }
 
 const W: Support = Support::Works;
-const NO_REGISTRY: Support = Support::Ignored("pulling from registries is not built yet");
 const NO_PROXY_BIN: Support = Support::Ignored("published ports never need a proxy process here");
 const NO_CONTAINERD: Support = Support::Ignored("no containerd is used");
 const NO_SWARM: Support = Support::Ignored("swarm is not built yet");
@@ -163,14 +162,14 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("help", "", Kind::Bool, "", "Print usage", W),
     short('H', flag("host", "hosts", Kind::HostList, "", "Daemon socket(s) to connect to", W)),
     flag("host-gateway-ip", "host-gateway-ips", Kind::List, "", "IP addresses that the special 'host-gateway' string in --add-host resolves to. Defaults to the IP addresses of the default bridge", W),
-    flag("http-proxy", "http-proxy", Kind::Text, "", "HTTP proxy URL to use for outgoing traffic", NO_REGISTRY),
-    flag("https-proxy", "https-proxy", Kind::Text, "", "HTTPS proxy URL to use for outgoing traffic", NO_REGISTRY),
+    flag("http-proxy", "http-proxy", Kind::Text, "", "HTTP proxy URL to use for outgoing traffic", W),
+    flag("https-proxy", "https-proxy", Kind::Text, "", "HTTPS proxy URL to use for outgoing traffic", W),
     flag("icc", "icc", Kind::Bool, "true", "Enable inter-container communication for the default bridge network", W),
     // Ours alone, and not on the help page, which is the stock daemon's.
     hidden(flag("import-docker-root", "import-docker-root", Kind::Text, "", "Take over the data root of a stock daemon at the first start", W)),
     flag("init", "init", Kind::Bool, "", "Run an init in the container to forward signals and reap processes", W),
     flag("init-path", "init-path", Kind::Text, "", "Path to the docker-init binary", Support::Ignored("the init is part of this binary")),
-    flag("insecure-registry", "insecure-registries", Kind::List, "", "Enable insecure registry communication", NO_REGISTRY),
+    flag("insecure-registry", "insecure-registries", Kind::List, "", "Enable insecure registry communication", W),
     flag("ip", "ip", Kind::Ip, "0.0.0.0", "Host IP for port publishing from the default bridge network", W),
     flag("ip-forward", "ip-forward", Kind::Bool, "true", "Enable IP forwarding in system configuration", W),
     flag("ip-forward-no-drop", "ip-forward-no-drop", Kind::Bool, "", "Do not set the filter-FORWARD policy to DROP when enabling IP forwarding", W),
@@ -179,24 +178,25 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("iptables", "iptables", Kind::Bool, "true", "Enable addition of iptables rules", W),
     flag("ipv6", "ipv6", Kind::Bool, "", "Enable IPv6 networking for the default bridge network", NO_IPV6),
     flag("label", "labels", Kind::LabelList, "", "Set key=value labels to the daemon", W),
+    hidden(flag("lazy-pull", "lazy-pull", Kind::Bool, "", "Use layers with a table of contents before they are fetched", W)),
     flag("live-restore", "live-restore", Kind::Bool, "", "Enable live restore of docker when containers are still running", W),
     flag("log-driver", "log-driver", Kind::Text, "json-file", "Default driver for container logs", W),
     flag("log-format", "log-format", Kind::Text, "text", "Set the logging format (\"text\"|\"json\")", W),
     short('l', flag("log-level", "log-level", Kind::Text, "info", "Set the logging level (\"debug\"|\"info\"|\"warn\"|\"error\"|\"fatal\")", W)),
     flag("log-opt", "log-opts", Kind::Map, "map[]", "Default log driver options for containers", W),
-    flag("max-concurrent-downloads", "max-concurrent-downloads", Kind::Int, "3", "Set the max concurrent downloads", NO_REGISTRY),
-    flag("max-concurrent-uploads", "max-concurrent-uploads", Kind::Int, "5", "Set the max concurrent uploads", NO_REGISTRY),
-    flag("max-download-attempts", "max-download-attempts", Kind::Int, "5", "Set the max download attempts for each pull", NO_REGISTRY),
+    flag("max-concurrent-downloads", "max-concurrent-downloads", Kind::Int, "3", "Set the max concurrent downloads", W),
+    flag("max-concurrent-uploads", "max-concurrent-uploads", Kind::Int, "5", "Set the max concurrent uploads", W),
+    flag("max-download-attempts", "max-download-attempts", Kind::Int, "5", "Set the max download attempts for each pull", W),
     flag("metrics-addr", "metrics-addr", Kind::Text, "", "Set default address and port to serve the metrics api on", Support::Refused("the metrics listener is not built yet")),
     flag("mtu", "mtu", Kind::Int, "1500", "Set the MTU for the default \"bridge\" network", W),
     flag("network-control-plane-mtu", "network-control-plane-mtu", Kind::Int, "1500", "Network Control plane MTU", NO_SWARM),
     hidden(flag("network-diagnostic-port", "network-diagnostic-port", Kind::Int, "", "TCP port number of the network diagnostic server", Support::Ignored("the diagnostic server is not built"))),
     flag("no-new-privileges", "no-new-privileges", Kind::Bool, "", "Set no-new-privileges by default for new containers", W),
-    flag("no-proxy", "no-proxy", Kind::Text, "", "Comma-separated list of hosts or IP addresses for which the proxy is skipped", NO_REGISTRY),
+    flag("no-proxy", "no-proxy", Kind::Text, "", "Comma-separated list of hosts or IP addresses for which the proxy is skipped", W),
     flag("node-generic-resource", "node-generic-resources", Kind::List, "", "Advertise user-defined resource", NO_SWARM),
     short('p', flag("pidfile", "pidfile", Kind::Text, "/var/run/docker.pid", "Path to use for daemon PID file", W)),
     flag("raw-logs", "raw-logs", Kind::Bool, "", "Full timestamps without ANSI coloring", W),
-    flag("registry-mirror", "registry-mirrors", Kind::MirrorList, "", "Preferred Docker registry mirror", NO_REGISTRY),
+    flag("registry-mirror", "registry-mirrors", Kind::MirrorList, "", "Preferred Docker registry mirror", W),
     hidden(short('r', flag("restart", "", Kind::Bool, "true", "Restart containers (deprecated, use restart policies)", Support::Ignored("use restart policies")))),
     flag("rootless", "rootless", Kind::Bool, "", "Enable rootless mode; typically used with RootlessKit", Support::Refused("rootless mode is not built yet")),
     flag("seccomp-profile", "seccomp-profile", Kind::Text, "builtin", "Path to seccomp profile. Set to \"unconfined\" to disable the default seccomp profile", W),

@@ -87,15 +87,15 @@ pub(crate) async fn prune(context: Context) -> Result {
 }
 
 pub(crate) async fn save_one(context: Context) -> Result {
-    save(&context, vec![context.name().to_owned()])
+    save(&context, vec![context.name().to_owned()]).await
 }
 
 pub(crate) async fn save_many(context: Context) -> Result {
-    save(&context, context.query.all("names"))
+    save(&context, context.query.all("names")).await
 }
 
-fn save(context: &Context, names: Vec<String>) -> Result {
-    let body = context.engine.images.save(&names, platform(context, LOAD_PLATFORM)?.as_ref())?;
+async fn save(context: &Context, names: Vec<String>) -> Result {
+    let body = context.engine.images.save(&names, platform(context, LOAD_PLATFORM)?.as_ref()).await?;
     Ok(reply::stream("application/x-tar", body))
 }
 

@@ -33,7 +33,6 @@ mod save;
 pub mod snapshot;
 mod store;
 mod tars;
-#[allow(dead_code, unused_imports, reason = "the pull does not use it yet")]
 mod toc;
 mod trash;
 mod tree;

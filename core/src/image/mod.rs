@@ -14,6 +14,7 @@ use crate::error::EngineError;
 use crate::ports::{ContainerImage, EventNote, Images, PathChange, PathChangeKind};
 
 pub mod commit;
+pub(crate) mod lazy;
 pub mod list;
 pub mod platform;
 pub mod pull;
@@ -28,6 +29,7 @@ pub struct ImageService {
     pub(crate) core: Arc<Core>,
     pub(crate) store: ImageStore,
     pub(crate) registries: Arc<registries::Registries>,
+    pub(crate) keeper: Arc<lazy::SessionKeeper>,
 }
 
 impl ImageService {

@@ -112,6 +112,7 @@ impl ImageService {
             return Err(EngineError::module(Reserved));
         }
         let live = self.core.live();
+        let secret = credentials.clone().filter(|_| live.lazy_pull);
         let (repository, slots) = self.registries.repository(&live, &reference, Access::Pull, credentials).await?;
         let names = match (reference.digest(), reference.tag()) {
             (Some(digest), _) => vec![reference.with_digest(digest.clone())],
@@ -127,6 +128,9 @@ impl ImageService {
             let progress = progress(name, tell.clone());
             let pulled = self.store.pull(&repository, name, platform.as_ref(), &slots.downloads, &progress).await?;
             is_newer |= pulled.is_newer;
+            if let Some(secret) = &secret {
+                self.keep_credentials(&pulled.image, secret).await;
+            }
             self.event("pull", &name.familiar(), &name.familiar_name());
         }
         tell(PullNote::Done { name: shown(&reference), is_newer });

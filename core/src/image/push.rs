@@ -53,6 +53,7 @@ impl ImageService {
         let (repository, slots) = self.registries.repository(&live, &reference, Access::Push, credentials).await?;
         let tell = Arc::new(tell);
         for name in &names {
+            self.store.whole(&*self.store.resolve(&name.to_string())?).await?;
             let steps = tell.clone();
             let progress: PushProgress = Arc::new(move |layer, step| steps(PushNote::Layer(layer, step)));
             let pushed = self.store.push(&repository, name, &slots.uploads, &progress).await?;

@@ -37,9 +37,10 @@ impl ImageService {
     }
 
     /// Writes images as one tar. The names are checked before the first byte.
-    pub fn save(&self, names: &[String], platform: Option<&Platform>) -> Result<ByteReceiver, EngineError> {
+    pub async fn save(&self, names: &[String], platform: Option<&Platform>) -> Result<ByteReceiver, EngineError> {
         let selection = self.store.select(names, platform)?;
         for image in selection.images() {
+            self.store.whole(image).await?;
             self.event("save", image.id.as_str(), image.id.as_str());
         }
         let (sender, receiver) = mpsc::channel(PIECES);

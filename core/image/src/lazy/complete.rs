@@ -41,6 +41,8 @@ enum Refusal {
 pub struct Waiting {
     /// Its compressed form.
     pub blob: Digest,
+    /// Its plain tar, as its image says.
+    pub diff_id: Digest,
     /// Where that is.
     pub reference: Reference,
 }
@@ -66,6 +68,7 @@ impl ImageStore {
         let all = self.lazies().all().into_iter().filter(|layer| !layer.chains().is_empty());
         let waiting = |layer: Arc<PendingLayer>| Waiting {
             blob: layer.blob_digest().clone(),
+            diff_id: layer.diff_id().clone(),
             reference: layer.reference().clone(),
         };
         all.map(waiting).collect()
@@ -163,6 +166,7 @@ impl ImageStore {
                 fetched.state.send_replace(FetchState::Running);
             };
             fetched.state.send_replace(FetchState::Whole);
+            store.lazies().ended(&fetched);
         });
         layer.set_task(task.abort_handle());
     }

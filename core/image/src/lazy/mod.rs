@@ -48,6 +48,8 @@ pub trait DescriptorKeeper: Send + Sync + std::fmt::Debug {
     fn keep(&self, name: &str, descriptor: OwnedFd) -> io::Result<()>;
     /// Lets go of it. Does not wait.
     fn release(&self, name: &str);
+    /// Nothing more is fetched of the layer of `blob`: it is here, or nobody wants it. Does not wait.
+    fn layer_ended(&self, blob: &Digest);
 }
 
 /// All layers that are not here yet.
@@ -226,13 +228,17 @@ impl Lazies {
     }
 
     /// Waits until `layer` is an ordinary one. Blocking; not for async workers.
-    pub(crate) fn wait(&self, layer: &PendingLayer) -> Result<(), ImageError> {
-        let runtime = self.runtime.as_ref();
-        let whole = runtime.map_or_else(
-            || Err("nobody fetches it".to_owned()),
-            |runtime| runtime.block_on(layer.whole()).map_err(|error| error.to_string()),
-        );
-        whole.map_err(|why| ImageError::Incomplete(layer.diff_id().clone(), why))
+    pub(crate) fn wait(&self, layer: &Arc<PendingLayer>) -> Result<(), ImageError> {
+        let incomplete = |why: String| ImageError::Incomplete(layer.diff_id().clone(), why);
+        let runtime = self.runtime.as_ref().ok_or_else(|| incomplete("nobody fetches it".to_owned()))?;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let waited = layer.clone();
+        runtime.spawn(async move {
+            // It waits below.
+            let _ = sender.send(waited.whole().await);
+        });
+        let whole = receiver.recv().map_err(|error| incomplete(error.to_string()))?;
+        whole.map_err(|error| incomplete(error.to_string()))
     }
 
     /// Who keeps sessions beyond this process from now on.
@@ -310,9 +316,17 @@ impl Lazies {
             return;
         }
         layer.stop();
+        self.ended(layer);
         layers.remove(layer.blob_digest());
         if let Err(error) = self.trash.discard(&layer.directory) {
             tracing::warn!(%error, "a layer that was being fetched could not be removed");
+        }
+    }
+
+    /// Nothing more is fetched of `layer`.
+    pub(crate) fn ended(&self, layer: &PendingLayer) {
+        if let Some(keeper) = self.keeper.get() {
+            keeper.layer_ended(layer.blob_digest());
         }
     }
 

@@ -28,7 +28,9 @@ mod layout;
 mod locate;
 mod time;
 
-pub(crate) use chunk::{Chunk, Codec};
+#[cfg(test)]
+pub(crate) use chunk::Chunk;
+pub(crate) use chunk::Codec;
 pub(crate) use compare::Mismatch;
 pub(crate) use layout::LazyLayer;
 pub(crate) use locate::{Kind, Locator, Next, Toc, locate};
