@@ -70,6 +70,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// As [`restart`](Self::restart), with other flags from now on.
+    pub fn restart_with(&mut self, flags: &[&str]) -> Result<()> {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.restart()
+    }
+
     /// Asks it to stop and waits until it has.
     pub fn stop(&mut self) -> Result<()> {
         if self.process.try_wait()?.is_some() {

@@ -117,7 +117,9 @@ impl<F: LayerFormat> LazyLayers for OverlayDriver<F> {
 
     fn fill(&self, staged: Staged, chain: &Digest) -> Result<(), ImageError> {
         let filled = self.format.lazy().ok_or_else(unsupported)?.fill(&self.layers, &staged, chain);
-        filled.map_err(ImageError::io(format!("fill layer {chain}")))
+        filled.map_err(ImageError::io(format!("fill layer {chain}")))?;
+        // The next container is to lie upon the ordinary layer.
+        self.writable.discard_spares(|top| self.layers.ancestry(top).contains(chain))
     }
 }
 

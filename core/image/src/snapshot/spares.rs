@@ -47,6 +47,11 @@ impl Spares {
         take(&mut self.lock(), chain)
     }
 
+    /// Those above layers that `above` tells, also one that is being made.
+    pub(super) fn take_above(&self, above: impl Fn(&Digest) -> bool) -> Vec<Spare> {
+        self.lock().extract_if(.., |spare| above(&spare.chain)).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Spare>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

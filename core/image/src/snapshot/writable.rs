@@ -110,6 +110,11 @@ impl Writable {
         self.spares.wait_and_take(chain).map_or(Ok(()), |spare| self.discard_spare(spare))
     }
 
+    /// Discards what was made ahead above layers that `above` tells.
+    pub(super) fn discard_spares(&self, above: impl Fn(&Digest) -> bool) -> Result<(), ImageError> {
+        self.spares.take_above(above).into_iter().try_for_each(|spare| self.discard_spare(spare))
+    }
+
     /// As [`SnapshotDriver::mount`](super::SnapshotDriver::mount).
     pub(super) fn mount(&self, below: &dyn Lower, key: &str) -> Result<OwnedFd, ImageError> {
         let mounted = self.mount_at(below, &self.snapshots.join(key));
