@@ -134,7 +134,11 @@ impl Registry {
     /// One request to it, by plain HTTP.
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
         let headers = [headers, &[("Connection", "close")]].concat();
-        http::exchange(self.network.connect(&self.address)?, method, path, &headers, body)
+        let stream = self.network.connect(&self.address).with_context(|| {
+            let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            format!("ask the registry at {}, which said: {log}", self.address)
+        });
+        http::exchange(stream?, method, path, &headers, body)
     }
 
     /// Uploads an image; returns its name.

@@ -33,6 +33,14 @@ fn wanted_platform(context: &Context, since: ApiVersion) -> std::result::Result<
     if context.version < since { Ok(None) } else { convert::platform(context.query.text("platform")) }
 }
 
+/// The same where clients may try to name several.
+fn only_platform(context: &Context, since: ApiVersion) -> std::result::Result<Option<Platform>, ApiError> {
+    if context.version >= since && context.query.all("platform").len() > 1 {
+        return Err(ApiError::bad_request("multiple platform parameters not supported"));
+    }
+    wanted_platform(context, since)
+}
+
 pub(crate) async fn list(context: Context) -> Result {
     let mut filters = context.query.filters(&FILTERS)?;
     let old = context.query.text("filter");
@@ -98,12 +106,12 @@ pub(crate) async fn save_many(context: Context) -> Result {
 }
 
 fn save(context: &Context, names: Vec<String>) -> Result {
-    let body = context.engine.images.save(&names, wanted_platform(context, LOAD_PLATFORM)?.as_ref())?;
+    let body = context.engine.images.save(&names, only_platform(context, LOAD_PLATFORM)?.as_ref())?;
     Ok(reply::stream("application/x-tar", body))
 }
 
 pub(crate) async fn load(context: Context) -> Result {
-    let platform = wanted_platform(&context, LOAD_PLATFORM);
+    let platform = only_platform(&context, LOAD_PLATFORM);
     let quiet = context.query.flag("quiet");
     let images = context.engine.images.clone();
     let (sender, body) = mpsc::channel(16);
