@@ -10,6 +10,7 @@ use bytes::Bytes;
 use dockerd_store::{Durability, document};
 use dockerd_types::{Digest, Reference, Timestamp};
 
+use crate::content::ContentStore;
 use crate::document::ImageDocument;
 use crate::error::ImageError;
 use crate::intake::hashing::Hashing;
@@ -17,7 +18,10 @@ use crate::intake::spool::Spool;
 use crate::intake::stage::{Compressed, StagedLayer, stage_stream};
 use crate::lease::Lease;
 use crate::snapshot::LayerTar;
-use crate::store::{Image, ImageStore, LayerRef, ManifestRef, chain_id, image_of, layer_document, manifest_document};
+use crate::store::{
+    Image, ImageIndex, ImageStore, LayerRef, ManifestRef, chain_id, document_of, image_of, layer_document,
+    manifest_document,
+};
 
 /// Manifests remembered of one image.
 const MOST_MANIFESTS: usize = 16;
@@ -135,24 +139,32 @@ impl ImageStore {
         self.snapshots().prepare(key, chain)
     }
 
-    /// Adds images and their names, all at once. On disk when this returns; their layers soon after.
+    /// Adds images and their names, all at once. On disk when this returns; their layers soon after. Where that fails, nothing
+    /// of it stays.
     pub(crate) fn add_images(&self, new: Vec<NewImage>) -> Result<Vec<Arc<Image>>, ImageError> {
+        // What no image refers to in the end goes with it.
+        let lease = Lease::new(self);
         let mut ids = Vec::new();
         for image in &new {
-            ids.push(self.content().put(&image.raw_config)?);
-            for (_, bytes) in &image.manifests {
+            let manifests = image.manifests.iter().map(|(_, bytes)| bytes);
+            for bytes in manifests.chain([&image.raw_config]) {
+                lease.cover(&ContentStore::name(bytes));
                 self.content().put(bytes)?;
             }
+            ids.push(ContentStore::name(&image.raw_config));
         }
         {
             let _changes = self.lock();
             let index = self.index();
             let (mut images, mut names) = (index.images.clone(), index.references.clone());
-            for (image, id) in new.into_iter().zip(&ids) {
-                self.add_one(image, id, &mut images, &mut names)?;
-            }
-            if names != index.references {
-                self.write_references(&names)?;
+            let added = new.into_iter().zip(&ids);
+            let added = added.map(|(image, id)| self.add_one(image, id, &mut images, &mut names));
+            let written = added
+                .collect::<Result<(), _>>()
+                .and_then(|()| if names == index.references { Ok(()) } else { self.write_references(&names) });
+            if let Err(error) = written {
+                self.take_back(&ids, &index);
+                return Err(error);
             }
             self.publish(images, names);
         }
@@ -162,6 +174,29 @@ impl ImageStore {
             .into_iter()
             .map(|id| index.images.get(&id).cloned().ok_or_else(|| ImageError::NotFound(id.to_string())));
         found.collect()
+    }
+
+    /// Brings documents back to what `index` says of the images `ids`: a failed write may have left the new ones, which the
+    /// next daemon would read.
+    fn take_back(&self, ids: &[Digest], index: &ImageIndex) {
+        for id in ids {
+            let path = self.document_path(id);
+            let result = match index.images.get(id) {
+                Some(image) => document::write(&path, &document_of(image), Durability::Disk).map_err(ImageError::from),
+                None => match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(ImageError::io("remove document")(error))
+                    }
+                    _ => Ok(()),
+                },
+            };
+            if let Err(error) = result {
+                tracing::error!(image = %id, %error, "an image that was not added stays on disk");
+            }
+        }
+        if let Err(error) = self.write_references(&index.references) {
+            tracing::error!(%error, "references could not be written");
+        }
     }
 
     fn add_one(

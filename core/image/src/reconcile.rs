@@ -76,7 +76,7 @@ impl ImageStore {
     fn check_tar(&self, diff_id: &Digest) -> bool {
         let intact = |digest: &Digest| {
             let file = self.content().get(digest).ok();
-            file.and_then(|file| crate::content::digest_of(file).ok()).as_ref() == Some(digest)
+            file.and_then(|file| crate::content::digest_of(file, digest).ok()).as_ref() == Some(digest)
         };
         let forms = self.distribution().blobs(diff_id).into_iter().map(|blob| blob.digest).chain([diff_id.clone()]);
         for digest in forms.filter(|digest| self.content().has(digest) && !intact(digest)) {

@@ -62,6 +62,46 @@ async fn a_body_that_breaks_off_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_body_that_trickles_is_given_up_and_goes_on_where_it_was() {
+    let all = blob(50_000);
+    for forever in [true, false] {
+        let bytes = all.clone();
+        let server = Server::start(move |asked| {
+            let bytes = bytes.clone();
+            Box::pin(async move {
+                // The first two are the ping and its answer's way round TLS.
+                if asked.path == "/v2/" || (asked.range().is_some() && !forever) {
+                    return if asked.path == "/v2/" { answer(200, &[], "") } else { serve(&asked, &bytes) };
+                }
+                let trickle = After::Trickle(bytes.slice(10_000..10_001), Duration::from_millis(5));
+                let length = (bytes.len() - asked.range().map_or(0, |(first, _)| first as usize)).to_string();
+                let range = asked.range().map(|(first, last)| format!("bytes {first}-{last}/{}", bytes.len()));
+                let mut headers = vec![("content-length", length.as_str())];
+                headers.extend(range.iter().map(|range| ("content-range", range.as_str())));
+                let status = if range.is_some() { 206 } else { 200 };
+                let begin = if range.is_some() { Bytes::new() } else { bytes.slice(..10_000) };
+                respond(status, &headers, body_of(vec![begin], trickle))
+            })
+        })
+        .await;
+        let mut config = config();
+        (config.limits.idle, config.limits.least) = (Duration::from_millis(300), 1_000);
+        config.max_download_attempts = 2;
+        let repository = repository(config, &format!("{}/a", server.host()), Access::Pull).await;
+        let begun = std::time::Instant::now();
+        let fetched = fetch(&repository, request(&all, 0), &[]).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert_eq!(fetched.retries, [5, 4, 3, 2, 1]);
+        let error = fetched.error.map(|error| error.to_string()).unwrap_or_default();
+        if forever {
+            assert!(error.starts_with("only ") && error.ends_with(" bytes received in 0 seconds"), "{error}");
+        } else {
+            assert_eq!((error.as_str(), fetched.bytes.len()), ("", all.len()));
+        }
+    }
+}
+
+#[tokio::test]
 async fn servers_without_ranges_start_again_and_say_so() {
     let all = blob(50_000);
     let bytes = all.clone();
