@@ -160,7 +160,7 @@ fn compat(against: &str, tests: &[String]) -> Result<()> {
 fn vm_smoke(daemon: Option<PathBuf>) -> Result<()> {
     packages::install(&["busybox", "docker", "qemu-system-x86_64", "cpio", "modprobe"])?;
     let daemon = daemon.map_or_else(static_build::daemon, Ok)?;
-    let work = workspace().join("target/vm");
+    let work = target()?.join("vm");
     std::fs::create_dir_all(&work)?;
     let mut programs = vec![
         (daemon, "dockerd-rs".to_owned()),

@@ -17,7 +17,7 @@ use crate::intake::hashing::Hashing;
 use crate::intake::spool::Spool;
 use crate::intake::stage::{Compressed, StagedLayer, stage_stream};
 use crate::lease::Lease;
-use crate::snapshot::LayerTar;
+use crate::snapshot::{LayerTar, SnapshotDriver};
 use crate::store::{
     Image, ImageIndex, ImageStore, LayerRef, ManifestRef, chain_id, document_of, image_of, layer_document,
     manifest_document,
@@ -61,13 +61,25 @@ impl ImageStore {
         diff_id: &Digest,
         stage: impl FnOnce() -> Result<StagedLayer, ImageError>,
     ) -> Result<LayerRef, ImageError> {
+        self.publish_in(self.snapshots(), lease, parent, diff_id, stage)
+    }
+
+    /// As [`publish_layer`](Self::publish_layer), as a layer of `driver`.
+    fn publish_in(
+        &self,
+        driver: &Arc<dyn SnapshotDriver>,
+        lease: &Lease,
+        parent: Option<&LayerRef>,
+        diff_id: &Digest,
+        stage: impl FnOnce() -> Result<StagedLayer, ImageError>,
+    ) -> Result<LayerRef, ImageError> {
         let parent = parent.map(|parent| &parent.chain_id);
         let chain_id = chain_id(parent, diff_id);
         let _turn = self.turns().take(&chain_id);
         lease.cover(&chain_id);
         lease.cover(diff_id);
-        let size = match self.snapshots().layer_size(&chain_id) {
-            Some(size) if self.snapshots().has_layer(&chain_id) && self.has_tar(diff_id) => size,
+        let size = match driver.layer_size(&chain_id) {
+            Some(size) if driver.has_layer(&chain_id) && self.has_tar(diff_id) => size,
             _ => {
                 let _turn = (chain_id != *diff_id).then(|| self.turns().take(diff_id));
                 let StagedLayer { tar, files, compressed, .. } = stage()?;
@@ -78,10 +90,10 @@ impl ImageStore {
                     kept = form.digest != *diff_id;
                     self.distribution().record(diff_id, tar.as_ref().map(Spool::len), form)?;
                 }
-                if let Some(tar) = tar.filter(|_| !kept || self.snapshots().reads_tars()) {
+                if let Some(tar) = tar.filter(|_| !kept || driver.reads_tars()) {
                     self.content().adopt(&tar, diff_id)?;
                 }
-                self.snapshots().commit(files, &chain_id, parent)?;
+                driver.commit(files, &chain_id, parent)?;
                 size
             }
         };
@@ -90,13 +102,17 @@ impl ImageStore {
 
     /// Stages a layer anew from the content store.
     pub(crate) fn restage(&self, diff_id: &Digest) -> Result<StagedLayer, ImageError> {
+        self.restage_in(self.snapshots(), diff_id)
+    }
+
+    fn restage_in(&self, driver: &Arc<dyn SnapshotDriver>, diff_id: &Digest) -> Result<StagedLayer, ImageError> {
         let (found, tar, files) = if self.content().has(diff_id) {
             let mut reader = Hashing::new(self.content().get(diff_id)?);
             let file = self.content().path(diff_id);
-            let files = self.snapshots().stage(&mut LayerTar { reader: &mut reader, file: &file })?;
+            let files = driver.stage(&mut LayerTar { reader: &mut reader, file: &file })?;
             (Some(reader.finish().map_err(ImageError::io("read layer"))?), None, files)
         } else {
-            let staged = stage_stream(&mut *self.open_tar(diff_id)?, &**self.snapshots(), self.content().temporary())?;
+            let staged = stage_stream(&mut *self.open_tar(diff_id)?, &**driver, self.content().temporary())?;
             (staged.diff_id, staged.tar, staged.files)
         };
         let found = found.unwrap_or_else(|| diff_id.clone());
@@ -112,11 +128,15 @@ impl ImageStore {
             return Ok(());
         }
         tracing::info!(%chain, driver = self.snapshots().name(), "layers are made anew for the storage driver");
-        self.make_missing_layers(chain)
+        self.make_missing_layers(self.snapshots(), chain)
     }
 
-    /// Makes those layers `chain` consists of anew that the chosen driver lacks.
-    pub(crate) fn make_missing_layers(&self, chain: &Digest) -> Result<(), ImageError> {
+    /// Makes those layers `chain` consists of anew that `driver` lacks.
+    pub(crate) fn make_missing_layers(
+        &self,
+        driver: &Arc<dyn SnapshotDriver>,
+        chain: &Digest,
+    ) -> Result<(), ImageError> {
         let index = self.index();
         let mut stacks = index.images.values().filter_map(|image| {
             let at = image.layers.iter().position(|layer| layer.chain_id == *chain)?;
@@ -126,7 +146,7 @@ impl ImageStore {
         let lease = Lease::new(self);
         let mut below: Option<&LayerRef> = None;
         for layer in layers {
-            self.publish_layer(&lease, below, &layer.diff_id, || self.restage(&layer.diff_id))?;
+            self.publish_in(driver, &lease, below, &layer.diff_id, || self.restage_in(driver, &layer.diff_id))?;
             below = Some(layer);
         }
         self.settle_soon();

@@ -7,11 +7,11 @@ mod world;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dockerd_registry::{Access, DownloadRequest, RegistryError, Target};
+use dockerd_registry::{Access, DownloadRequest, RegistryError, Target, UploadRequest};
 use dockerd_types::{ErrorKind, Kinded};
 use world::{
-    After, Asked, Server, answer, blob, body_of, config, digest, fetch, repository, repository_as, request, respond,
-    user,
+    After, Asked, Memory, Server, answer, blob, body_of, config, digest, fetch, repository, repository_as, request,
+    respond, user,
 };
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -428,4 +428,44 @@ async fn tags_come_in_pages_of_this_registry_only() {
     let error = repository(config(), &name("c"), Access::Pull).await.tags().await.unwrap_err();
     assert!(error.to_string().starts_with("invalid tag list"), "{error}");
     assert!(repository(config(), &name("d"), Access::Pull).await.tags().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_nobody_waits_for_is_cancelled() {
+    let begun = std::sync::Arc::new(tokio::sync::Notify::new());
+    let cancelled = std::sync::Arc::new(tokio::sync::Notify::new());
+    let (starts, ends) = (begun.clone(), cancelled.clone());
+    let server = Server::start(move |asked| {
+        let (starts, ends) = (starts.clone(), ends.clone());
+        Box::pin(async move {
+            match (asked.method.as_str(), asked.path.as_str()) {
+                ("GET", "/v2/") => answer(200, &[], ""),
+                ("POST", _) => answer(202, &[("location", "/v2/a/blobs/uploads/one?state=x")], ""),
+                ("DELETE", "/v2/a/blobs/uploads/one") if asked.query == "state=x" => {
+                    ends.notify_one();
+                    answer(204, &[], "")
+                }
+                // The bytes are here, and no answer comes.
+                _ => {
+                    starts.notify_one();
+                    std::future::pending().await
+                }
+            }
+        })
+    })
+    .await;
+    let repository = repository(config(), &format!("{}/a", server.host()), Access::Push).await;
+    for length in [5, 3 << 20] {
+        let bytes = blob(length);
+        let (of, source) = (digest(&bytes), Memory(bytes.clone()));
+        let request = UploadRequest { digest: &of, size: bytes.len() as u64, source: &source };
+        let mut events = |_| {};
+        let upload = repository.upload(request, &mut events);
+        tokio::select! {
+            result = upload => panic!("it has ended: {result:?}"),
+            () = begun.notified() => {}
+        }
+        let waited = tokio::time::timeout(Duration::from_secs(20), cancelled.notified()).await;
+        assert!(waited.is_ok(), "{:?}", server.seen.lock().unwrap());
+    }
 }
