@@ -76,7 +76,7 @@ impl Injected {
     fn attached(&mut self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid))?.flatten();
+            let mut tasks = fs::read_dir(format!("/proc/{}/task", self.pid))?.flatten();
             let is_traced = |task: fs::DirEntry| {
                 let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
                 // A thread that has ended meanwhile says nothing.
@@ -85,7 +85,7 @@ impl Injected {
                     .find_map(|line| line.strip_prefix("TracerPid:"))
                     .is_none_or(|tracer| tracer.trim() != "0")
             };
-            if tasks.map(is_traced).all(|traced| traced) {
+            if tasks.all(is_traced) {
                 return Ok(());
             }
             let ended = self.strace.as_mut().and_then(|strace| strace.try_wait().ok().flatten());
