@@ -24,11 +24,16 @@ fn main() -> ExitCode {
         eprintln!("suite faults: for a daemon of ours only");
         return ExitCode::SUCCESS;
     }
-    Suite { name: "faults", flags: &[], tests: tests![load, pull, import, commit, save, remove] }.main()
+    Suite {
+        name: "faults",
+        flags: &[],
+        tests: tests![load, load_overlay2, load_vfs, load_composefs, pull, import, commit, save, remove],
+    }
+    .main()
 }
 
 /// Calls that fail, and how many of them in one thread are tried.
-const CALLS: [(&str, &[usize]); 12] = [
+const CALLS: [(&str, &[usize]); 15] = [
     ("openat", &[1, 2, 4, 6, 9, 12, 15, 19, 23]),
     ("openat2,open_tree,mount_setattr", &[1]),
     ("rename,renameat,renameat2", &[1, 2, 3]),
@@ -41,6 +46,9 @@ const CALLS: [(&str, &[usize]); 12] = [
     ("pwrite64,ftruncate,fallocate,copy_file_range", &[1]),
     ("getdents64", &[1, 2]),
     ("syncfs", &[1]),
+    ("fchown,fchownat,fchmod,fchmodat,chmod", &[1]),
+    ("utimensat,fsetxattr,setxattr", &[1]),
+    ("statx,newfstatat", &[1, 3, 5]),
 ];
 /// Most bytes of a file that are tried.
 const SIZES: [u64; 5] = [10, 200, 4_000, 130_000, 290_000];
@@ -283,12 +291,36 @@ fn nothing(_: &Daemon) -> Result<()> {
 }
 
 fn start() -> Result<Daemon> {
+    start_with(&[])
+}
+
+fn start_with(flags: &[&str]) -> Result<Daemon> {
     // So that a write beyond the limit fails instead of ending the daemon.
-    Daemon::start_after("trap '' XFSZ", &[])
+    Daemon::start_after("trap '' XFSZ", flags)
 }
 
 fn load(t: &Case<'_>) -> Result<()> {
-    let (daemon, name) = (start()?, "loaded:1".to_owned());
+    loads(t, start()?)
+}
+
+fn load_overlay2(t: &Case<'_>) -> Result<()> {
+    loads(t, start_with(&["--storage-driver=overlay2"])?)
+}
+
+fn load_vfs(t: &Case<'_>) -> Result<()> {
+    loads(t, start_with(&["--storage-driver=vfs"])?)
+}
+
+fn load_composefs(t: &Case<'_>) -> Result<()> {
+    match start_with(&["--storage-driver=composefs"]) {
+        // Not every kernel and file system can.
+        Err(error) if format!("{error:#}").contains("driver not supported") => Ok(()),
+        daemon => loads(t, daemon?),
+    }
+}
+
+fn loads(t: &Case<'_>, daemon: Daemon) -> Result<()> {
+    let name = "loaded:1".to_owned();
     let tar = archive(&image(t), &name);
     let act = |daemon: &Daemon| send(daemon, "/images/load", &tar);
     Bed { daemon, name, content: content(t), prepare: &nothing, act: &act, makes: true, tolerated: BTreeSet::new() }
