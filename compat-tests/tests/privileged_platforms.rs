@@ -226,7 +226,9 @@ fn loaded(t: &Case<'_>) -> Result<()> {
             http::request(&t.host().socket, "POST", &path, &[("Content-Type", "application/x-tar")], &both.body)?;
         let text = answer.text();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let told: Vec<Value> = lines.filter(|line| line.get("progressDetail").is_none()).collect();
+        let mut told: Vec<Value> = lines.filter(|line| line.get("progressDetail").is_none()).collect();
+        // Stock saves them in any order.
+        told.sort_by_key(Value::to_string);
         let there_now = [&mine, &other].map(|name| t.docker(&["image", "inspect", name]).code == 0);
         all.insert(which.to_owned(), json!({"status": answer.status, "told": told, "mine and other": there_now}));
     }
