@@ -19,6 +19,8 @@ pub const MARK: &str = "COMPAT_DAEMON";
 pub struct Daemon {
     dir: tempfile::TempDir,
     flags: Vec<String>,
+    /// Shell commands before it becomes the daemon.
+    before: String,
     etc: Option<PathBuf>,
     process: Child,
     host: Host,
@@ -34,12 +36,21 @@ impl Daemon {
 
     /// The same, with the directory `etc` as the daemon's `/etc/docker`.
     pub fn start_with(flags: &[&str], etc: Option<&Path>) -> Result<Self> {
+        Self::start_in("true", flags, etc)
+    }
+
+    /// The same after shell commands, which leave their mark on the process.
+    pub fn start_after(before: &str, flags: &[&str]) -> Result<Self> {
+        Self::start_in(before, flags, None)
+    }
+
+    fn start_in(before: &str, flags: &[&str], etc: Option<&Path>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("compat-").tempdir()?;
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let etc = etc.map(Path::to_owned);
-        let (process, host) = spawn(dir.path(), &flags, etc.as_deref(), None)?;
+        let (process, host) = spawn(dir.path(), before, &flags, etc.as_deref(), None)?;
         let network = File::open(format!("/proc/{}/ns/net", process.id()))?;
-        Ok(Self { dir, flags, etc, process, host, network })
+        Ok(Self { dir, flags, before: before.to_owned(), etc, process, host, network })
     }
 
     /// Its address and process.
@@ -66,7 +77,8 @@ impl Daemon {
 
     /// Starts it again on the same roots, in the same network namespace.
     pub fn restart(&mut self) -> Result<()> {
-        (self.process, self.host) = spawn(self.dir.path(), &self.flags, self.etc.as_deref(), Some(&self.network))?;
+        let (etc, network) = (self.etc.as_deref(), Some(&self.network));
+        (self.process, self.host) = spawn(self.dir.path(), &self.before, &self.flags, etc, network)?;
         Ok(())
     }
 
@@ -99,11 +111,17 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(dir: &Path, flags: &[String], etc: Option<&Path>, network: Option<&File>) -> Result<(Child, Host)> {
+fn spawn(
+    dir: &Path,
+    before: &str,
+    flags: &[String],
+    etc: Option<&Path>,
+    network: Option<&File>,
+) -> Result<(Child, Host)> {
     let log = File::options().create(true).append(true).open(dir.join("log"))?;
     let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
     let socket = dir.join("docker.sock");
-    let inside = "ip link set lo up; exec \"$@\"";
+    let inside = &format!("{before}; ip link set lo up; exec \"$@\"");
     let mut command = match network {
         None => {
             let mut command = Command::new("unshare");

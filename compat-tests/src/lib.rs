@@ -23,6 +23,8 @@
 //! | [`token`] | a server that hands out tokens for it |
 //! | [`certificate`] | certificates for all of them |
 //! | [`hostile`] | a registry in memory that does what a test says |
+//! | [`faults`] | system calls that fail while a daemon works |
+//! | [`proxy`] | a proxy that writes down what it is asked for |
 //! | [`server`] | the HTTP server below it |
 //! | [`progress`] | the stream in which pull and push tell how they go |
 #![forbid(unsafe_code)]
@@ -34,6 +36,7 @@ pub mod case;
 pub mod certificate;
 pub mod daemon;
 pub mod expected;
+pub mod faults;
 pub mod golden;
 pub mod host;
 pub mod hostile;
@@ -43,6 +46,7 @@ pub mod leaks;
 pub mod network;
 pub mod private;
 pub mod progress;
+pub mod proxy;
 pub mod registry;
 pub mod seed;
 pub mod server;

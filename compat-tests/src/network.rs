@@ -35,6 +35,8 @@ impl Network {
     pub fn connect(&self, address: &str) -> Result<TcpStream> {
         let address: SocketAddr = address.parse()?;
         let stream = self.inside(|| Ok(TcpStream::connect_timeout(&address, LIMIT)?))?;
+        // Where nobody listens yet, a socket may be given that very port and reach itself.
+        ensure!(stream.local_addr()? != address, "nobody listens on {address}");
         stream.set_read_timeout(Some(LIMIT))?;
         Ok(stream)
     }

@@ -114,7 +114,7 @@ impl Registry {
     fn listening(&mut self) -> Result<()> {
         let begun = Instant::now();
         loop {
-            if self.network.connect(&self.address).is_ok() {
+            if listens(self.process.id(), &self.address) && self.network.connect(&self.address).is_ok() {
                 return Ok(());
             }
             let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
@@ -134,7 +134,11 @@ impl Registry {
     /// One request to it, by plain HTTP.
     pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
         let headers = [headers, &[("Connection", "close")]].concat();
-        http::exchange(self.network.connect(&self.address)?, method, path, &headers, body)
+        let stream = self.network.connect(&self.address).with_context(|| {
+            let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            format!("ask the registry at {}, which said: {log}", self.address)
+        });
+        http::exchange(stream?, method, path, &headers, body)
     }
 
     /// Uploads an image; returns its name.
@@ -183,6 +187,23 @@ impl Registry {
         ensure!(answer.status == 200, "{digest}: {} {}", answer.status, answer.text());
         Ok(answer.body)
     }
+}
+
+/// Whether that process itself has the listening socket: for a moment a child of this process may still have the one by
+/// which the port was chosen.
+fn listens(pid: u32, address: &str) -> bool {
+    let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or_default();
+    // proc_net_tcp: local address, state 0A for listening, and the tenth word is the inode.
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    let sockets = table.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_it = words.get(1)?.ends_with(&format!(":{port:04X}")) && *words.get(3)? == "0A";
+        is_it.then(|| format!("socket:[{}]", words.get(9).unwrap_or(&"")))
+    });
+    let sockets: Vec<String> = sockets.collect();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
 }
 
 impl Drop for Registry {

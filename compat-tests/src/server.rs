@@ -91,6 +91,15 @@ pub enum Body {
         /// Counts it as waiting while it is sent.
         gate: Gate,
     },
+    /// Piece by piece, with a pause before each.
+    Slow {
+        /// The whole body.
+        bytes: Vec<u8>,
+        /// Length of a piece.
+        piece: usize,
+        /// The pause.
+        pause: Duration,
+    },
     /// The first `before` bytes at once, the rest when the gate is opened.
     Held {
         /// The whole body.
@@ -340,7 +349,7 @@ fn write_answer(mut stream: &TcpStream, request: &Request, answer: Answer) -> Re
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     let length = match &answer.body {
-        Body::Whole(bytes) | Body::Held { bytes, .. } => Some(bytes.len()),
+        Body::Whole(bytes) | Body::Held { bytes, .. } | Body::Slow { bytes, .. } => Some(bytes.len()),
         Body::Truncated { length, .. } => Some(*length),
         Body::Endless { .. } => None,
     };
@@ -364,6 +373,12 @@ fn write_answer(mut stream: &TcpStream, request: &Request, answer: Answer) -> Re
         Body::Endless { bytes, gate } => {
             gate.pass(stream, |mut stream| stream.write_all(&bytes).is_ok() && is_open(stream));
             return Ok(false);
+        }
+        Body::Slow { bytes, piece, pause } => {
+            for piece in bytes.chunks(piece.max(1)) {
+                std::thread::sleep(pause);
+                stream.write_all(piece)?;
+            }
         }
         Body::Held { bytes, before, gate } => {
             let (first, rest) = bytes.split_at(before.min(bytes.len()));

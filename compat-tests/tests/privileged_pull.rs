@@ -8,10 +8,11 @@ use compat_tests::golden::Golden;
 use compat_tests::hostile::Hostile;
 use compat_tests::network::Network;
 use compat_tests::progress::Progress;
-use compat_tests::seed::{self, Family, Form, Image, Layer, Packed};
+use compat_tests::seed::{self, Blob, Family, Form, Image, Layer, Packed};
 use compat_tests::server::{Answer, Body, Gate};
 use compat_tests::{Case, Suite, http, tests};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha512};
 
 mod registries;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
             platforms,
             attestations_are_left_alone,
             other_single_platform,
+            sha512,
             layer_forms,
             foreign_layers,
             not_found,
@@ -317,6 +319,37 @@ fn attestations_are_left_alone(t: &Case<'_>) -> Result<()> {
     let name = t.reference(fixture.registry.put_manifest("attested", "v1", &index)?);
     t.docker(&["pull", "-q", &name]).ok()?;
     assert_eq!(t.docker(&["image", "inspect", "-f", "{{.Id}}", &name]).ok()?, image.id());
+    Ok(())
+}
+
+/// Layers named by another algorithm than usual, which the OCI image specification allows.
+fn sha512(t: &Case<'_>) -> Result<()> {
+    let network = Network::of(t.host())?;
+    let registry = Hostile::tame(&network)?;
+    for (what, is_right) in [("right", true), ("wrong", false)] {
+        let mut image = Image::of_layers(Family::Oci, &format!("{} sha512 {what}", t.prefix()), 2).packed();
+        for layer in &mut image.layers {
+            let mut named = layer.bytes.clone();
+            named.extend_from_slice(if is_right { b"" } else { b"more" });
+            layer.digest = format!("sha512:{}", hex::encode(Sha512::digest(&named)));
+        }
+        let layers = image.layers.iter().map(Blob::descriptor).collect();
+        image.manifest = seed::manifest(seed::OCI_MANIFEST, image.config.descriptor(), layers);
+        let name = t.reference(registry.put("some", what, &image));
+        let progress = Progress::of_pull(t.host(), untagged(&name), what)?;
+        if is_right {
+            ensure!(progress.error().is_empty(), "{progress:?}");
+            let id = t.docker(&["image", "inspect", "-f", "{{.Id}}", &name]).ok()?;
+            ensure!(id == image.id(), "{id}");
+            let again = Progress::of_pull(t.host(), untagged(&name), what)?;
+            ensure!(again.error().is_empty(), "{again:?}");
+        } else {
+            ensure!(
+                progress.error().contains("filesystem layer verification failed for digest sha512:"),
+                "{progress:?}"
+            );
+        }
+    }
     Ok(())
 }
 

@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             redirects,
             credentials_stay,
             endless_layer,
+            slow_layer,
             tried_again,
             resumed,
             other_content_for_a_digest,
@@ -352,6 +353,36 @@ fn credentials_stay(t: &Case<'_>) -> Result<()> {
     assert_eq!(requests.len(), 1);
     assert_eq!(requests[0].header("authorization"), "", "credentials went to another host");
     assert!(registry.server().requests().iter().any(|request| request.header("authorization") == basic));
+    Ok(())
+}
+
+/// A layer that comes slowly, but comes, is waited for; a client that does not want to wait ends it.
+fn slow_layer(t: &Case<'_>) -> Result<()> {
+    let image = image(t, "slow");
+    let layer = image.layers[1].clone();
+    let path = format!("/blobs/{}", layer.digest);
+    let network = Network::of(t.host())?;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let registry = Hostile::start(&network, move |request, before| {
+        let is_slow = request.method == "GET" && request.path.ends_with(&path);
+        let body = match before {
+            0 => Body::Held { bytes: layer.bytes.clone(), before: 1, gate: held.clone() },
+            _ => Body::Slow { bytes: layer.bytes.clone(), piece: 8, pause: std::time::Duration::from_millis(50) },
+        };
+        is_slow.then(|| Answer::new(200, "").body(body))
+    })?;
+    let name = t.reference(registry.put("some", "v1", &image));
+    let pull = format!("/images/create?fromImage={}&tag=v1", untagged(&name));
+    let open = http::open(&t.host().socket, "POST", &pull, &[], b"")?;
+    gate.wait_for(1)?;
+    drop(open);
+    gate.wait_for_given_up(1)?;
+    nothing_is_left(t, untagged(&name))?;
+    let progress = Progress::of_pull(t.host(), untagged(&name), "v1")?;
+    ensure!(progress.error().is_empty(), "{progress:?}");
+    let id = t.docker(&["image", "inspect", "-f", "{{.Id}}", &name]).ok()?;
+    ensure!(id == image.id(), "{id}");
     Ok(())
 }
 

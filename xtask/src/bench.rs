@@ -1,18 +1,19 @@
 //! `cargo xtask bench`: our release build and the stock engine, measured in turn by `dockerd-bench`.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{cargo, packages, stock, workspace};
+use crate::{cargo, packages, stock, target};
 
 /// Builds, has a stock engine running, and hands everything to the runner together with `arguments`.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     packages::install(&["busybox", "ip", "docker", "nsenter", "docker-registry", "mmdebstrap"])?;
     cargo(&["build", "--release", "--package", "dockerd-rs", "--package", "dockerd-bench"])?;
-    let mut command = Command::new(built("dockerd-bench"));
-    command.arg("--program").arg(built("dockerd-rs")).arg("--out").arg(workspace().join("target/bench"));
+    let target = target()?;
+    let built = target.join("release");
+    let mut command = Command::new(built.join("dockerd-bench"));
+    command.arg("--program").arg(built.join("dockerd-rs")).arg("--out").arg(target.join("bench"));
     // The guard ends an engine that was started here after the runner is done.
     let given = arguments.iter().any(|argument| argument == "--stock" || argument.starts_with("--stock="));
     let stock = if given { None } else { Some(stock::start()?) };
@@ -22,8 +23,4 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let status = command.args(arguments).status()?;
     ensure!(status.success(), "the bench failed ({status})");
     Ok(())
-}
-
-fn built(name: &str) -> PathBuf {
-    workspace().join("target/release").join(name)
 }

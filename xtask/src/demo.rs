@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{cargo, image, packages, workspace};
+use crate::{cargo, image, packages, target};
 
 /// How long the daemon may take to answer.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -33,7 +33,7 @@ impl Drop for Daemon {
 pub(crate) fn run() -> Result<()> {
     packages::install(&["busybox", "docker", "ip"])?;
     cargo(&["build", "--release", "--package", "dockerd-rs"])?;
-    let dir = workspace().join("target/demo");
+    let dir = target()?.join("demo");
     let daemon = start(&dir)?;
     let tar = dir.join("busybox.tar");
     image::build_tar(&tar)?;
@@ -72,7 +72,7 @@ fn start(dir: &Path) -> Result<Daemon> {
     let mut command = Command::new("unshare");
     command.args(["--net", "sh", "-c", "ip link set lo up; exec \"$@\"", "sh"]);
     command
-        .arg(workspace().join("target/release/dockerd-rs"))
+        .arg(target()?.join("release/dockerd-rs"))
         .arg("-H")
         .arg(&host)
         .arg("--data-root")

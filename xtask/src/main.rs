@@ -94,6 +94,17 @@ pub(crate) fn workspace() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
+/// Where cargo builds, as its configuration and environment have it.
+pub(crate) fn target() -> Result<PathBuf> {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]).current_dir(workspace());
+    let output = command.output()?;
+    ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let directory = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
+    Ok(PathBuf::from(directory))
+}
+
 /// Runs cargo in the workspace.
 pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
     let status = Command::new(env!("CARGO")).args(arguments).current_dir(workspace()).status()?;
@@ -149,7 +160,7 @@ fn compat(against: &str, tests: &[String]) -> Result<()> {
 fn vm_smoke(daemon: Option<PathBuf>) -> Result<()> {
     packages::install(&["busybox", "docker", "qemu-system-x86_64", "cpio", "modprobe"])?;
     let daemon = daemon.map_or_else(static_build::daemon, Ok)?;
-    let work = workspace().join("target/vm");
+    let work = target()?.join("vm");
     std::fs::create_dir_all(&work)?;
     let mut programs = vec![
         (daemon, "dockerd-rs".to_owned()),

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{elf, workspace};
+use crate::{elf, target, workspace};
 
 /// Naming the target keeps build scripts and procedural macros dynamic, which they have to be.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -17,7 +17,7 @@ const FLAGS: &str = "-C target-feature=+crt-static";
 pub(crate) fn daemon() -> Result<PathBuf> {
     let status = cargo(&["build", "--release", "--package", "dockerd-rs"]).status()?;
     ensure!(status.success(), "the static build failed");
-    let program = workspace().join("target").join(TARGET).join("release/dockerd-rs");
+    let program = target()?.join(TARGET).join("release/dockerd-rs");
     elf::ensure_static(&program)?;
     Ok(program)
 }

@@ -1,9 +1,12 @@
 //! Images.
 
 use dockerd_core::image::commit::CommitOrder;
+use dockerd_core::image::import::{ImportNote, Source};
 use dockerd_core::image::list::{FILTERS, ListOptions};
+use dockerd_core::image::platform;
 use dockerd_core::image::remove::PRUNE_FILTERS;
 use dockerd_image::{ImportOptions, LoadProgress, Loaded, Platform, RemoveOptions};
+use dockerd_types::Reference;
 use hyper::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -15,7 +18,7 @@ use crate::convert::image as convert;
 use crate::error::ApiError;
 use crate::handlers::registries;
 use crate::reply::{self, Reply};
-use crate::stream::progress;
+use crate::stream::{feed, progress};
 use crate::version::ApiVersion;
 
 type Result = std::result::Result<Reply, ApiError>;
@@ -26,8 +29,16 @@ const INSPECT_PLATFORM: ApiVersion = ApiVersion(1, 49);
 /// The old `filter` of lists ends here.
 const NO_FILTER: ApiVersion = ApiVersion(1, 41);
 
-fn platform(context: &Context, since: ApiVersion) -> std::result::Result<Option<Platform>, ApiError> {
+fn wanted_platform(context: &Context, since: ApiVersion) -> std::result::Result<Option<Platform>, ApiError> {
     if context.version < since { Ok(None) } else { convert::platform(context.query.text("platform")) }
+}
+
+/// The same where clients may try to name several.
+fn only_platform(context: &Context, since: ApiVersion) -> std::result::Result<Option<Platform>, ApiError> {
+    if context.version >= since && context.query.all("platform").len() > 1 {
+        return Err(ApiError::bad_request("multiple platform parameters not supported"));
+    }
+    wanted_platform(context, since)
 }
 
 pub(crate) async fn list(context: Context) -> Result {
@@ -43,7 +54,7 @@ pub(crate) async fn list(context: Context) -> Result {
 }
 
 pub(crate) async fn inspect(context: Context) -> Result {
-    let platform = platform(&context, INSPECT_PLATFORM)?;
+    let platform = wanted_platform(&context, INSPECT_PLATFORM)?;
     if platform.is_some() && context.query.flag("manifests") {
         return Err(ApiError::bad_request("conflicting options: manifests and platform options cannot both be set"));
     }
@@ -55,7 +66,7 @@ pub(crate) async fn inspect(context: Context) -> Result {
 }
 
 pub(crate) async fn history(context: Context) -> Result {
-    let platform = platform(&context, LOAD_PLATFORM)?;
+    let platform = wanted_platform(&context, LOAD_PLATFORM)?;
     let image = context.engine.images.inspect_for(context.name(), platform.as_ref())?;
     Ok(reply::ok(&context.engine.images.history(&image)?.iter().map(convert::history).collect()))
 }
@@ -95,12 +106,12 @@ pub(crate) async fn save_many(context: Context) -> Result {
 }
 
 async fn save(context: &Context, names: Vec<String>) -> Result {
-    let body = context.engine.images.save(&names, platform(context, LOAD_PLATFORM)?.as_ref()).await?;
+    let body = context.engine.images.save(&names, only_platform(context, LOAD_PLATFORM)?.as_ref()).await?;
     Ok(reply::stream("application/x-tar", body))
 }
 
 pub(crate) async fn load(context: Context) -> Result {
-    let platform = platform(&context, LOAD_PLATFORM);
+    let platform = only_platform(&context, LOAD_PLATFORM);
     let quiet = context.query.flag("quiet");
     let images = context.engine.images.clone();
     let (sender, body) = mpsc::channel(16);
@@ -173,11 +184,17 @@ pub(crate) async fn commit(mut context: Context) -> Result {
 }
 
 pub(crate) async fn create(context: Context) -> Result {
-    if !context.query.text("fromImage").is_empty() || context.query.text("fromSrc").is_empty() {
+    if !context.query.text("fromImage").is_empty() {
         return registries::pull(context).await;
     }
+    if context.query.text("fromSrc") != "-" {
+        return import_url(context).await;
+    }
     let images = context.engine.images.clone();
-    let options = import_options(&context);
+    let options = import_target(&context).and_then(|(reference, platform)| {
+        let options = import_options(&context, reference, "-");
+        Ok(ImportOptions { platform: platform::linux(platform)?, ..options })
+    });
     let (options, input, drained) = context.into_stream_if(options).await?;
     // A task of its own, which goes on when the client leaves; nothing is sent before its end, so errors have a status.
     let image = tokio::spawn(async move { images.import(input, options).await }).await;
@@ -190,19 +207,40 @@ pub(crate) async fn create(context: Context) -> Result {
     Ok(reply::stream("application/json", body))
 }
 
-fn import_options(context: &Context) -> std::result::Result<ImportOptions, ApiError> {
-    let query = &context.query;
-    if query.text("fromSrc") != "-" {
-        return Err(ApiError::not_built("importing from a URL"));
-    }
-    let reference = convert::new_reference(query.text("repo"), query.text("tag"))?;
-    Ok(ImportOptions {
-        reference,
-        changes: query.all("changes"),
-        message: Some(query.text("message").to_owned())
-            .filter(|text| !text.is_empty())
-            .unwrap_or_else(|| "Imported from -".to_owned()),
-        engine_version: context.engine.facts().config.version.clone(),
-        platform: dockerd_core::image::platform::parse(query.text("platform"))?,
+/// Ends with its client, as a pull does.
+async fn import_url(context: Context) -> Result {
+    let (reference, platform) = import_target(&context)?;
+    let source = Source::parse(context.query.text("fromSrc"))?;
+    let written = if context.query.text("fromSrc").contains("://") { "" } else { "http://" };
+    let options = import_options(&context, reference, source.to_string().trim_start_matches(written));
+    let images = context.engine.images.clone();
+    feed::answer(|feed| async move {
+        // Told once the server has answered, as by stock.
+        let options = || Ok(ImportOptions { platform: platform::linux(platform)?, ..options });
+        let tell = move |note| match note {
+            ImportNote::Downloading(url) => feed.line(json!({"status": format!("Downloading from {url}")})),
+            ImportNote::Importing(current, total) => feed.bar_alone("Importing", current, total),
+            ImportNote::Done(image) => feed.line(json!({"status": image.id.as_str()})),
+        };
+        images.import_from(source, options, tell).await
     })
+    .await
+}
+
+/// The name an import gives, and what the image is for.
+fn import_target(context: &Context) -> std::result::Result<(Option<Reference>, Platform), ApiError> {
+    let platform = platform::read(context.query.text("platform"))?;
+    Ok((convert::new_reference(context.query.text("repo"), context.query.text("tag"))?, platform))
+}
+
+/// What else a client says of an import from `source`.
+fn import_options(context: &Context, reference: Option<Reference>, source: &str) -> ImportOptions {
+    let message = context.query.text("message");
+    ImportOptions {
+        reference,
+        changes: context.query.all("changes"),
+        message: if message.is_empty() { format!("Imported from {source}") } else { message.to_owned() },
+        engine_version: context.engine.facts().config.version.clone(),
+        platform: Platform::host(),
+    }
 }

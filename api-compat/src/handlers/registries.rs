@@ -129,12 +129,12 @@ pub(crate) async fn push(context: Context) -> Result {
     let reference = with_tag(reference, query.text("tag"))?;
     let order = PushOrder { all: reference.tag().is_none(), reference, credentials: credentials(&context) };
     let images = context.engine.images.clone();
+    if platform.is_some() {
+        images.inspect_for(&order.reference.to_string(), platform.as_ref())?;
+    }
     feed::answer(|feed| async move {
         let repository = format!("{}/{}", order.reference.domain(), order.reference.path());
         feed.line(json!({"status": format!("The push refers to repository [{repository}]")}));
-        if platform.is_some() {
-            images.inspect_for(&order.reference.to_string(), platform.as_ref())?;
-        }
         if order.reference.digest().is_some() {
             return Err(PushError::ByDigest.into());
         }

@@ -31,8 +31,8 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    lines: VecDeque<(Option<Digest>, Value)>,
-    told: HashMap<Digest, Instant>,
+    lines: VecDeque<(Option<String>, Value)>,
+    told: HashMap<String, Instant>,
 }
 
 impl Feed {
@@ -48,25 +48,36 @@ impl Feed {
 
     /// How far `layer` is, told now and then, and when it is at its end.
     pub(crate) fn bar(&self, status: &str, layer: &Digest, current: u64, total: u64) {
+        let line = || progress::layer(status, layer, current, total);
+        self.now_and_then(layer.as_str(), status, current >= total, line);
+    }
+
+    /// The same where nothing else is under way, and nobody may know the total.
+    pub(crate) fn bar_alone(&self, status: &str, current: u64, total: Option<u64>) {
+        let line = || progress::alone(status, current, total);
+        self.now_and_then("", status, total.is_some_and(|total| current >= total), line);
+    }
+
+    fn now_and_then(&self, key: &str, status: &str, is_end: bool, line: impl FnOnce() -> Value) {
         let mut queue = self.queue();
         let now = Instant::now();
-        let due = queue.told.get(layer).is_none_or(|told| now - *told >= PAUSE);
-        if !due && current < total {
+        let due = queue.told.get(key).is_none_or(|told| now - *told >= PAUSE);
+        if !due && !is_end {
             return;
         }
-        queue.told.insert(layer.clone(), now);
-        let line = progress::layer(status, layer, current, total);
-        let unsent =
-            queue.lines.iter_mut().rev().find(|(key, line)| key.as_ref() == Some(layer) && line["status"] == status);
+        queue.told.insert(key.to_owned(), now);
+        let line = line();
+        let mut unsent = queue.lines.iter_mut().rev();
+        let unsent = unsent.find(|(known, line)| known.as_deref() == Some(key) && line["status"] == status);
         match unsent {
             Some((_, old)) => *old = line,
-            None => queue.lines.push_back((Some(layer.clone()), line)),
+            None => queue.lines.push_back((Some(key.to_owned()), line)),
         }
         drop(queue);
         self.0.ready.notify_one();
     }
 
-    fn take(&self) -> VecDeque<(Option<Digest>, Value)> {
+    fn take(&self) -> VecDeque<(Option<String>, Value)> {
         std::mem::take(&mut self.queue().lines)
     }
 }

@@ -28,6 +28,16 @@ pub(crate) fn layer(status: &str, diff_id: &Digest, current: u64, total: u64) ->
     })
 }
 
+/// Something under way that is no layer, whose total may not be known.
+pub(crate) fn alone(status: &str, current: u64, total: Option<u64>) -> Value {
+    let (detail, text) = match total {
+        _ if current == 0 => return json!({"status": status, "progressDetail": {}}),
+        Some(total) => (json!({"current": current, "total": total}), bar(current, total)),
+        None => (json!({"current": current}), format!("{:>8}", human::size(current))),
+    };
+    json!({"status": status, "progressDetail": detail, "progress": text})
+}
+
 /// A step of a layer that needs no bar.
 pub(crate) fn step(status: &str, id: &str) -> Value {
     json!({"status": status, "progressDetail": {}, "id": id})

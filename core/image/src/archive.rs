@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dockerd_types::container::ContainerConfig;
@@ -105,18 +105,15 @@ pub fn copy_tree(root: BorrowedFd<'_>, path: &Path, to: &Path) -> Result<(), Ima
         Err(error) => return Err(ImageError::io("open directory to copy")(error.into())),
     };
     let target = rustix::fs::open(to, flags, Mode::empty()).map_err(|e| ImageError::io("open volume")(e.into()))?;
-    let target = Arc::new(target);
-    copy_directory(&from, &target, &mut Copied::default()).map_err(ImageError::io("copy directory"))
+    copy_directory(from.as_fd(), target.as_fd(), &mut Copied::default()).map_err(ImageError::io("copy directory"))
 }
 
 /// Copies the upper directory `from` of an overlay mount into the empty one `to`: as [`copy_tree`], whiteouts and opaque
 /// directories too. What a mount with other options wrote, which `to`'s mount would not read, is an error.
 pub fn copy_upper(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), ImageError> {
     let fail = || ImageError::io("copy writable layer");
-    let open = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
-    let (from, to) = (open(from).map_err(fail())?, Arc::new(open(to).map_err(fail())?));
     let mut copied = Copied { marks: true, ..Copied::default() };
-    copy_directory(&from, &to, &mut copied).map_err(fail())
+    copy_directory(from, to, &mut copied).map_err(fail())
 }
 
 /// Files with several names remembered at most.
@@ -132,7 +129,51 @@ struct Copied {
     marks: bool,
 }
 
-fn copy_directory(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io::Result<()> {
+/// What is still to be done of a copy.
+enum Step {
+    /// The directory is to be copied; it is there, and empty.
+    Fill(PathBuf),
+    /// All that is in it is there.
+    Dress(PathBuf),
+}
+
+/// A directory of a tree, by its path in it. Neither leads a link anywhere.
+fn open_below(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)?)
+}
+
+/// Copies a whole tree. Costs neither stack nor descriptors by its depth, which may be a container's doing; one that is
+/// deeper than paths can be is refused by the kernel.
+fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, copied: &mut Copied) -> io::Result<()> {
+    let mut steps = vec![Step::Fill(PathBuf::new())];
+    while let Some(step) = steps.pop() {
+        match step {
+            Step::Fill(path) => {
+                let (source, target) = (open_below(from, &path)?, Arc::new(open_below(to, &path)?));
+                let below = copy_entries(&source, &target, copied)?;
+                let below: Vec<Step> = below.into_iter().map(|name| Step::Fill(path.join(name))).collect();
+                steps.push(Step::Dress(path));
+                steps.extend(below);
+            }
+            Step::Dress(path) => {
+                let (source, target) = (open_below(from, &path)?, open_below(to, &path)?);
+                let stat = rustix::fs::fstat(&source)?;
+                rustix::fs::fchown(&target, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+                copy_xattrs(&source, &target, copied.marks)?;
+                rustix::fs::fchmod(&target, Mode::from_raw_mode(stat.st_mode))?;
+                rustix::fs::futimens(&target, &times(&stat))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies what is in one directory; the directories in it are made, and named for the caller to go on with.
+fn copy_entries(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io::Result<Vec<OsString>> {
+    let mut below = Vec::new();
     for entry in rustix::fs::Dir::read_from(from)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -154,14 +195,8 @@ fn copy_directory(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io:
         }
         match kind {
             FileType::Directory => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 rustix::fs::mkdirat(to, name, Mode::RWXU)?;
-                let (below, target) = (
-                    rustix::fs::openat(from, name, flags, Mode::empty())?,
-                    Arc::new(rustix::fs::openat(to, name, flags, Mode::empty())?),
-                );
-                // It dresses `target` itself when it is done.
-                copy_directory(&below, &target, copied)?;
+                below.push(OsStr::from_bytes(name.to_bytes()).to_owned());
                 continue;
             }
             FileType::RegularFile => {
@@ -190,11 +225,7 @@ fn copy_directory(from: &OwnedFd, to: &Arc<OwnedFd>, copied: &mut Copied) -> io:
         }
         rustix::fs::utimensat(to, name, &times(&stat), AtFlags::SYMLINK_NOFOLLOW)?;
     }
-    let stat = rustix::fs::fstat(from)?;
-    rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-    copy_xattrs(from, to, copied.marks)?;
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
-    Ok(rustix::fs::futimens(to, &times(&stat))?)
+    Ok(below)
 }
 
 /// Copies what a file has between its holes (lseek(2), `SEEK_DATA`). The standard library leaves the copying to the kernel,
@@ -256,4 +287,49 @@ fn copy_xattrs(from: impl AsFd, to: impl AsFd, marks: bool) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Directories in each other, made one by one; the innermost has a file.
+    fn nested(root: &Path, depth: usize) {
+        let mut at = OwnedFd::from(File::open(root).expect("opened"));
+        for _ in 0..depth {
+            rustix::fs::mkdirat(&at, "dd", Mode::from_raw_mode(0o751)).expect("made");
+            at = rustix::fs::openat(&at, "dd", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).expect("opened");
+        }
+        let file = rustix::fs::openat(&at, "file", OFlags::WRONLY | OFlags::CREATE, Mode::RUSR).expect("made");
+        rustix::io::write(&file, b"inside").expect("written");
+    }
+
+    fn copied(depth: usize) -> (tempfile::TempDir, Result<(), ImageError>) {
+        let (from, to) = (tempfile::tempdir().expect("made"), tempfile::tempdir().expect("made"));
+        nested(from.path(), depth);
+        let root = File::open(from.path()).expect("opened");
+        // Recursion would end here long before.
+        let small = std::thread::Builder::new().stack_size(256 << 10);
+        let result = std::thread::scope(|scope| {
+            let copy = small.spawn_scoped(scope, || copy_tree(root.as_fd(), Path::new("."), to.path()));
+            copy.expect("spawned").join().expect("ended")
+        });
+        remove_all(&from.keep()).expect("removed");
+        (to, result)
+    }
+
+    #[test]
+    fn deep_trees_are_copied_as_far_as_paths_reach() {
+        let (to, result) = copied(1_300);
+        result.expect("copied");
+        let path = to.path().join("dd/".repeat(1_300));
+        // Path and name together are just short enough.
+        assert_eq!(std::fs::read(path.join("file")).expect("read"), b"inside");
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).expect("there"));
+        assert_eq!(mode & 0o7777, 0o751);
+        remove_all(&to.keep()).expect("removed");
+        let (to, result) = copied(3_000);
+        assert!(result.is_err_and(|error| error.to_string().contains("File name too long")));
+        remove_all(&to.keep()).expect("removed");
+    }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use dockerd_types::Digest;
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::error::ImageError;
 use crate::intake::spool::Spool;
@@ -15,10 +15,13 @@ use crate::trash::Trash;
 /// Bytes moved at a time.
 const CHUNK: usize = 256 * 1024;
 
-/// The store's directory; blobs lie at `sha256/<hex>`.
+/// The algorithms content is named by; the store has a directory for each.
+const ALGORITHMS: [&str; 2] = ["sha256", "sha512"];
+
+/// The store's directory; blobs lie at `<algorithm>/<hex>`.
 #[derive(Debug, Clone)]
 pub struct ContentStore {
-    blobs: PathBuf,
+    directory: PathBuf,
     temporary: PathBuf,
     trash: Trash,
 }
@@ -26,9 +29,10 @@ pub struct ContentStore {
 impl ContentStore {
     /// The store below `dir`; temporary files go to `temporary`, on the same file system.
     pub(crate) fn open(dir: &Path, temporary: &Path, trash: Trash) -> Result<Self, ImageError> {
-        let blobs = dir.join("sha256");
-        fs::create_dir_all(&blobs).map_err(ImageError::io("make the content store"))?;
-        Ok(Self { blobs, temporary: temporary.to_owned(), trash })
+        for algorithm in ALGORITHMS {
+            fs::create_dir_all(dir.join(algorithm)).map_err(ImageError::io("make the content store"))?;
+        }
+        Ok(Self { directory: dir.to_owned(), temporary: temporary.to_owned(), trash })
     }
 
     /// Where content is received.
@@ -36,10 +40,15 @@ impl ContentStore {
         &self.temporary
     }
 
+    /// The digest by which [`put`](Self::put) stores `bytes`.
+    pub(crate) fn name(bytes: &[u8]) -> Digest {
+        Digest::sha256(&Sha256::digest(bytes).into())
+    }
+
     /// Stores small content, flushed to disk.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, ImageError> {
         let fail = || ImageError::io("write content");
-        let digest = Digest::sha256(&Sha256::digest(bytes).into());
+        let digest = Self::name(bytes);
         let path = self.path(&digest);
         if path.exists() {
             return Ok(digest);
@@ -83,31 +92,39 @@ impl ContentStore {
 
     /// Removes every blob that is not `wanted`.
     pub(crate) fn retain(&self, wanted: &HashSet<Digest>) {
-        let Ok(entries) = fs::read_dir(&self.blobs) else { return };
-        for entry in entries.flatten() {
-            let digest = Digest::parse(&format!("sha256:{}", entry.file_name().to_string_lossy()));
-            if digest.is_ok_and(|digest| wanted.contains(&digest)) {
-                continue;
-            }
-            if let Err(error) = self.trash.discard(&entry.path()) {
-                tracing::warn!(%error, "leftover content could not be removed");
+        for algorithm in ALGORITHMS {
+            let Ok(entries) = fs::read_dir(self.directory.join(algorithm)) else { continue };
+            for entry in entries.flatten() {
+                let digest = Digest::parse(&format!("{algorithm}:{}", entry.file_name().to_string_lossy()));
+                if digest.is_ok_and(|digest| wanted.contains(&digest)) {
+                    continue;
+                }
+                if let Err(error) = self.trash.discard(&entry.path()) {
+                    tracing::warn!(%error, "leftover content could not be removed");
+                }
             }
         }
     }
 
     /// Where a blob lies.
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
-        self.blobs.join(digest.hex())
+        self.directory.join(digest.algorithm()).join(digest.hex())
     }
 }
 
-/// The digest of everything `reader` has.
-pub(crate) fn digest_of(mut reader: impl Read) -> io::Result<Digest> {
-    let mut hasher = Sha256::new();
+/// The digest of everything `reader` has, by the algorithm of `like`.
+pub(crate) fn digest_of(reader: impl Read, like: &Digest) -> io::Result<Digest> {
+    match like.algorithm() {
+        "sha512" => Ok(Digest::sha512(&hashed(Sha512::new(), reader)?.finalize().into())),
+        _ => Ok(Digest::sha256(&hashed(Sha256::new(), reader)?.finalize().into())),
+    }
+}
+
+fn hashed<H: sha2::Digest>(mut hasher: H, mut reader: impl Read) -> io::Result<H> {
     let mut buffer = vec![0; CHUNK];
     loop {
         match reader.read(&mut buffer) {
-            Ok(0) => return Ok(Digest::sha256(&hasher.finalize().into())),
+            Ok(0) => return Ok(hasher),
             Ok(length) => hasher.update(&buffer[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -10,14 +10,18 @@ use bytes::Bytes;
 use dockerd_store::{Durability, document};
 use dockerd_types::{Digest, Reference, Timestamp};
 
+use crate::content::ContentStore;
 use crate::document::ImageDocument;
 use crate::error::ImageError;
 use crate::intake::hashing::Hashing;
 use crate::intake::spool::Spool;
 use crate::intake::stage::{Compressed, StagedLayer, stage_stream};
 use crate::lease::Lease;
-use crate::snapshot::LayerTar;
-use crate::store::{Image, ImageStore, LayerRef, ManifestRef, chain_id, image_of, layer_document, manifest_document};
+use crate::snapshot::{LayerTar, SnapshotDriver};
+use crate::store::{
+    Image, ImageIndex, ImageStore, LayerRef, ManifestRef, chain_id, document_of, image_of, layer_document,
+    manifest_document,
+};
 
 /// Manifests remembered of one image.
 const MOST_MANIFESTS: usize = 16;
@@ -57,22 +61,34 @@ impl ImageStore {
         diff_id: &Digest,
         stage: impl FnOnce() -> Result<StagedLayer, ImageError>,
     ) -> Result<LayerRef, ImageError> {
+        self.publish_in(self.snapshots(), lease, parent, diff_id, stage)
+    }
+
+    /// As [`publish_layer`](Self::publish_layer), as a layer of `driver`.
+    fn publish_in(
+        &self,
+        driver: &Arc<dyn SnapshotDriver>,
+        lease: &Lease,
+        parent: Option<&LayerRef>,
+        diff_id: &Digest,
+        stage: impl FnOnce() -> Result<StagedLayer, ImageError>,
+    ) -> Result<LayerRef, ImageError> {
         let parent = parent.map(|parent| &parent.chain_id);
         let chain_id = chain_id(parent, diff_id);
         let _turn = self.turns().take(&chain_id);
         lease.cover(&chain_id);
         lease.cover(diff_id);
-        let waits = self.snapshots().lazy().filter(|lazy| lazy.blob_of(&chain_id).is_some());
-        let size = match self.snapshots().layer_size(&chain_id) {
-            Some(size) if waits.is_none() && self.snapshots().has_layer(&chain_id) && self.has_tar(diff_id) => size,
+        let waits = driver.lazy().filter(|lazy| lazy.blob_of(&chain_id).is_some());
+        let size = match driver.layer_size(&chain_id) {
+            Some(size) if waits.is_none() && driver.has_layer(&chain_id) && self.has_tar(diff_id) => size,
             _ => {
                 let _turn = (chain_id != *diff_id).then(|| self.turns().take(diff_id));
                 let StagedLayer { tar, files, compressed, .. } = stage()?;
                 let size = files.size;
-                self.keep_content(diff_id, tar.as_ref(), compressed)?;
+                self.keep_content(diff_id, tar.as_ref(), compressed, driver.reads_tars())?;
                 match waits {
                     Some(lazy) => lazy.fill(files, &chain_id)?,
-                    None => self.snapshots().commit(files, &chain_id, parent)?,
+                    None => driver.commit(files, &chain_id, parent)?,
                 }
                 size
             }
@@ -80,12 +96,14 @@ impl ImageStore {
         Ok(LayerRef { diff_id: diff_id.clone(), chain_id, size })
     }
 
-    /// Keeps what came of the layer `diff_id`, whose digest was verified, as far as it is needed.
+    /// Keeps what came of the layer `diff_id`, whose digest was verified: its compressed form, and the plain tar where there is no
+    /// other or a driver `reads_tar`.
     pub(crate) fn keep_content(
         &self,
         diff_id: &Digest,
         tar: Option<&Spool>,
         compressed: Option<Compressed>,
+        reads_tar: bool,
     ) -> Result<(), ImageError> {
         let mut kept = self.kept_blob(diff_id).is_some();
         if let Some(Compressed { received, form }) = compressed {
@@ -93,7 +111,7 @@ impl ImageStore {
             kept = form.digest != *diff_id;
             self.distribution().record(diff_id, tar.map(Spool::len), form)?;
         }
-        if let Some(tar) = tar.filter(|_| !kept || self.snapshots().reads_tars()) {
+        if let Some(tar) = tar.filter(|_| !kept || reads_tar) {
             self.content().adopt(tar, diff_id)?;
         }
         Ok(())
@@ -101,13 +119,17 @@ impl ImageStore {
 
     /// Stages a layer anew from the content store.
     pub(crate) fn restage(&self, diff_id: &Digest) -> Result<StagedLayer, ImageError> {
+        self.restage_in(self.snapshots(), diff_id)
+    }
+
+    fn restage_in(&self, driver: &Arc<dyn SnapshotDriver>, diff_id: &Digest) -> Result<StagedLayer, ImageError> {
         let (found, tar, files) = if self.content().has(diff_id) {
             let mut reader = Hashing::new(self.content().get(diff_id)?);
             let file = self.content().path(diff_id);
-            let files = self.snapshots().stage(&mut LayerTar { reader: &mut reader, file: &file })?;
+            let files = driver.stage(&mut LayerTar { reader: &mut reader, file: &file })?;
             (Some(reader.finish().map_err(ImageError::io("read layer"))?), None, files)
         } else {
-            let staged = stage_stream(&mut *self.open_tar(diff_id)?, &**self.snapshots(), self.content().temporary())?;
+            let staged = stage_stream(&mut *self.open_tar(diff_id)?, &**driver, self.content().temporary())?;
             (staged.diff_id, staged.tar, staged.files)
         };
         let found = found.unwrap_or_else(|| diff_id.clone());
@@ -123,11 +145,15 @@ impl ImageStore {
             return Ok(());
         }
         tracing::info!(%chain, driver = self.snapshots().name(), "layers are made anew for the storage driver");
-        self.make_missing_layers(chain)
+        self.make_missing_layers(self.snapshots(), chain)
     }
 
-    /// Makes those layers `chain` consists of anew that the chosen driver lacks.
-    pub(crate) fn make_missing_layers(&self, chain: &Digest) -> Result<(), ImageError> {
+    /// Makes those layers `chain` consists of anew that `driver` lacks.
+    pub(crate) fn make_missing_layers(
+        &self,
+        driver: &Arc<dyn SnapshotDriver>,
+        chain: &Digest,
+    ) -> Result<(), ImageError> {
         let index = self.index();
         let mut stacks = index.images.values().filter_map(|image| {
             let at = image.layers.iter().position(|layer| layer.chain_id == *chain)?;
@@ -142,7 +168,7 @@ impl ImageStore {
             {
                 self.lazies().wait(&pending)?;
             }
-            self.publish_layer(&lease, below, &layer.diff_id, || self.restage(&layer.diff_id))?;
+            self.publish_in(driver, &lease, below, &layer.diff_id, || self.restage_in(driver, &layer.diff_id))?;
             below = Some(layer);
         }
         self.settle_soon();
@@ -155,24 +181,32 @@ impl ImageStore {
         self.snapshots().prepare(key, chain)
     }
 
-    /// Adds images and their names, all at once. On disk when this returns; their layers soon after.
+    /// Adds images and their names, all at once. On disk when this returns; their layers soon after. Where that fails, nothing
+    /// of it stays.
     pub(crate) fn add_images(&self, new: Vec<NewImage>) -> Result<Vec<Arc<Image>>, ImageError> {
+        // What no image refers to in the end goes with it.
+        let lease = Lease::new(self);
         let mut ids = Vec::new();
         for image in &new {
-            ids.push(self.content().put(&image.raw_config)?);
-            for (_, bytes) in &image.manifests {
+            let manifests = image.manifests.iter().map(|(_, bytes)| bytes);
+            for bytes in manifests.chain([&image.raw_config]) {
+                lease.cover(&ContentStore::name(bytes));
                 self.content().put(bytes)?;
             }
+            ids.push(ContentStore::name(&image.raw_config));
         }
         {
             let _changes = self.lock();
             let index = self.index();
             let (mut images, mut names) = (index.images.clone(), index.references.clone());
-            for (image, id) in new.into_iter().zip(&ids) {
-                self.add_one(image, id, &mut images, &mut names)?;
-            }
-            if names != index.references {
-                self.write_references(&names)?;
+            let added = new.into_iter().zip(&ids);
+            let added = added.map(|(image, id)| self.add_one(image, id, &mut images, &mut names));
+            let written = added
+                .collect::<Result<(), _>>()
+                .and_then(|()| if names == index.references { Ok(()) } else { self.write_references(&names) });
+            if let Err(error) = written {
+                self.take_back(&ids, &index);
+                return Err(error);
             }
             self.publish(images, names);
         }
@@ -182,6 +216,29 @@ impl ImageStore {
             .into_iter()
             .map(|id| index.images.get(&id).cloned().ok_or_else(|| ImageError::NotFound(id.to_string())));
         found.collect()
+    }
+
+    /// Brings documents back to what `index` says of the images `ids`: a failed write may have left the new ones, which the
+    /// next daemon would read.
+    fn take_back(&self, ids: &[Digest], index: &ImageIndex) {
+        for id in ids {
+            let path = self.document_path(id);
+            let result = match index.images.get(id) {
+                Some(image) => document::write(&path, &document_of(image), Durability::Disk).map_err(ImageError::from),
+                None => match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        Err(ImageError::io("remove document")(error))
+                    }
+                    _ => Ok(()),
+                },
+            };
+            if let Err(error) = result {
+                tracing::error!(image = %id, %error, "an image that was not added stays on disk");
+            }
+        }
+        if let Err(error) = self.write_references(&index.references) {
+            tracing::error!(%error, "references could not be written");
+        }
     }
 
     fn add_one(

@@ -228,7 +228,8 @@ impl Push<'_> {
             let media_type = known.media_type.clone();
             let manifest = Manifest { bytes: bytes.into(), media_type, digest: known.digest.clone() };
             let Ok(Document::Image(document)) = manifest.parse() else { return None };
-            if document.layers.len() != image.layers.len() {
+            // A configuration by another algorithm is not kept under that name.
+            if document.config.digest != image.id || document.layers.len() != image.layers.len() {
                 return None;
             }
             let pairs = image.layers.iter().zip(document.layers);

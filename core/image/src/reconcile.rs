@@ -27,7 +27,7 @@ impl ImageStore {
             };
             !image.layers.iter().all(made)
         });
-        self.mend_snapshots();
+        self.drivers().former().chain([self.snapshots()]).for_each(|driver| self.mend_snapshots(driver));
         sweep_layers(self.snapshots(), &self.layers_in_use());
         self.drivers().former().for_each(|driver| self.sweep_former(driver));
         let wanted = self.content_in_use();
@@ -56,18 +56,22 @@ impl ImageStore {
 
     /// DiffIDs whose content did not survive a power cut; layers of those that did are unpacked anew.
     fn check_unsettled(&self) -> HashSet<Digest> {
-        let suspect: HashSet<Digest> =
-            self.snapshots().unsettled().into_iter().filter(|(_, this_boot)| !this_boot).map(|(c, _)| c).collect();
-        let (index, mut broken) = (self.index(), HashSet::new());
-        for image in index.images.values() {
-            for layer in image.layers.iter().filter(|layer| suspect.contains(&layer.chain_id)) {
-                if !self.check_tar(&layer.diff_id) {
-                    tracing::error!(diff_id = %layer.diff_id, "content of a layer was lost with the power");
-                    broken.insert(layer.diff_id.clone());
-                }
-                // It is made anew below, or when it is needed.
-                if let Err(error) = self.snapshots().remove_layer(&layer.chain_id) {
-                    tracing::error!(%error, "layer could not be removed");
+        let index = self.index();
+        let mut broken = HashSet::new();
+        // A layer of a driver that is no longer chosen may be below a container, and its content of use to the chosen one.
+        for driver in self.drivers().former().chain([self.snapshots()]) {
+            let unsettled = driver.unsettled().into_iter();
+            let suspect: HashSet<Digest> = unsettled.filter(|(_, this_boot)| !this_boot).map(|(c, _)| c).collect();
+            for image in index.images.values() {
+                for layer in image.layers.iter().filter(|layer| suspect.contains(&layer.chain_id)) {
+                    if !self.check_tar(&layer.diff_id) {
+                        tracing::error!(diff_id = %layer.diff_id, "content of a layer was lost with the power");
+                        broken.insert(layer.diff_id.clone());
+                    }
+                    // It is made anew below, or when it is needed.
+                    if let Err(error) = driver.remove_layer(&layer.chain_id) {
+                        tracing::error!(%error, "layer could not be removed");
+                    }
                 }
             }
         }
@@ -78,7 +82,7 @@ impl ImageStore {
     fn check_tar(&self, diff_id: &Digest) -> bool {
         let intact = |digest: &Digest| {
             let file = self.content().get(digest).ok();
-            file.and_then(|file| crate::content::digest_of(file).ok()).as_ref() == Some(digest)
+            file.and_then(|file| crate::content::digest_of(file, digest).ok()).as_ref() == Some(digest)
         };
         let forms = self.distribution().blobs(diff_id).into_iter().map(|blob| blob.digest).chain([diff_id.clone()]);
         for digest in forms.filter(|digest| self.content().has(digest) && !intact(digest)) {
@@ -88,14 +92,13 @@ impl ImageStore {
     }
 
     /// Makes anew what was lost below existing snapshots.
-    fn mend_snapshots(&self) {
-        let driver = self.snapshots();
+    fn mend_snapshots(&self, driver: &Arc<dyn SnapshotDriver>) {
         let chains: HashSet<Digest> = driver.keys().iter().filter_map(|key| driver.snapshot_chain(key)).collect();
         for chain in chains {
             if driver.ancestry(&chain).iter().all(|layer| driver.has_layer(layer)) {
                 continue;
             }
-            if let Err(error) = self.make_missing_layers(&chain) {
+            if let Err(error) = self.make_missing_layers(driver, &chain) {
                 tracing::error!(layer = %chain, %error, "layers of a container cannot be made anew");
             }
         }

@@ -409,7 +409,7 @@ pub(crate) fn image_of(document: ImageDocument, raw_config: Bytes) -> Result<Ima
     Ok(Image { id, config, raw_config, layers, references, created, parent, arrived, last_tagged, manifests })
 }
 
-fn document_of(image: &Image) -> ImageDocument {
+pub(crate) fn document_of(image: &Image) -> ImageDocument {
     ImageDocument {
         id: image.id.clone(),
         layers: image.layers.iter().map(layer_document).collect(),

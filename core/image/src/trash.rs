@@ -20,6 +20,9 @@ pub(crate) struct Trash {
     chores: Sender<Rubbish>,
 }
 
+/// Pieces that could not be deleted and are remembered; boot deletes all others.
+const MOST_LEFT: usize = 1024;
+
 /// What lies in the trash, and a mount of it that is to go after it: what was deleted need not be flushed.
 #[derive(Debug)]
 struct Rubbish {
@@ -30,7 +33,12 @@ struct Rubbish {
 impl Trash {
     /// Starts the thread that deletes.
     pub(crate) fn new(directory: &Path) -> Result<Self, ImageError> {
-        let chores = chores::start("trash", |rubbish: Vec<Rubbish>| rubbish.into_iter().for_each(delete));
+        let mut left = Vec::new();
+        let chores = chores::start("trash", move |rubbish: Vec<Rubbish>| {
+            // What could not be deleted is tried again with what comes next.
+            let again = std::mem::take(&mut left);
+            left = rubbish.into_iter().chain(again).filter_map(delete).take(MOST_LEFT).collect();
+        });
         Ok(Self { directory: directory.to_owned(), chores: chores.map_err(ImageError::io("start a thread"))? })
     }
 
@@ -49,18 +57,31 @@ impl Trash {
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(ImageError::Io { action: format!("remove {}", path.display()), source }),
+            // Nobody takes what has a temporary name, or what is a file, for whole afterwards: both can go where they are.
+            Err(_) if path.file_name().is_some_and(|name| is_temporary(&name.to_string_lossy())) => {
+                let _ = self.chores.send(Rubbish { path: path.to_owned(), mount });
+                Ok(())
+            }
+            Err(source) => match fs::remove_file(path) {
+                Ok(()) => Ok(()),
+                Err(_) => Err(ImageError::Io { action: format!("remove {}", path.display()), source }),
+            },
         }
     }
 }
 
-fn delete(Rubbish { path, mount }: Rubbish) {
-    if let Err(error) = archive::remove_all(&path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "trash could not be emptied");
+/// Deletes; what could not be deleted.
+fn delete(rubbish: Rubbish) -> Option<Rubbish> {
+    match archive::remove_all(&rubbish.path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %rubbish.path.display(), %error, "trash could not be emptied");
+            Some(rubbish)
+        }
+        _ => {
+            drop(rubbish.mount);
+            None
+        }
     }
-    drop(mount);
 }
 
 /// Whether it is a name by [`temporary_name`].

@@ -207,7 +207,7 @@ impl Authenticator {
         let failed = |cause| RegistryError::Request { method: go_method(&method), url: url.to_string(), cause };
         let mut response = response.map_err(failed)?;
         let (body, whole) =
-            response.body.beginning(LARGEST_ANSWER, limits.idle).await.map_err(RegistryError::Transfer)?;
+            response.body.beginning(LARGEST_ANSWER, limits.pace()).await.map_err(RegistryError::Transfer)?;
         if !(response.status.is_success() || response.status.is_redirection()) {
             let challenges = crate::session::challenges_of(&response.headers);
             let content_type = response.header(header::CONTENT_TYPE);

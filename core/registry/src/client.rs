@@ -19,6 +19,7 @@ use rustls::ClientConfig;
 use crate::config::Checked;
 use crate::connect::{self, Connection, RequestBody};
 use crate::error::TransportError;
+use crate::pace::Pace;
 use crate::proxy;
 use crate::url::Url;
 
@@ -54,6 +55,8 @@ pub(crate) struct Request {
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    /// The words beside the status, where they are not the usual ones.
+    reason: Option<hyper::ext::ReasonPhrase>,
     /// Who answered, after redirects.
     pub(crate) url: Url,
     pub(crate) body: Body,
@@ -63,6 +66,17 @@ impl Response {
     /// A header as text, when it is one.
     pub(crate) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// Number and words of the status, as they came.
+    pub(crate) fn status_text(&self) -> String {
+        match &self.reason {
+            Some(reason) => {
+                let words = String::from_utf8_lossy(reason.as_bytes());
+                format!("{} {}", self.status.as_u16(), crate::api_error::bounded(&words))
+            }
+            None => crate::api_error::status_text(self.status),
+        }
     }
 }
 
@@ -210,9 +224,10 @@ impl Client {
             }
         };
         drop(sent);
-        let (head, incoming) = answer.into_parts();
+        let (mut head, incoming) = answer.into_parts();
         let link = Some(Link { connection, key: key(&url), kept: Arc::downgrade(&self.kept) });
-        Ok(Response { status: head.status, headers: head.headers, url, body: Body { incoming, link } })
+        let reason = head.extensions.remove();
+        Ok(Response { status: head.status, headers: head.headers, reason, url, body: Body { incoming, link } })
     }
 }
 
@@ -266,12 +281,10 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// The next piece; an error when none comes within `idle`.
-    pub(crate) async fn piece(&mut self, idle: Duration) -> Option<Result<Bytes, TransportError>> {
-        match tokio::time::timeout(idle, std::future::poll_fn(|cx| self.poll_piece(cx))).await {
-            Ok(piece) => piece,
-            Err(_) => Some(Err(TransportError::Stalled(idle.as_secs()))),
-        }
+    /// The next piece; an error when none comes in time.
+    pub(crate) async fn piece(&mut self, pace: &mut Pace) -> Option<Result<Bytes, TransportError>> {
+        let length = |piece: &Option<Result<Bytes, _>>| piece.iter().flatten().map(Bytes::len).sum();
+        pace.wait(std::future::poll_fn(|cx| self.poll_piece(cx)), length).await.unwrap_or_else(|slow| Some(Err(slow)))
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, TransportError>>> {
@@ -314,9 +327,9 @@ impl Body {
     }
 
     /// The whole body, or as much of it as `most` bytes and whether that was all.
-    pub(crate) async fn beginning(&mut self, most: usize, idle: Duration) -> Result<(Bytes, bool), TransportError> {
+    pub(crate) async fn beginning(&mut self, most: usize, mut pace: Pace) -> Result<(Bytes, bool), TransportError> {
         let mut all = BytesMut::new();
-        while let Some(piece) = self.piece(idle).await {
+        while let Some(piece) = self.piece(&mut pace).await {
             let piece = piece?;
             let room = most - all.len();
             if piece.len() > room {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::RegistryError;
+use crate::pace::Pace;
 use crate::url::Url;
 
 /// Where registries' certificates lie on the stock daemon.
@@ -83,6 +84,8 @@ pub struct Limits {
     pub answer: Duration,
     /// For the next byte of a body.
     pub idle: Duration,
+    /// Bytes of a body that must come within the time of `idle`.
+    pub least: u64,
     /// What "second" means in the pauses before a transfer is tried again: five of them after the first failure, ten after
     /// the second ...
     pub retry_second: Duration,
@@ -96,6 +99,18 @@ pub struct Limits {
     pub chunk: u64,
 }
 
+impl Limits {
+    /// How slowly a body may come.
+    pub(crate) fn pace(&self) -> Pace {
+        Pace::new(self.idle, self.least)
+    }
+
+    /// How slowly the body of a short answer may come.
+    pub(crate) fn short_pace(&self) -> Pace {
+        Pace::new(self.ping, self.least)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -104,6 +119,7 @@ impl Default for Limits {
             ping: Duration::from_secs(15),
             answer: Duration::from_secs(300),
             idle: Duration::from_secs(60),
+            least: 16 << 10,
             retry_second: Duration::from_secs(1),
             parallel_above: 32 << 20,
             part: 8 << 20,

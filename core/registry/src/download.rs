@@ -255,7 +255,8 @@ impl Transfer {
     async fn stream(&mut self, session: &Session, response: Response, expected: u64) -> Result<(), Stop> {
         let end = self.at + expected;
         let mut body = response.body;
-        while let Some(piece) = body.piece(session.limits().idle).await {
+        let mut pace = session.limits().pace();
+        while let Some(piece) = body.piece(&mut pace).await {
             let piece = piece.map_err(RegistryError::Transfer)?;
             let after = self.at + piece.len() as u64;
             if after > end {
@@ -343,7 +344,7 @@ pub(crate) async fn refused(session: &Session, mut response: Response) -> Regist
         _ if response.url.same_origin(&session.endpoint.url) => session.refusal(response).await,
         status => {
             // A store behind the registry, which does not answer as registries do.
-            let body = response.body.beginning(LARGEST_REFUSAL, session.limits().ping).await;
+            let body = response.body.beginning(LARGEST_REFUSAL, session.limits().short_pace()).await;
             let body = body.map(|(body, _)| body).unwrap_or_default();
             let challenges = challenges_of(&response.headers);
             tracing::debug!("{} {:?} answered {status}", go_method(&Method::GET), response.url);

@@ -181,6 +181,14 @@ pub enum TransportError {
     /// No byte of a body for too long.
     #[error("no data received for {0} seconds")]
     Stalled(u64),
+    /// Bytes of a body, but too few to be of use.
+    #[error("only {bytes} bytes received in {seconds} seconds")]
+    TooSlow {
+        /// Bytes that came.
+        bytes: u64,
+        /// In so many seconds.
+        seconds: u64,
+    },
     /// The connection was closed before the answer.
     #[error("EOF")]
     Closed,

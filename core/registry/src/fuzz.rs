@@ -27,6 +27,20 @@ pub fn challenge(data: &[u8]) {
     }
 }
 
+/// What a client says of where a file is: read or refused, and what is shown of it has no password and means the same.
+pub fn address(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let Ok(address) = crate::Address::parse(&text) else { return };
+    let shown = address.to_string();
+    assert!(!shown.bytes().any(|byte| byte <= b' ' || byte == 0x7f));
+    let again = crate::Address::parse(&shown).expect("an address is one when it is shown");
+    assert!(again.to_string() == shown);
+    let after_scheme = shown.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = after_scheme.split(['/', '?', '#']).next().unwrap_or_default();
+    let word = authority.rsplit_once('@').and_then(|(user, _)| user.split_once(':')).map(|(_, word)| word);
+    assert!(word.is_none_or(|word| word == "***"));
+}
+
 /// A manifest is read within its bounds or refused.
 pub fn manifest(data: &[u8]) {
     let Ok(kind) = manifest::media_type(None, data, "registry.example/a:1") else { return };
@@ -45,6 +59,11 @@ mod tests {
     #[test]
     fn challenges_and_mutations() {
         fuzz_mutate::run("challenge", 10_000, super::challenge);
+    }
+
+    #[test]
+    fn addresses_and_mutations() {
+        fuzz_mutate::run("address", 10_000, super::address);
     }
 
     #[test]

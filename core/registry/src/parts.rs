@@ -108,7 +108,8 @@ impl Fetch {
         };
         let mut body = response.body;
         let mut missing = self.end - self.first;
-        while let Some(piece) = body.piece(session.limits().idle).await {
+        let mut pace = session.limits().pace();
+        while let Some(piece) = body.piece(&mut pace).await {
             let piece = piece.map_err(RegistryError::Transfer)?;
             missing = missing.checked_sub(piece.len() as u64).ok_or_else(|| RegistryError::BlobSize {
                 digest: self.request.digest.to_string(),

@@ -2,7 +2,6 @@
 //! it now. Nothing is tried again here: who waits for the bytes knows best how long.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use bytes::Bytes;
 use dockerd_types::Digest;
@@ -11,13 +10,14 @@ use hyper::StatusCode;
 use crate::client::Body;
 use crate::download::{check_range, refused};
 use crate::error::{RegistryError, TransportError};
+use crate::pace::Pace;
 use crate::repository::{Inner, Repository};
 use crate::session::Session;
 
 /// The bytes of a part, as they come. Dropped, the rest is not sent.
 pub struct BlobRange {
     body: Body,
-    idle: Duration,
+    pace: Pace,
     missing: u64,
     ended: bool,
 }
@@ -67,7 +67,7 @@ impl Inner {
         }
         Ok(BlobRange {
             body: response.body,
-            idle: session.limits().idle,
+            pace: session.limits().pace(),
             missing: range.end - range.start,
             ended: false,
         })
@@ -80,11 +80,11 @@ impl BlobRange {
         if self.missing == 0 {
             // The connection is of use again when its answer is at its end.
             if !std::mem::replace(&mut self.ended, true) {
-                let _ = self.body.piece(self.idle).await;
+                let _ = self.body.piece(&mut self.pace).await;
             }
             return None;
         }
-        let piece = match self.body.piece(self.idle).await {
+        let piece = match self.body.piece(&mut self.pace).await {
             Some(Ok(piece)) if piece.len() as u64 <= self.missing => Ok(piece),
             Some(Ok(_)) => Err(RegistryError::Malformed { what: "answer", why: "more than was asked for".to_owned() }),
             Some(Err(error)) => Err(RegistryError::Transfer(error)),

@@ -323,7 +323,7 @@ impl Inner {
         if content_length(&response).is_some_and(|length| length > LARGEST_MANIFEST as u64) {
             return Err(too_large());
         }
-        let read = response.body.beginning(LARGEST_MANIFEST, session.limits().idle).await;
+        let read = response.body.beginning(LARGEST_MANIFEST, session.limits().pace()).await;
         let (bytes, whole) = read.map_err(RegistryError::Transfer)?;
         if !whole {
             return Err(too_large());
@@ -366,7 +366,7 @@ impl Inner {
             if response.status != StatusCode::OK {
                 return Err(session.refusal(response).await);
             }
-            let read = response.body.beginning(LARGEST_PAGE, session.limits().idle).await;
+            let read = response.body.beginning(LARGEST_PAGE, session.limits().pace()).await;
             let (bytes, whole) = read.map_err(RegistryError::Transfer)?;
             if !whole {
                 return Err(too_many());
@@ -419,7 +419,7 @@ impl Inner {
             StatusCode::NOT_FOUND => return Ok(None),
             _ => return Err(session.refusal(response).await),
         }
-        let read = response.body.beginning(LARGEST_MANIFEST, session.limits().idle).await;
+        let read = response.body.beginning(LARGEST_MANIFEST, session.limits().pace()).await;
         let (bytes, whole) = read.map_err(RegistryError::Transfer)?;
         if !whole {
             let why = format!("more than {LARGEST_MANIFEST} bytes");

@@ -82,7 +82,7 @@ impl Registry {
         if response.status != StatusCode::OK {
             return Err(RegistryError::SearchStatus(response.status.as_u16()));
         }
-        let read = response.body.beginning(LARGEST_ANSWER, session.limits().idle).await;
+        let read = response.body.beginning(LARGEST_ANSWER, session.limits().pace()).await;
         let (body, _) = read.map_err(RegistryError::Transfer)?;
         let answer: Answer = serde_json::from_slice(&body)
             .map_err(|error| RegistryError::Malformed { what: "search result", why: error.to_string() })?;

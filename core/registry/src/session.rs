@@ -78,7 +78,7 @@ impl Session {
             }
             let mut body = response.body;
             // The connection is of use when its answer is at its end.
-            let _ = body.beginning(LARGEST_REFUSAL, self.limits().ping).await;
+            let _ = body.beginning(LARGEST_REFUSAL, self.limits().short_pace()).await;
             Ok(())
         };
         self.pinged.get_or_try_init(ping).await?;
@@ -150,7 +150,7 @@ impl Session {
     /// The error an answer stands for. Its body is read.
     pub(crate) async fn refusal(&self, mut response: Response) -> RegistryError {
         let challenges = challenges_of(&response.headers);
-        let body = response.body.beginning(LARGEST_REFUSAL, self.limits().ping).await;
+        let body = response.body.beginning(LARGEST_REFUSAL, self.limits().short_pace()).await;
         let body = body.map(|(body, _)| body).unwrap_or_default();
         api_error::of_answer(response.status, response.header(header::CONTENT_TYPE), &challenges, &body)
     }

@@ -171,7 +171,7 @@ impl ServerCertVerifier for Pinned {
             // Its validity was looked at before.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
                 if self.pinned.iter().any(|pinned| pinned == end_entity)
-                    && format!("{other:?}").contains("CaUsedAsEndEntity") =>
+                    && matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
             {
                 let parsed = ParsedCertificate::try_from(end_entity)?;
                 rustls::client::verify_server_name(&parsed, server_name)?;

@@ -90,6 +90,26 @@ struct Upload {
     at: u64,
 }
 
+/// An upload that is cancelled when nobody goes on with it: a client that leaves ends a push at any point.
+struct Unfinished {
+    inner: Arc<Inner>,
+    upload: Option<Upload>,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Without a runtime, as when the daemon ends, the registry forgets it in time.
+        if let (Some(upload), Ok(runtime)) = (self.upload.take(), tokio::runtime::Handle::try_current()) {
+            let inner = Arc::clone(&self.inner);
+            runtime.spawn(async move {
+                if let Some(session) = inner.session() {
+                    inner.cancel(session, &upload).await;
+                }
+            });
+        }
+    }
+}
+
 impl Repository {
     /// Makes a blob of another repository of the same registry appear in this one. `from`: the other's
     /// path.
@@ -122,7 +142,7 @@ impl Repository {
             .await
     }
 
-    /// Sends a blob. Dropping the future leaves the unfinished upload to the registry, which forgets it in time.
+    /// Sends a blob. Dropping the future ends it, and tells the registry so.
     ///
     /// # Errors
     ///
@@ -131,17 +151,17 @@ impl Repository {
         let inner = self.inner();
         // Whom cannot be talked to at all is not asked again and again; that is for what breaks off.
         inner.over_endpoints(|session| session.ping()).await?;
-        let mut upload = None;
+        let mut unfinished = Unfinished { inner: Arc::clone(inner), upload: None };
         let mut attempt = 1;
         loop {
-            let error = match inner.try_upload(&request, &mut upload, events).await {
+            let error = match inner.try_upload(&request, &mut unfinished.upload, events).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             if !error.may_retry() || attempt >= MOST_ATTEMPTS {
                 tracing::error!("upload of {} failed after {attempt} attempts: {error}", request.digest);
-                if let (Some(upload), Some(session)) = (&upload, inner.session()) {
-                    inner.cancel(session, upload).await;
+                if let (Some(upload), Some(session)) = (unfinished.upload.take(), inner.session()) {
+                    inner.cancel(session, &upload).await;
                 }
                 return Err(error);
             }

@@ -7,11 +7,11 @@ mod world;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dockerd_registry::{Access, DownloadRequest, RegistryError, Target};
+use dockerd_registry::{Access, DownloadRequest, RegistryError, Target, UploadRequest};
 use dockerd_types::{ErrorKind, Kinded};
 use world::{
-    After, Asked, Server, answer, blob, body_of, config, digest, fetch, repository, repository_as, request, respond,
-    user,
+    After, Asked, Memory, Server, answer, blob, body_of, config, digest, fetch, repository, repository_as, request,
+    respond, user,
 };
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -59,6 +59,46 @@ async fn a_body_that_breaks_off_goes_on_where_it_was() {
     assert!(fetched.error.is_none() && fetched.bytes == all);
     let fetched = fetch(&repository, request(&all, 300_000), &all).await;
     assert!(fetched.error.is_none() && fetched.bytes == all);
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_given_up_and_goes_on_where_it_was() {
+    let all = blob(50_000);
+    for forever in [true, false] {
+        let bytes = all.clone();
+        let server = Server::start(move |asked| {
+            let bytes = bytes.clone();
+            Box::pin(async move {
+                // The first two are the ping and its answer's way round TLS.
+                if asked.path == "/v2/" || (asked.range().is_some() && !forever) {
+                    return if asked.path == "/v2/" { answer(200, &[], "") } else { serve(&asked, &bytes) };
+                }
+                let trickle = After::Trickle(bytes.slice(10_000..10_001), Duration::from_millis(5));
+                let length = (bytes.len() - asked.range().map_or(0, |(first, _)| first as usize)).to_string();
+                let range = asked.range().map(|(first, last)| format!("bytes {first}-{last}/{}", bytes.len()));
+                let mut headers = vec![("content-length", length.as_str())];
+                headers.extend(range.iter().map(|range| ("content-range", range.as_str())));
+                let status = if range.is_some() { 206 } else { 200 };
+                let begin = if range.is_some() { Bytes::new() } else { bytes.slice(..10_000) };
+                respond(status, &headers, body_of(vec![begin], trickle))
+            })
+        })
+        .await;
+        let mut config = config();
+        (config.limits.idle, config.limits.least) = (Duration::from_millis(300), 1_000);
+        config.max_download_attempts = 2;
+        let repository = repository(config, &format!("{}/a", server.host()), Access::Pull).await;
+        let begun = std::time::Instant::now();
+        let fetched = fetch(&repository, request(&all, 0), &[]).await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        assert_eq!(fetched.retries, [5, 4, 3, 2, 1]);
+        let error = fetched.error.map(|error| error.to_string()).unwrap_or_default();
+        if forever {
+            assert!(error.starts_with("only ") && error.ends_with(" bytes received in 0 seconds"), "{error}");
+        } else {
+            assert_eq!((error.as_str(), fetched.bytes.len()), ("", all.len()));
+        }
+    }
 }
 
 #[tokio::test]
@@ -388,6 +428,46 @@ async fn tags_come_in_pages_of_this_registry_only() {
     let error = repository(config(), &name("c"), Access::Pull).await.tags().await.unwrap_err();
     assert!(error.to_string().starts_with("invalid tag list"), "{error}");
     assert!(repository(config(), &name("d"), Access::Pull).await.tags().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_upload_nobody_waits_for_is_cancelled() {
+    let begun = std::sync::Arc::new(tokio::sync::Notify::new());
+    let cancelled = std::sync::Arc::new(tokio::sync::Notify::new());
+    let (starts, ends) = (begun.clone(), cancelled.clone());
+    let server = Server::start(move |asked| {
+        let (starts, ends) = (starts.clone(), ends.clone());
+        Box::pin(async move {
+            match (asked.method.as_str(), asked.path.as_str()) {
+                ("GET", "/v2/") => answer(200, &[], ""),
+                ("POST", _) => answer(202, &[("location", "/v2/a/blobs/uploads/one?state=x")], ""),
+                ("DELETE", "/v2/a/blobs/uploads/one") if asked.query == "state=x" => {
+                    ends.notify_one();
+                    answer(204, &[], "")
+                }
+                // The bytes are here, and no answer comes.
+                _ => {
+                    starts.notify_one();
+                    std::future::pending().await
+                }
+            }
+        })
+    })
+    .await;
+    let repository = repository(config(), &format!("{}/a", server.host()), Access::Push).await;
+    for length in [5, 3 << 20] {
+        let bytes = blob(length);
+        let (of, source) = (digest(&bytes), Memory(bytes.clone()));
+        let request = UploadRequest { digest: &of, size: bytes.len() as u64, source: &source };
+        let mut events = |_| {};
+        let upload = repository.upload(request, &mut events);
+        tokio::select! {
+            result = upload => panic!("it has ended: {result:?}"),
+            () = begun.notified() => {}
+        }
+        let waited = tokio::time::timeout(Duration::from_secs(20), cancelled.notified()).await;
+        assert!(waited.is_ok(), "{:?}", server.seen.lock().unwrap());
+    }
 }
 
 /// All bytes of a part, or what went wrong.

@@ -14,6 +14,7 @@ use crate::error::EngineError;
 use crate::ports::{ContainerImage, EventNote, Images, PathChange, PathChangeKind};
 
 pub mod commit;
+pub mod import;
 pub(crate) mod lazy;
 pub mod list;
 pub mod platform;

@@ -52,12 +52,18 @@ impl Kinded for PlatformError {
     }
 }
 
-/// The platform an import is for; this machine's for the empty text.
+/// The Linux platform that `text` means; this machine's for the empty text.
 pub fn parse(text: &str) -> Result<Platform, EngineError> {
-    if text.is_empty() {
-        return Ok(Platform::host());
-    }
-    let platform = specifier(text).map_err(EngineError::module)?;
+    linux(read(text)?)
+}
+
+/// The platform that `text` means, whatever its system; this machine's for the empty text.
+pub fn read(text: &str) -> Result<Platform, EngineError> {
+    if text.is_empty() { Ok(Platform::host()) } else { specifier(text).map_err(EngineError::module) }
+}
+
+/// `platform`, if it is one of Linux.
+pub fn linux(platform: Platform) -> Result<Platform, EngineError> {
     if platform.os == "linux" { Ok(platform) } else { Err(EngineError::module(PlatformError::System)) }
 }
 

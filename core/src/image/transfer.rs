@@ -58,8 +58,17 @@ impl ImageService {
 
     /// Makes an image of one layer out of a tar.
     pub async fn import(&self, body: ByteReceiver, options: ImportOptions) -> Result<Arc<Image>, EngineError> {
+        self.import_read(Reader::new(body), options).await
+    }
+
+    /// The same from a blocking reader.
+    pub(super) async fn import_read(
+        &self,
+        body: impl Read + Send + 'static,
+        options: ImportOptions,
+    ) -> Result<Arc<Image>, EngineError> {
         let store = self.store.clone();
-        let image = blocking(move || store.import(Reader::new(body), &options)).await??;
+        let image = blocking(move || store.import(body, &options)).await??;
         let name = image.references.first().map_or_else(|| image.id.to_string(), |r| r.familiar());
         self.event("import", image.id.as_str(), &name);
         Ok(image)

@@ -22,6 +22,11 @@ impl Digest {
         Self(format!("sha256:{}", hex(sum)).into())
     }
 
+    /// The digest whose sha512 sum is `sum`.
+    pub fn sha512(sum: &[u8; 64]) -> Self {
+        Self(format!("sha512:{}", hex(sum)).into())
+    }
+
     /// Parses `sha256:<64 hex>` or `sha512:<128 hex>`, lower case.
     pub fn parse(text: &str) -> Result<Self, InvalidDigest> {
         let invalid = || InvalidDigest(text.to_owned());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use dockerd_types::Digest;
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::error::ImageError;
 use crate::untar::Skip;
@@ -68,6 +68,8 @@ pub(crate) struct Writer {
     spool: Spool,
     /// `None` where somebody who reads behind it hashes.
     hasher: Option<Sha256>,
+    /// Where the content has a name by this algorithm.
+    other: Option<Sha512>,
     written: u64,
 }
 
@@ -121,7 +123,7 @@ impl Spool {
 impl Writer {
     fn new(file: File, place: Place) -> (Self, Spool) {
         let spool = Spool { place: Arc::new(place), shared: Arc::default() };
-        (Self { file, spool: spool.clone(), hasher: Some(Sha256::new()), written: 0 }, spool)
+        (Self { file, spool: spool.clone(), hasher: Some(Sha256::new()), other: None, written: 0 }, spool)
     }
 
     /// Takes what the file has already as written, but no more than `most` bytes; how many. Blocking.
@@ -153,6 +155,22 @@ impl Writer {
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
         }
+        if let Some(hasher) = &mut self.other {
+            hasher.update(bytes);
+        }
+    }
+
+    /// Hashes by the algorithm of `name` too. Nothing has been written yet.
+    pub(crate) fn verifying(mut self, name: &Digest) -> Self {
+        self.other = (name.algorithm() == "sha512").then(Sha512::new);
+        self
+    }
+
+    /// All is written; its digest, and the one by the algorithm it was to be verified by.
+    pub(crate) fn finish_verified(mut self) -> (Digest, Digest) {
+        let other = self.other.take().map(|hasher| Digest::sha512(&hasher.finalize().into()));
+        let digest = self.finish();
+        (digest.clone(), other.unwrap_or(digest))
     }
 
     /// All is written; its digest.

@@ -198,7 +198,8 @@ impl ImageStore {
         let path = layer.blob_path();
         let open = || File::open(&path).map_err(ImageError::io("read a layer that was fetched"));
         let (found, staged) = std::thread::scope(|scope| {
-            let hashing = scope.spawn(|| digest_of(open()?).map_err(ImageError::io("read a layer that was fetched")));
+            let hashing =
+                scope.spawn(|| digest_of(open()?, blob).map_err(ImageError::io("read a layer that was fetched")));
             let staged = open().and_then(|file| {
                 stage_stream(&mut *decompress::plain(file)?, &**self.snapshots(), self.content().temporary())
             });
@@ -224,7 +225,12 @@ impl ImageStore {
             media_type: layer.document.media_type.clone(),
             repositories: BTreeSet::from([repository_name(layer.reference())]),
         };
-        self.keep_content(diff_id, Some(&tar), Some(Compressed { received: Spool::whole(&path)?, form }))?;
+        self.keep_content(
+            diff_id,
+            Some(&tar),
+            Some(Compressed { received: Spool::whole(&path)?, form }),
+            self.snapshots().reads_tars(),
+        )?;
         let mut files = Some(files);
         for driver in self.drivers().all() {
             let Some(lazy) = driver.lazy() else { continue };

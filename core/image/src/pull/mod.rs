@@ -11,7 +11,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dockerd_registry::{Descriptor, DownloadEvent, DownloadRequest, Manifest, RegistryError, Repository, Target};
 use dockerd_types::{Digest, ErrorKind, Kinded, Reference};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::ImageConfig;
@@ -399,7 +398,7 @@ impl ImageStore {
                 };
                 let Some(mut staged) = transfer.take(extracting)? else { return store.restage(&diff_id) };
                 extracting(blob.size);
-                if staged.diff_id.as_ref().unwrap_or(&blob.digest) != &diff_id {
+                if staged.diff_id.as_ref().unwrap_or_else(|| transfer.digest()) != &diff_id {
                     return Err(ImageError::LayersMismatch);
                 }
                 let form = LayerBlob {
@@ -449,8 +448,7 @@ async fn small_blob(repository: &Repository, blob: &Descriptor) -> Result<Bytes,
             DownloadEvent::Retrying { .. } => {}
         }
     }
-    let found = Digest::sha256(&Sha256::digest(&bytes).into());
-    if found != blob.digest {
+    if crate::content::digest_of(&bytes[..], &blob.digest).ok().as_ref() != Some(&blob.digest) {
         return Err(PullError::Config(blob.digest.clone()));
     }
     Ok(bytes.into())

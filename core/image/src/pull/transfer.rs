@@ -2,7 +2,7 @@
 //! that want the same blob at the same time share one transfer; it ends when the last of them lets go of it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use dockerd_registry::{Descriptor, DownloadEvent, DownloadRequest, Repository};
@@ -52,6 +52,8 @@ pub(super) struct Transfer {
     blob: Descriptor,
     state: watch::Receiver<TransferState>,
     job: Arc<Mutex<Option<Arc<Job>>>>,
+    /// The sha256 digest of what was received, whatever algorithm the blob is named by.
+    received: Arc<OnceLock<Digest>>,
     task: tokio::task::AbortHandle,
 }
 
@@ -116,7 +118,8 @@ impl Transfer {
         let slot = slots.clone().try_acquire_owned().ok();
         let begin = if slot.is_some() { TransferState::Downloading(0) } else { TransferState::Waiting };
         let (sender, state) = watch::channel(begin);
-        let job = Arc::new(Mutex::new(None));
+        let (job, received) = (Arc::new(Mutex::new(None)), Arc::new(OnceLock::new()));
+        let noted = received.clone();
         let (work, at) = ((store.clone(), repository.clone(), blob.clone()), job.clone());
         let task = tokio::spawn(async move {
             let (store, repository, blob) = work;
@@ -125,13 +128,16 @@ impl Transfer {
                 None => slots.acquire_owned().await,
             };
             let end = match download(&store, &repository, &blob, &sender, &at).await {
-                Ok(()) => TransferState::Complete,
+                Ok(digest) => {
+                    let _ = noted.set(digest);
+                    TransferState::Complete
+                }
                 Err(error) => TransferState::Failed(Arc::new(error)),
             };
             sender.send_replace(end);
         });
         let task = task.abort_handle();
-        Arc::new(Self { number, store: store.clone(), blob: blob.clone(), state, job, task })
+        Arc::new(Self { number, store: store.clone(), blob: blob.clone(), state, job, received, task })
     }
 
     /// How far it is, to be followed.
@@ -150,20 +156,25 @@ impl Transfer {
         job.take(|| report(job.consumed()))
     }
 
+    /// The sha256 digest of the received file, once it is [`Complete`](TransferState::Complete).
+    pub(super) fn digest(&self) -> &Digest {
+        self.received.get().unwrap_or(&self.blob.digest)
+    }
+
     /// The received file.
     pub(super) fn received(&self) -> Option<Spool> {
         self.job().map(|job| job.source().clone())
     }
 }
 
-/// Gets the blob and has it staged, from the start again where the registry cannot go on in the middle.
+/// Gets the blob and has it staged, from the start again where the registry cannot go on in the middle; its sha256 digest.
 async fn download(
     store: &ImageStore,
     repository: &Repository,
     blob: &Descriptor,
     state: &watch::Sender<TransferState>,
     job: &Mutex<Option<Arc<Job>>>,
-) -> Result<(), PullError> {
+) -> Result<Digest, PullError> {
     loop {
         let path = store.ingests().path(&blob.digest);
         let (writer, spool) = Spool::keep(&path)?;
@@ -172,7 +183,7 @@ async fn download(
         // What follows is cancelled with this future: the job then reads that its source has broken off.
         let _guard = AbortOnDrop(spool.clone());
         stage(store, running);
-        let size = blob.size;
+        let (size, writer) = (blob.size, writer.verifying(&blob.digest));
         let (mut writer, offset) = blocking(move || {
             let mut writer = writer;
             let offset = writer.catch_up(size).map_err(ImageError::io("receive layer"))?;
@@ -190,11 +201,11 @@ async fn download(
                 }
             }
         }
-        let found = blocking(move || Ok(writer.finish())).await?;
+        let (digest, found) = blocking(move || Ok(writer.finish_verified())).await?;
         if found != blob.digest {
             return Err(PullError::Verification { expected: blob.digest.clone(), found });
         }
-        return Ok(());
+        return Ok(digest);
     }
 }
 

@@ -94,7 +94,7 @@ impl LayerDirectory {
         describe(staged, self.parent(chain)?.as_ref())?;
         let here = rustix::fs::CWD;
         // Under its temporary name it goes with `staged`.
-        Ok(rustix::fs::renameat_with(here, staged.path(), here, &self.layer(chain), RenameFlags::EXCHANGE)?)
+        Ok(rustix::fs::renameat_with(here, staged.path(), here, self.layer(chain), RenameFlags::EXCHANGE)?)
     }
 
     /// What `chain` lies upon; `None` for a lowest layer.

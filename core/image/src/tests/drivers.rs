@@ -116,3 +116,30 @@ fn privileged_snapshots_of_another_driver_are_committed_to_the_chosen_one() {
     remove(&store, "x:1", false).expect("removed");
     root.assert_empty();
 }
+
+/// A power cut while one driver was chosen, and a start with another: what containers of the first lie upon is made anew.
+#[test]
+fn privileged_layers_of_a_former_driver_are_checked_after_a_power_cut() {
+    let (mut root, store) = Root::new();
+    let image =
+        load(&store, &docker_archive(&[(&["x:1"], &[layer("a"), layer("b")])])).expect("loaded").remove(0).image;
+    store.prepare("old", image.chain()).expect("prepared");
+    write_in(&store.snapshots().mount("old").expect("mounted"), "new", "12345");
+    settled(&store);
+    drop(store);
+    let torn = root.layer(&image.layers[1].chain_id);
+    std::fs::write(torn.join("unsettled"), "another boot").expect("marked");
+    std::fs::write(torn.join("diff/shared"), "").expect("torn");
+    root.driver = "vfs";
+    let store = ImageStore::open(&root.layout, Some("vfs")).expect("opened");
+    let tree = store.snapshots_of("old").mount("old").expect("mounted");
+    assert_eq!((read_in(&tree, "shared"), read_in(&tree, "new")), (b"x".to_vec(), b"12345".to_vec()));
+    drop(tree);
+    drop(store);
+    // Torn content is of use to no driver.
+    std::fs::write(torn.join("unsettled"), "another boot").expect("marked");
+    let content = root.dir.path().join("data/image/content/sha256");
+    std::fs::write(content.join(image.layers[1].diff_id.hex()), "torn").expect("torn");
+    let store = ImageStore::open(&root.layout, Some("vfs")).expect("opened");
+    assert!(store.resolve("x:1").is_err());
+}

@@ -50,6 +50,7 @@ impl Chunk {
     }
 
     /// Where it begins in what comes out of those bytes.
+    #[cfg(test)]
     pub(crate) fn inner(&self) -> u64 {
         self.inner.into()
     }

@@ -142,6 +142,11 @@ pub(crate) fn body_of(pieces: Vec<Bytes>, after: After) -> Body {
             After::Cut => drop(send.send(Err(std::io::Error::other("cut"))).await),
             After::Silence => send.closed().await,
             After::More(piece) => while send.send(Ok(Frame::data(piece.clone()))).await.is_ok() {},
+            After::Trickle(piece, pause) => {
+                while send.send(Ok(Frame::data(piece.clone()))).await.is_ok() {
+                    tokio::time::sleep(pause).await;
+                }
+            }
         }
     });
     StreamBody::new(stream).boxed_unsync()
@@ -152,6 +157,8 @@ pub(crate) enum After {
     Cut,
     Silence,
     More(Bytes),
+    /// The same again and again, with a pause after each.
+    Trickle(Bytes, Duration),
 }
 
 fn futures<T: Send + 'static>(

@@ -82,14 +82,14 @@ async fn what_is_needed_comes_and_no_byte_twice() {
     bed.blob.need(500_000..500_010).await.expect("fetched");
     bed.check(500_000..500_010);
     // Whole blocks, and a bit ahead.
-    assert_eq!(bed.asked(), [499_712..569_344]);
+    assert_eq!((bed.asked().len(), bed.asked()[0].clone()), (1, 499_712..569_344));
     bed.blob.need(510_000..520_000).await.expect("here");
     assert_eq!(bed.asked().len(), 1);
     bed.blob.need(SIZE - 1..SIZE).await.expect("fetched");
     bed.check(SIZE - 1..SIZE);
-    assert!(!(bed.blob.fetched() == SIZE));
+    assert_ne!(bed.blob.fetched(), SIZE);
     bed.blob.fill(1).await.expect("fetched");
-    assert!((bed.blob.fetched() == SIZE));
+    assert_eq!(bed.blob.fetched(), SIZE);
     bed.check(0..SIZE);
     assert_eq!(bed.asked().iter().map(|range| range.end - range.start).sum::<u64>(), SIZE);
 }
