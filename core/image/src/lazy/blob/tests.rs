@@ -1,3 +1,5 @@
+//! The blob against a registry whose pieces come when a test lets them.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
