@@ -69,7 +69,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
     files: usize,
     /// Storage drivers of ours; the first one is measured throughout, all of them by size and number of files
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "erofs,overlay2")]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "erofs,composefs,overlay2,vfs")]
     drivers: Vec<String>,
     /// Directory where generated images are kept; `inputs` in the directory for the results by default
     #[arg(long, value_name = "DIR")]

@@ -1,6 +1,6 @@
 //! Which compression a stream has, by its first bytes, and a reader of what is inside.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use crate::error::ImageError;
 
@@ -33,19 +33,27 @@ impl Compression {
 
     /// Wraps `reader` so that plain bytes come out; streams put one after the other count as one.
     pub(crate) fn decoder<'a>(self, reader: impl Read + Send + 'a) -> Result<Box<dyn Read + Send + 'a>, ImageError> {
+        match self {
+            Self::None => Ok(Box::new(reader)),
+            _ => self.decoder_of(BufReader::with_capacity(64 * 1024, reader)),
+        }
+    }
+
+    /// The same of a reader that has a buffer, out of which is read without copying.
+    pub(crate) fn decoder_of<'a>(
+        self,
+        reader: impl BufRead + Send + 'a,
+    ) -> Result<Box<dyn Read + Send + 'a>, ImageError> {
         Ok(match self {
             Self::None => Box::new(reader),
-            Self::Gzip => Box::new(flate2::read::MultiGzDecoder::new(reader)),
+            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
             Self::Zstd => {
-                let decoder = zstd::stream::read::Decoder::new(reader).map_err(ImageError::io("open zstd stream"))?;
-                Box::new(decoder)
+                let decoder = zstd::stream::read::Decoder::with_buffer(reader);
+                Box::new(decoder.map_err(ImageError::io("open zstd stream"))?)
             }
-            Self::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(reader)),
-            Self::Xz => {
-                // It reads its headers byte by byte.
-                let reader = BufReader::with_capacity(64 * 1024, reader);
-                Box::new(lzma_rust2::XzReader::new_mem_limit(reader, true, XZ_MEMORY_KIB))
-            }
+            Self::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(reader)),
+            // Its headers it reads byte by byte.
+            Self::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(reader, true, XZ_MEMORY_KIB)),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Blobs on their way from a registry, by digest: files a daemon that comes after a killed one goes on with.
 //!
 //! ```text
-//! image/ingest/<digest>             as many bytes as have arrived, from the first one
+//! image/ingest/<digest>             what has arrived, up to the first hole; it may be longer, because room is made ahead
 //! ```
 //! A pull that ends, well or not, takes its files away. What a killed daemon left is checked by its digest when the same
 //! blob is wanted again, and is deleted after a day.

@@ -2,7 +2,7 @@
 //! image when all its layers are. What no image takes in the end goes with the lease.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ use crate::store::{
     manifest_document,
 };
 
+/// Bytes of a kept layer that are read and hashed at a time.
+const PIECE: usize = 256 * 1024;
 /// Manifests remembered of one image.
 const MOST_MANIFESTS: usize = 16;
 
@@ -124,7 +126,7 @@ impl ImageStore {
 
     fn restage_in(&self, driver: &Arc<dyn SnapshotDriver>, diff_id: &Digest) -> Result<StagedLayer, ImageError> {
         let (found, tar, files) = if self.content().has(diff_id) {
-            let mut reader = Hashing::new(self.content().get(diff_id)?);
+            let mut reader = Hashing::new(BufReader::with_capacity(PIECE, self.content().get(diff_id)?));
             let file = self.content().path(diff_id);
             let files = driver.stage(&mut LayerTar { reader: &mut reader, file: &file })?;
             (Some(reader.finish().map_err(ImageError::io("read layer"))?), None, files)

@@ -402,5 +402,5 @@ fn compress(store: &ImageStore, diff_id: &Digest) -> Result<(Digest, Spool), Ima
         }
     }
     let Packed(writer) = encoder.finish().map_err(fail())?;
-    Ok((writer.finish(), spool))
+    Ok((writer.finish().map_err(fail())?, spool))
 }

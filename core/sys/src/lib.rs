@@ -16,6 +16,7 @@ pub mod ns;
 pub mod port;
 pub mod process;
 pub mod pty;
+pub mod ring;
 pub mod seccomp;
 pub mod socket;
 pub mod straggler;

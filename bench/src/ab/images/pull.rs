@@ -9,7 +9,7 @@ use dockerd_bench::input::{self, Image};
 
 use super::super::sample::{Series, Unit};
 use super::super::{Bench, since};
-use super::{MEMORY_TARGET, PORT, megabytes, read_cold, registries, remove, run_cold, settle, watched};
+use super::{Cost, MEMORY_TARGET, PORT, megabytes, read_cold, registries, remove, run_cold, settle, watched};
 
 /// Repository of the image of ten layers.
 const LARGE: &str = "bench/large";
@@ -32,7 +32,9 @@ pub(crate) fn pull(bench: &mut Bench) -> Result<()> {
             .at_least_times(4.0),
         time("that, processor time"),
         time("decompression of those layers alone, two threads"),
+        time("that, and both their digests"),
         Series::new("pull against decompression alone", Unit::Times, Some(DECOMPRESSION), count),
+        Series::new("pull against decompression and digests", Unit::Times, None, count),
         Series::new("memory during pulls, above idle", Unit::Megabytes, Some(MEMORY_TARGET), count),
         time("first docker run after the pull, cold").at_least_times(3.0),
         time("first read of all its files, cold").at_least_times(3.0),
@@ -43,15 +45,17 @@ pub(crate) fn pull(bench: &mut Bench) -> Result<()> {
     let done = bench.rounds(series, |daemon| {
         settle(daemon)?;
         image.touch()?;
-        let floor = decompression(&image)?;
+        let floor = timed(|| input::decompress(&image, 2))?;
+        let verified = timed(|| input::verify(&image, 2))?;
         let pulled = watched(daemon, |daemon| daemon.api.pull(&name, "latest"))?;
         settle(daemon)?;
         let run = run_cold(daemon, &reference, &network)?;
         let read = read_cold(daemon, &reference)?;
         let removed = remove(daemon, &reference)?;
         settle(daemon)?;
-        let times = pulled.time / floor;
-        Ok(vec![pulled.time, pulled.processor, floor, times, pulled.memory, run, read, removed])
+        let (times, against) = (pulled.time / floor, pulled.time / verified);
+        let Cost { time, processor, memory } = pulled;
+        Ok(vec![time, processor, floor, verified, times, against, memory, run, read, removed])
     });
     drop(registries);
     done
@@ -92,10 +96,10 @@ fn note(bench: &mut Bench, what: &str, image: &Image) {
     bench.report.note(format!("{what} has {layers} layers, {plain:.0} MB, {gzip:.0} MB by gzip"));
 }
 
-/// The time the decoder of our daemon takes for the layers of `image` on two threads, the result thrown away.
-fn decompression(image: &Image) -> Result<f64> {
+/// How long `work` takes.
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let begun = Instant::now();
-    input::decompress(image, 2)?;
+    work()?;
     Ok(since(begun))
 }
 

@@ -1,25 +1,21 @@
 //! A reader that hashes what passes, and what is passed over.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
 use dockerd_types::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::untar::Skip;
 
-/// Bytes hashed at a time; they stay in the processor's cache.
-const PIECE: usize = 64 * 1024;
-
 /// The reader.
 pub(crate) struct Hashing<R> {
     inner: R,
     hasher: Sha256,
-    buffer: Vec<u8>,
 }
 
-impl<R: Read> Hashing<R> {
+impl<R: BufRead> Hashing<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, hasher: Sha256::new(), buffer: Vec::new() }
+        Self { inner, hasher: Sha256::new() }
     }
 
     /// The digest of the whole stream, the rest of which is read.
@@ -37,17 +33,17 @@ impl<R: Read> Read for Hashing<R> {
     }
 }
 
-impl<R: Read> Skip for Hashing<R> {
-    /// Reads, because all is to be hashed.
+impl<R: BufRead> Skip for Hashing<R> {
+    /// Reads, because all is to be hashed, but does not copy.
     fn skip(&mut self, bytes: u64) -> io::Result<u64> {
-        self.buffer.resize(PIECE, 0);
         let mut left = bytes;
         while left > 0 {
-            let wanted = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
-            match self.inner.read(&mut self.buffer[..wanted]) {
-                Ok(0) => break,
-                Ok(length) => {
-                    self.hasher.update(&self.buffer[..length]);
+            match self.inner.fill_buf() {
+                Ok([]) => break,
+                Ok(piece) => {
+                    let length = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
+                    self.hasher.update(&piece[..length]);
+                    self.inner.consume(length);
                     left -= length as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -7,8 +7,10 @@
 //! socket -> spool (raw, hashed) -> decompress, hash -> spool (plain) -> unpack into a temporary directory
 //!                                  (only if compressed)
 //! ```
+//! Who is near behind a writer gets the bytes in memory, and the files are written meanwhile ([`disk`]).
 //! Nothing of this is visible: a load publishes staged layers when their digests are verified.
 
+pub(crate) mod disk;
 pub(crate) mod hashing;
 pub(crate) mod pool;
 pub(crate) mod spool;

@@ -1,7 +1,7 @@
 //! Staging one layer: from a growing file of the archive to the layer's tar, its diffID, and an unpacked directory that
 //! nobody sees yet. Two loads that bring the same blob at the same time share one job.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dockerd_types::Digest;
 
+use super::disk::{Engine, Keep};
 use super::hashing::Hashing;
 use super::spool::{Spool, Writer};
 use crate::decompress::Compression;
@@ -17,9 +18,6 @@ use crate::error::ImageError;
 use crate::layer::broken;
 use crate::snapshot::{LayerTar, SnapshotDriver, Staged};
 use crate::untar::Skip;
-
-/// Bytes moved at a time.
-const CHUNK: usize = 256 * 1024;
 
 /// A layer that is unpacked and has no name yet.
 #[derive(Debug)]
@@ -94,7 +92,7 @@ impl Job {
             let files = driver.stage(&mut LayerTar { reader: &mut reader, file: self.source.path() })?;
             return Ok(StagedLayer { diff_id: None, tar: Some(self.source.clone()), files, compressed: None });
         }
-        stage_stream(&mut *compression.decoder(reader)?, driver, temporary)
+        stage_stream(&mut *compression.decoder_of(reader)?, driver, temporary)
     }
 
     /// Ends it without the work having been begun.
@@ -148,6 +146,17 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
+impl<R: BufRead> BufRead for Counted<'_, R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+        self.consumed.fetch_add(amount as u64, Ordering::Relaxed);
+    }
+}
+
 impl<R: Skip> Skip for Counted<'_, R> {
     fn skip(&mut self, bytes: u64) -> io::Result<u64> {
         let passed = self.inner.skip(bytes)?;
@@ -162,18 +171,15 @@ pub(crate) fn stage_stream(
     driver: &dyn SnapshotDriver,
     temporary: &Path,
 ) -> Result<StagedLayer, ImageError> {
-    let fill = |out: &mut dyn Write| {
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            match reader.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(length) => out.write_all(&buffer[..length]).map_err(ImageError::io("write layer"))?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(broken(error.into())),
-            }
+    let fill = |out: &mut Sink<'_>| loop {
+        match reader.read(out.space().map_err(ImageError::io("write layer"))?) {
+            Ok(0) => return Ok(()),
+            Ok(length) => out.advance(length).map_err(ImageError::io("write layer"))?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(broken(error.into())),
         }
     };
-    stage_with(fill, driver, temporary)
+    stage_filled(fill, driver, temporary)
 }
 
 /// Stages the plain tar that `fill` writes.
@@ -182,7 +188,17 @@ pub(crate) fn stage_with(
     driver: &dyn SnapshotDriver,
     temporary: &Path,
 ) -> Result<StagedLayer, ImageError> {
-    let (mut writer, tar) = Spool::create(temporary)?;
+    stage_filled(|out| fill(out), driver, temporary)
+}
+
+fn stage_filled(
+    fill: impl FnOnce(&mut Sink<'_>) -> Result<(), ImageError>,
+    driver: &dyn SnapshotDriver,
+    temporary: &Path,
+) -> Result<StagedLayer, ImageError> {
+    let (writer, tar) = Spool::create(temporary)?;
+    // Containers will read it.
+    let mut writer = writer.handing(Keep::InCache, Engine::best(Keep::InCache));
     // Whoever has less to do hashes: a driver that looks at headers only, else the writer.
     let hashed_behind = driver.reads_tars();
     if hashed_behind {
@@ -201,7 +217,7 @@ pub(crate) fn stage_with(
         });
         let mut sink = Sink { writer: &mut writer, given_up: &|| unpack.is_finished() };
         let filled = fill(&mut sink);
-        let written = filled.map(|()| writer.finish_if_hashed());
+        let written = filled.and_then(|()| writer.finish_if_hashed().map_err(ImageError::io("write layer")));
         if let Err(error) = &written {
             tar.abort(&error.to_string());
         }
@@ -223,6 +239,21 @@ pub(crate) fn stage_with(
 struct Sink<'a> {
     writer: &'a mut Writer,
     given_up: &'a dyn Fn() -> bool,
+}
+
+impl Sink<'_> {
+    /// Room for what comes next.
+    fn space(&mut self) -> io::Result<&mut [u8]> {
+        if (self.given_up)() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.writer.space()
+    }
+
+    /// So much of the room is filled.
+    fn advance(&mut self, length: usize) -> io::Result<()> {
+        self.writer.advance(length)
+    }
 }
 
 impl Write for Sink<'_> {

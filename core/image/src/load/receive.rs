@@ -82,7 +82,7 @@ impl Body {
                 {
                     return Ok(layer);
                 }
-                stage_stream(&mut *compression.decoder(spool.reader()?)?, driver, temporary)
+                stage_stream(&mut *compression.decoder_of(spool.reader()?)?, driver, temporary)
             }
         }
     }
@@ -177,7 +177,12 @@ impl Arrivals {
             }
             writer.write(piece).map_err(ImageError::io("receive archive"))?;
         }
-        Ok(Body::Spooled { digest: writer.finish(), spool, compression, job })
+        Ok(Body::Spooled {
+            digest: writer.finish().map_err(ImageError::io("receive archive"))?,
+            spool,
+            compression,
+            job,
+        })
     }
 
     /// Starts staging what still arrives, unless another load stages the same blob now.

@@ -2,6 +2,7 @@
 //! that want the same blob at the same time share one transfer; it ends when the last of them lets go of it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -12,12 +13,17 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use super::PullError;
 use crate::decompress::{Compression, MAGIC, read_up_to};
 use crate::error::ImageError;
+use crate::intake::disk::{Engine, Keep};
 use crate::intake::spool::{Spool, Writer};
 use crate::intake::stage::{Job, StagedLayer};
 use crate::store::ImageStore;
 
-/// Pieces that may wait between the network and the disk; each has some ten kilobytes.
-const PIECES: usize = 64;
+/// Pieces that may wait between the network and the disk; each has some ten kilobytes, and on a fast network a few hundred.
+const PIECES: usize = 8;
+/// Blobs of so many bytes are written past the page cache: smaller ones are not worth the setting up.
+const LARGE: u64 = 4 << 20;
+/// Blobs of so many are handed on in memory.
+const SMALL: u64 = 128 << 10;
 
 /// How far a transfer is.
 #[derive(Debug, Clone)]
@@ -36,7 +42,11 @@ pub(super) enum TransferState {
 
 /// Transfers under way, by digest, each with its number.
 #[derive(Debug, Default)]
-pub(crate) struct Transfers(Mutex<Running>);
+pub(crate) struct Transfers {
+    running: Mutex<Running>,
+    /// Layers being decompressed.
+    staging: Arc<AtomicUsize>,
+}
 
 #[derive(Debug, Default)]
 struct Running {
@@ -102,8 +112,14 @@ impl Transfers {
         transfer
     }
 
+    /// Whether the processors have enough to do with what has arrived: more that comes early would only fill memory.
+    fn are_busy(&self) -> bool {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        self.staging.load(Ordering::Relaxed) >= processors
+    }
+
     fn lock(&self) -> MutexGuard<'_, Running> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -192,7 +208,7 @@ async fn download(
         .await?;
         state.send_replace(TransferState::Downloading(offset));
         if offset < size {
-            match receive(repository, blob, offset, writer, state).await? {
+            match receive(store, repository, blob, offset, writer, state).await? {
                 Some(done) => writer = done,
                 None => {
                     spool.abort("the registry began anew");
@@ -201,8 +217,14 @@ async fn download(
                 }
             }
         }
-        let (digest, found) = blocking(move || Ok(writer.finish_verified())).await?;
+        let finished = blocking(move || writer.finish_verified().map_err(ImageError::io("receive layer")));
+        let (digest, found) = finished.await?;
         if found != blob.digest {
+            store.ingests().remove(&blob.digest);
+            if offset > 0 {
+                tracing::info!(digest = %blob.digest, "what was here of a layer is not of it; it is got anew");
+                continue;
+            }
             return Err(PullError::Verification { expected: blob.digest.clone(), found });
         }
         return Ok(digest);
@@ -211,6 +233,7 @@ async fn download(
 
 /// Writes what the registry sends from `offset` on; `None` when it would only begin anew.
 async fn receive(
+    store: &ImageStore,
     repository: &Repository,
     blob: &Descriptor,
     offset: u64,
@@ -218,9 +241,14 @@ async fn receive(
     state: &watch::Sender<TransferState>,
 ) -> Result<Option<Writer>, PullError> {
     let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES);
+    let (size, work) = (blob.size, store.clone());
     let mut writing = tokio::task::spawn_blocking(move || {
-        let mut writer = writer;
+        let (mut writer, mut first) = (writer, true);
         while let Some(piece) = pieces.blocking_recv() {
+            if std::mem::take(&mut first) {
+                writer = prepared(writer, offset, size, &piece);
+            }
+            writer.set_patient(work.transfers().are_busy());
             writer.write(&piece).map_err(ImageError::io("receive layer"))?;
         }
         Ok::<_, ImageError>(writer)
@@ -246,10 +274,23 @@ async fn receive(
     Ok(Some(writer))
 }
 
+/// The writer as a blob of `size` bytes wants it that goes on at `offset` with `piece`: in its compressed form nobody reads it
+/// again but who decompresses it right now. A plain one is a layer's tar, which containers read.
+fn prepared(writer: Writer, offset: u64, size: u64, piece: &[u8]) -> Writer {
+    let is_plain = offset == 0 && Compression::of(piece) == Compression::None;
+    let keep = match size {
+        LARGE.. if offset == 0 => Keep::OnDisk(size),
+        _ => Keep::InCache,
+    };
+    if is_plain || size < SMALL { writer } else { writer.handing(keep, Engine::best(keep)) }
+}
+
 /// Decompresses, hashes and unpacks what arrives, on a thread of its own.
 fn stage(store: &ImageStore, job: Arc<Job>) {
     let store = store.clone();
+    let counted = Staging::begin(&store.transfers().staging);
     tokio::task::spawn_blocking(move || {
+        let _counted = counted;
         let mut head = [0; MAGIC];
         let compression = job.source().reader().and_then(|mut reader| {
             let length = read_up_to(&mut reader, &mut head).map_err(ImageError::io("read layer"))?;
@@ -260,6 +301,22 @@ fn stage(store: &ImageStore, job: Arc<Job>) {
             Err(error) => job.fail(error),
         }
     });
+}
+
+/// Counts a layer that is being staged.
+struct Staging(Arc<AtomicUsize>);
+
+impl Staging {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Breaks a spool off for its readers, unless it is whole by then.
