@@ -103,6 +103,10 @@ impl OwnProcess {
         command.arg("-H").arg(format!("unix://{}", dir.join("docker.sock").display()));
         command.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
         command.arg("--pidfile").arg(dir.join("pid")).args(["--storage-driver", driver]);
+        if driver == "erofs" {
+            // Of use only for layers with a table of contents, which only one measure has.
+            command.arg("--lazy-pull");
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().context("start the daemon (are you root?)")?;
         Ok(Self { child, dir: dir.to_owned() })

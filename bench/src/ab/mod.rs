@@ -110,11 +110,12 @@ const MEASURES: [Measure; 10] = [
     ("idle", idle::idle),
 ];
 /// Measures of images, which write much and come last.
-const LAST: [Measure; 8] = [
+const LAST: [Measure; 9] = [
     ("image", storage::load_and_remove),
     ("images load", images::load),
     ("images pull", images::pull),
     ("images base", images::base),
+    ("images lazy", images::lazy),
     ("images list", images::list),
     ("images push", images::push),
     ("images scale", images::scale),

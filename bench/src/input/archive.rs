@@ -117,7 +117,14 @@ impl Image {
     /// A manifest with these media types.
     pub(super) fn manifest(&self, manifest: &str, config: &str, layer: &str) -> Value {
         let descriptor = |kind: &str, digest: &str, size: u64| json!({ "mediaType": kind, "digest": format!("sha256:{digest}"), "size": size });
-        let layers: Vec<Value> = self.layers.iter().map(|own| descriptor(layer, &own.digest, own.size)).collect();
+        let of_layer = |own: &Layer| {
+            let mut out = descriptor(layer, &own.digest, own.size);
+            if !own.annotations.is_empty() {
+                out["annotations"] = json!(own.annotations);
+            }
+            out
+        };
+        let layers: Vec<Value> = self.layers.iter().map(of_layer).collect();
         json!({
             "schemaVersion": 2,
             "mediaType": manifest,

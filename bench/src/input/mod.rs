@@ -6,6 +6,7 @@ mod random;
 mod registry;
 mod tree;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -47,6 +48,9 @@ pub struct Layer {
     pub digest: String,
     /// Bytes of the compressed tar.
     pub size: u64,
+    /// Annotations of its descriptor.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
     /// The file of the compressed tar.
     #[serde(skip)]
     pub path: PathBuf,
@@ -132,6 +136,36 @@ impl Inputs {
         self.layer(&format!("bulk-{megabytes}"), |out| bulk(out, bytes, megabytes.into(), runs))
     }
 
+    /// An image of a layer of so many megabytes, as in the large image, with a table of contents (eStargz). Made in memory.
+    pub fn indexed(&self, megabytes: u32) -> Result<Image> {
+        let record = self.dir.join(format!("indexed-{megabytes}.json"));
+        let file = |digest: &str| self.dir.join(digest);
+        if let Ok(text) = fs::read(&record) {
+            let mut layer: Layer = serde_json::from_slice(&text).with_context(|| record.display().to_string())?;
+            layer.path = file(&layer.digest);
+            if layer.path.metadata().is_ok_and(|meta| meta.len() == layer.size) {
+                return Image::new(vec![layer], "indexed");
+            }
+        }
+        let ordinary = self.bulk_layer(megabytes)?;
+        let mut tar = Vec::new();
+        MultiGzDecoder::new(File::open(&ordinary.path)?).read_to_end(&mut tar)?;
+        let blob = testkit::Estargz { level: LEVEL.level(), ..testkit::Estargz::default() }.pack(&tar)?;
+        let digest = hex(&Sha256::digest(&blob.bytes));
+        let path = file(&digest);
+        fs::write(&path, &blob.bytes)?;
+        let layer = Layer {
+            diff_id: hex(&Sha256::digest(&blob.tar)),
+            plain_size: blob.tar.len() as u64,
+            digest,
+            size: blob.bytes.len() as u64,
+            annotations: blob.annotations,
+            path,
+        };
+        fs::write(record, serde_json::to_vec(&layer)?)?;
+        Image::new(vec![layer], "indexed")
+    }
+
     /// An image of the tar that `make` writes to the path it is given, once.
     pub fn from_tar(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<Image> {
         let layer = self.layer(name, |out| {
@@ -165,7 +199,7 @@ impl Inputs {
         drop(out);
         let path = file(&digest);
         temporary.persist(&path)?;
-        let layer = Layer { diff_id, plain_size, digest, size, path };
+        let layer = Layer { diff_id, plain_size, digest, size, annotations: BTreeMap::new(), path };
         fs::write(record, serde_json::to_vec(&layer)?)?;
         Ok(layer)
     }

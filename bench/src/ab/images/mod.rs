@@ -4,6 +4,7 @@
 //! rounds. Before each turn the disk is quiet and what the daemon reads is in the page cache; where caches are to be cold,
 //! they are dropped, which slows down whatever else runs on the machine.
 
+mod lazy;
 mod list;
 mod load;
 mod pull;
@@ -25,6 +26,7 @@ use super::registry::Registry;
 use super::sample::Series;
 use super::{Bench, process, report, since};
 
+pub(super) use lazy::lazy;
 pub(super) use list::list;
 pub(super) use load::load;
 pub(super) use pull::{base, pull};
