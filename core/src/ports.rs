@@ -273,11 +273,11 @@ pub trait RuntimeSet: Send + Sync + Debug {
     }
 }
 
-/// Descriptors that belong to no process, over the daemon's death: kept by name by the process that outlives it. When that one
-/// is lost ([`KeptDescriptors::replacements`]), they are, and are to be stored again.
+/// Descriptors that belong to no process, over the daemon's death: kept by name by the process that outlives it. When
+/// that one is lost ([`KeptDescriptors::replacements`]), they are, and are to be stored again.
 pub trait KeptDescriptors: Send + Sync + Debug {
-    /// Keeps duplicates of `descriptors` (1 to 16) and a `note` of 4096 bytes at most under `name`, in the place of what was there.
-    /// They are safe once this has ended.
+    /// Keeps duplicates of `descriptors` (1 to 16) and a `note` of 4096 bytes at most under `name`, in the place of
+    /// what was there. They are safe once this has ended.
     fn store<'a>(
         &'a self,
         name: &'a str,

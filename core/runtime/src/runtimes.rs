@@ -165,10 +165,10 @@ impl Runtimes {
         self.shared.client().tell_now(Request::Hold { key: key.clone(), streams: places }, &fds)
     }
 
-    /// Has the supervisor keep duplicates of `descriptors` (1 to 16), which belong to no process, and a `note` (4096 bytes at most)
-    /// for the daemon that comes next, under a `name` (255 bytes at most; 4096 names), in the place of what was there. They are kept
-    /// once this has returned, until they are released or the supervisor ends: it is lost ([`Runtimes::replacements`]), or
-    /// [`Runtimes::shutdown_supervisor`] has ended it.
+    /// Has the supervisor keep duplicates of `descriptors` (1 to 16), which belong to no process, and a `note` (4096
+    /// bytes at most) for the daemon that comes next, under a `name` (255 bytes at most; 4096 names), in the place of
+    /// what was there. They are kept once this has returned, until they are released or the supervisor ends: it is lost
+    /// ([`Runtimes::replacements`]), or [`Runtimes::shutdown_supervisor`] has ended it.
     pub async fn store(&self, name: &str, note: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<(), SupervisorError> {
         // So many cannot be sent; it says what the bounds are.
         let count = u8::try_from(descriptors.len()).unwrap_or(u8::MAX);

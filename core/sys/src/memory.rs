@@ -28,7 +28,8 @@ pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// What [`sealed`] has put into a file, `longest` bytes at most. Files that somebody could still change are
-/// [`io::ErrorKind::InvalidInput`], longer ones [`io::ErrorKind::FileTooLarge`]. Where the descriptor's position is does not matter.
+/// [`io::ErrorKind::InvalidInput`], longer ones [`io::ErrorKind::FileTooLarge`]. Where the descriptor's position is
+/// does not matter.
 pub fn unsealed(file: impl AsFd, longest: usize) -> io::Result<Vec<u8>> {
     match fcntl_get_seals(&file) {
         Ok(seals) if seals.contains(SEALS) => {}

@@ -15,12 +15,13 @@
 //! ```
 //!
 //! What to know of the kernel's side:
-//! - A reader that waits can be killed. Two kinds cannot, until their answer comes: those that read directly (`O_DIRECT`), and those
-//!   of a page whose first READ was answered with an error. So rather answer late than with an error.
+//! - A reader that waits can be killed, also through EROFS and an overlay. Some cannot, until their answer comes: those
+//!   that read the file itself with `O_DIRECT` or mapped with `MADV_RANDOM`, all through an EROFS image mounted with
+//!   `directio`, and those of a page whose first READ was answered with an error. So rather answer late than with one.
 //! - OPEN, FLUSH and STATX are answered with "not implemented" once, in [`FuseServer::open`], and not sent again: opening,
 //!   closing and `fstat` need no server. FLUSH cannot be interrupted; a process that dies must not have to answer its own.
-//! - What is read ahead is the kernel's usual 128 KiB at most. More is no faster where the bytes are here (measured), and where
-//!   they are not, a reader waits for all of a request, not only for its page.
+//! - What is read ahead is the kernel's usual 128 KiB at most. More is no faster where the bytes are here (measured),
+//!   and where they are not, a reader waits for all of a request, not only for its page.
 //! - An EROFS image reads its devices in blocks, so that a last part of one is not read: the size is to be whole blocks.
 //! - Programs must not wait for themselves: whatever a [`FileSource`] does to find its bytes must not read the file.
 
@@ -38,9 +39,9 @@ use session::Device;
 
 /// Where the bytes of a file come from.
 pub trait FileSource: Send + Sync {
-    /// `length` bytes from `offset` are asked for, at most 1 MiB and never beyond the end. Called by the thread that serves all files, so it
-    /// must not wait for anything; the answer may be given later, by any thread. After [`FuseServer::resume`] what was asked of the
-    /// process before is asked again.
+    /// `length` bytes from `offset` are asked for, at most 1 MiB and never beyond the end. Called by the thread that
+    /// serves all files, so it must not wait for anything; the answer may be given later, by any thread. After
+    /// [`FuseServer::resume`] what was asked of the process before is asked again.
     fn read(&self, offset: u64, length: usize, reply: ReadReply);
 
     /// The kernel has let go of the file: nobody has it open, and nobody will ask again. Called once, by the same thread.

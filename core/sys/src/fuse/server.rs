@@ -80,17 +80,18 @@ impl FuseServer {
         })
     }
 
-    /// Goes on with the session of `device`, which a process that has ended had begun with a file of as many bytes. What waits for an answer is
-    /// asked of `source` now. A session that has ended meanwhile is no error: `source` is told. Errors:
-    /// [`io::ErrorKind::Unsupported`] before Linux 6.9; [`io::ErrorKind::InvalidInput`] for another descriptor.
+    /// Goes on with the session of `device`, which a process that has ended had begun with a file of as many bytes.
+    /// What waits for an answer is asked of `source` now. A session that has ended meanwhile is no error: `source` is
+    /// told. Errors: [`io::ErrorKind::Unsupported`] before Linux 6.9; [`io::ErrorKind::InvalidInput`] for another
+    /// descriptor.
     pub fn resume(&self, device: OwnedFd, size: u64, source: Arc<dyn FileSource>) -> io::Result<()> {
         session::resend(&device)?;
         self.shared.add(&Arc::new(Session::new(device, size, source))).map(drop)
     }
 
-    /// Takes no requests any more and leaves the sessions to those who keep their devices. Replies that are dropped from now on
-    /// are no errors: who reads waits for the next server. To be called before a daemon that ends in order drops what it
-    /// works on. Where nobody keeps a device, readers get errors when this process has closed it.
+    /// Takes no requests any more and leaves the sessions to those who keep their devices. Replies that are dropped
+    /// from now on are no errors: who reads waits for the next server. To be called before a daemon that ends in order
+    /// drops what it works on. Where nobody keeps a device, readers get errors when this process has closed it.
     pub fn leave(&self) {
         self.shared.stop.store(true, Ordering::Release);
         lock(&self.shared.sessions).by_token.values().for_each(|session| session.device.leave());

@@ -167,7 +167,8 @@ pub(super) fn mount(device: &OwnedFd) -> io::Result<OwnedFd> {
     create(context.as_fd(), READ_ONLY | NO_SUID | NO_DEV | NO_EXEC)
 }
 
-/// Opens the file of `mount`, whose device has the number `device`: once for the kernel to learn what is not served and once for good. Waits for the server.
+/// Opens the file of `mount`, whose device has the number `device`: once for the kernel to learn what is not served and
+/// once for good. Waits for the server.
 ///
 /// The thread that waits must not itself keep alive what it waits for: a process that is killed while it waits for an answer
 /// would never end if that thread's descriptors had the session's device among them. So it has descriptors of its own,

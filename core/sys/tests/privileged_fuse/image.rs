@@ -18,7 +18,8 @@ fn bytes(size: usize) -> Vec<u8> {
     let mut image = vec![0; 2 * BLOCK];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     let le = |value: usize| (value as u32).to_le_bytes();
-    // The superblock: magic, bits of the block's size, root's number 0, blocks, where inodes are, features, one device whose slot is at 1152.
+    // The superblock: magic, bits of the block's size, root's number 0, blocks, where inodes are, features, one device
+    // whose slot is at 1152.
     put(1024, &0xE0F5_E1E2_u32.to_le_bytes());
     put(1036, &[12]);
     put(1040, &[2]);
