@@ -320,12 +320,18 @@ async fn restore_network(core: &Core, revived: &[Revived]) -> Result<(), EngineE
         .filter(|item| item.exit.is_none())
         .map(|item| (item.container.id().clone(), item.container.snapshot()))
         .filter(|(_, snapshot)| snapshot.state.is_running())
-        .map(|(container, snapshot)| KeptSandbox {
-            container,
-            pid: snapshot.state.pid,
-            id: snapshot.state.sandbox_id.clone(),
-            endpoints: snapshot.state.endpoints.clone(),
-            ports: snapshot.state.ports.clone(),
+        .map(|(container, snapshot)| {
+            let priority = |name: &str| snapshot.spec.endpoints.get(name).map_or(0, |asked| asked.gw_priority);
+            let endpoints = snapshot.state.endpoints.iter();
+            KeptSandbox {
+                container,
+                name: snapshot.name.to_string(),
+                pid: snapshot.state.pid,
+                id: snapshot.state.sandbox_id.clone(),
+                endpoints: endpoints.map(|e| (e.clone(), priority(&e.network_name))).collect(),
+                ports: snapshot.state.ports.clone(),
+                wanted: crate::container::published_ports(&snapshot.spec),
+            }
         })
         .collect();
     core.network.restore(kept).await

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dockerd_network::ipam::Subnet;
 use dockerd_runtime::{Adopted, BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver, Stored};
 use dockerd_types::container::{ContainerConfig, Labels};
 use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
@@ -88,7 +89,7 @@ pub struct SandboxOrder {
     pub name: String,
     /// Its host name.
     pub hostname: String,
-    /// Networks to join, with what the client asked of each.
+    /// Networks to join, in the order of interfaces, with what the client asked of each.
     pub endpoints: Vec<(String, EndpointConfig)>,
     /// Ports to publish.
     pub ports: PortBindings,
@@ -114,12 +115,55 @@ pub struct KeptSandbox {
     pub container: ContainerId,
     /// A process in it.
     pub pid: i32,
+    /// The container's name.
+    pub name: String,
     /// The sandbox's id.
     pub id: String,
-    /// What it joined.
-    pub endpoints: Vec<EndpointState>,
+    /// What it joined, each with the priority of its gateway.
+    pub endpoints: Vec<(EndpointState, i64)>,
     /// What it published.
     pub ports: Vec<PublishedPort>,
+    /// What the client asked to publish.
+    pub wanted: PortBindings,
+}
+
+/// A network a running container is to join.
+#[derive(Debug, Clone)]
+pub struct ConnectOrder {
+    /// Which container.
+    pub container: ContainerId,
+    /// The container's name.
+    pub name: String,
+    /// Its host name.
+    pub hostname: String,
+    /// A process in it.
+    pub pid: i32,
+    /// The network's name.
+    pub network: String,
+    /// What the client asked of it.
+    pub endpoint: EndpointConfig,
+}
+
+/// What a running container is on after a change.
+#[derive(Debug, Clone)]
+pub struct Attachments {
+    /// Its networks.
+    pub endpoints: Vec<EndpointState>,
+    /// What it publishes.
+    pub ports: Vec<PublishedPort>,
+}
+
+/// What container verbs ask of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkFacts {
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: String,
+    /// Whether every daemon has it.
+    pub predefined: bool,
+    /// Whether a user named its subnet, and which.
+    pub configured: Option<Subnet>,
 }
 
 /// Networks.
@@ -138,6 +182,18 @@ pub trait Networks: Send + Sync + Debug {
     }
     /// The id of the network a client means.
     fn network_id(&self, name: &str) -> Option<NetworkId>;
+    /// The network a client means.
+    fn facts(&self, _name: &str) -> Option<NetworkFacts> {
+        None
+    }
+    /// Joins one more network. Blocking.
+    fn connect(&self, _order: ConnectOrder) -> Result<Attachments, EngineError> {
+        Err(EngineError::NotBuilt("network connect"))
+    }
+    /// Leaves a network. Blocking.
+    fn disconnect(&self, _container: &ContainerId, _network: &NetworkId) -> Result<Attachments, EngineError> {
+        Err(EngineError::NotBuilt("network disconnect"))
+    }
     /// The default bridge's address.
     fn default_gateway(&self) -> Option<Ipv4Addr>;
 }

@@ -247,7 +247,7 @@ fn port_bindings(object: &Object) -> Result<PortBindings> {
     Ok(out)
 }
 
-fn endpoint(object: &Object) -> Result<EndpointConfig> {
+pub(crate) fn endpoint(object: &Object) -> Result<EndpointConfig> {
     let ipam = object.object("IPAMConfig")?;
     let address = |name: &str| ipam.optional_text(name).map(|text| text.filter(|text| !text.is_empty()));
     let bad = |text: &str| invalid(format!("invalid IP address: {text}"));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dockerd_network::driver::NetworkIdentity;
-use dockerd_network::stack::{NetworkStack, Predefined, SandboxRequest, StackOptions};
+use dockerd_network::stack::{Attachment, NetworkStack, Predefined, SandboxRequest, StackOptions};
 use dockerd_network::{NetworkConfig, NetworkDriver};
 use dockerd_sys::{ns, process};
 use dockerd_types::network::{EndpointConfig, HostPort, Port, PortBinding, PortBindings};
@@ -60,14 +60,20 @@ fn open(runtime: tokio::runtime::Handle) -> Result<Arc<NetworkStack>, Box<dyn Er
     let predefined =
         Predefined { bridge: identity("bridge", 0xb0)?, host: identity("host", 0xb1)?, none: identity("none", 0xb2)? };
     let forwarding_marker = std::env::temp_dir().join(format!("join-{}", std::process::id()));
-    let options = StackOptions { config: NetworkConfig::default(), predefined, forwarding_marker, runtime };
+    let options = StackOptions {
+        config: NetworkConfig::default(),
+        predefined,
+        bridges: Vec::new(),
+        forwarding_marker,
+        runtime,
+    };
     let stack = NetworkStack::open(options)?;
     stack.restore(&[])?;
     Ok(Arc::new(stack))
 }
 
 async fn run(stack: Arc<NetworkStack>, network: &str, load: Load) -> Vec<Duration> {
-    let (_, driver) = stack.networks().iter().find(|(identity, _)| identity.name == network).cloned().expect("known");
+    let driver = stack.networks().into_iter().find(|driver| driver.identity().name == network).expect("known");
     let tasks = (0..load.clients).map(|client| tokio::spawn(one(stack.clone(), driver.clone(), load, client)));
     let mut times = Vec::new();
     for task in tasks.collect::<Vec<_>>() {
@@ -89,12 +95,12 @@ async fn one(stack: Arc<NetworkStack>, driver: Arc<dyn NetworkDriver>, load: Loa
         let request = SandboxRequest {
             container: container.clone(),
             name: "x".to_owned(),
-            endpoint: EndpointConfig::default(),
+            attachments: vec![Attachment { network: driver.clone(), config: EndpointConfig::default() }],
             ports,
         };
         let begun = Instant::now();
-        let (stack_, driver) = (stack.clone(), driver.clone());
-        let joined = tokio::task::spawn_blocking(move || stack_.join(&*driver, request));
+        let stack_ = stack.clone();
+        let joined = tokio::task::spawn_blocking(move || stack_.join(request));
         let joined = joined.await.expect("no panic").expect("joined");
         times.push(begun.elapsed());
         tokio::time::sleep(load.life).await;

@@ -1,15 +1,17 @@
 //! What every kind of network can do. One driver object is one network; the engine keeps them by name.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::Ipv4Addr;
 
-use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
+use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, EndpointId};
 
 use crate::error::NetworkError;
+use crate::firewall::BridgeRules;
 use crate::ipam::Subnet;
 use crate::pool::ShelfId;
-use crate::sandbox::SandboxHandle;
+use crate::sandbox::LinkPlan;
 
 /// A network's own facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,39 +20,6 @@ pub struct NetworkIdentity {
     pub id: dockerd_types::NetworkId,
     /// Its name.
     pub name: String,
-}
-
-/// An attachment asked for.
-#[derive(Debug)]
-pub struct EndpointRequest<'a> {
-    /// For whom.
-    pub container: &'a ContainerId,
-    /// The container's name, for error texts.
-    pub name: &'a str,
-    /// What the client asked for.
-    pub config: &'a EndpointConfig,
-    /// Ports to publish.
-    pub ports: &'a PortBindings,
-}
-
-/// An attachment made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attached {
-    /// As inspect shows it.
-    pub state: EndpointState,
-    /// What was published.
-    pub ports: Vec<PublishedPort>,
-}
-
-/// An attachment that outlived a daemon.
-#[derive(Debug)]
-pub struct KeptEndpoint<'a> {
-    /// Whose.
-    pub container: &'a ContainerId,
-    /// As it was stored.
-    pub state: &'a EndpointState,
-    /// What was published.
-    pub ports: &'a [PublishedPort],
 }
 
 /// What inspect shows of a network's addresses and options.
@@ -63,22 +32,35 @@ pub struct NetworkDetails {
     /// The gateway.
     pub gateway: Option<Ipv4Addr>,
     /// Driver options, by name.
-    pub options: Vec<(&'static str, String)>,
+    pub options: BTreeMap<String, String>,
 }
 
-/// One network. Methods are blocking unless they say otherwise.
+/// One network. It hands out addresses and says what links look like; sandboxes are put together in [`crate::stack`].
+/// No method blocks.
 pub trait NetworkDriver: Send + Sync + Debug {
+    /// Who it is.
+    fn identity(&self) -> &NetworkIdentity;
     /// The kind, as the API names it.
     fn kind(&self) -> &'static str;
-    /// Where sandboxes prepared for this network lie; `None`: its containers live in the host's. Never blocks.
+    /// Where sandboxes prepared for this network lie; `None`: its containers live in the host's.
     fn shelf(&self) -> Option<ShelfId>;
-    /// Joins a container whose sandbox came from this network's shelf. A failure leaves nothing behind.
-    fn attach(&self, handle: Option<SandboxHandle>, request: &EndpointRequest<'_>) -> Result<Attached, NetworkError>;
-    /// Ends a container's attachment; idempotent.
-    fn detach(&self, container: &ContainerId);
-    /// Takes over attachments of running containers and removes what is left of others'.
-    fn adopt(&self, kept: Vec<(KeptEndpoint<'_>, Option<SandboxHandle>)>) -> Result<(), NetworkError>;
-    /// For inspect. Never blocks.
+    /// What a container's link to it looks like; `None`: there is none.
+    fn link(&self) -> Option<LinkPlan>;
+    /// Allots what a container has on it: addresses, hardware address, an endpoint's id.
+    fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError>;
+    /// Takes over what a container that outlived a daemon has.
+    fn keep(&self, container: &ContainerId, state: &EndpointState);
+    /// Gives back what was allotted to a container; idempotent.
+    fn release(&self, container: &ContainerId);
+    /// No container will be allotted anything any more; fails while one has something.
+    fn close(&self) -> Result<(), NetworkError>;
+    /// Takes [`NetworkDriver::close`] back.
+    fn reopen(&self);
+    /// Where ports are published that name no address; `None`: it publishes none.
+    fn publish_address(&self) -> Option<Ipv4Addr>;
+    /// What the packet filter is to do for it.
+    fn rules(&self) -> Option<BridgeRules>;
+    /// For inspect.
     fn details(&self) -> NetworkDetails;
 }
 

@@ -40,6 +40,35 @@ pub enum NetworkError {
         /// Why.
         source: Box<NetworkError>,
     },
+    /// The address asked for is another's.
+    #[error("Address already in use")]
+    AddressInUse,
+    /// The address asked for is in none of the network's subnets.
+    #[error("no configured subnet contains IP address {0}")]
+    AddressOutside(IpAddr),
+    /// Containers are on the network.
+    #[error("network {network} has active endpoints")]
+    InUse {
+        /// The network's name.
+        network: String,
+    },
+    /// The network is being removed.
+    #[error("network {network} not found")]
+    Closed {
+        /// The network's name.
+        network: String,
+    },
+    /// The container is not on the network, or not running.
+    #[error("container {container} is not connected to network {network}")]
+    NotConnected {
+        /// The container's id.
+        container: String,
+        /// The network's name.
+        network: String,
+    },
+    /// A link of that name is there already and no bridge.
+    #[error("{0} is not a bridge")]
+    NotABridge(String),
     /// The subnet is used up.
     #[error("no available IPv4 addresses on this network's address pools: {network} ({id})")]
     AddressesExhausted {
@@ -104,6 +133,10 @@ impl Kinded for NetworkError {
         match self {
             Self::Subnet(_) | Self::OutsideSubnet { .. } => ErrorKind::InvalidArgument,
             Self::External { source, .. } => source.kind(),
+            Self::AddressInUse | Self::InUse { .. } | Self::NotABridge(_) => ErrorKind::PermissionDenied,
+            Self::AddressOutside(_) => ErrorKind::InvalidArgument,
+            Self::NotConnected { .. } => ErrorKind::PermissionDenied,
+            Self::Closed { .. } => ErrorKind::NotFound,
             Self::PortAllocated(_)
             | Self::PortsExhausted
             | Self::HostPort { .. }

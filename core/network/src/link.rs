@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use dockerd_sys::netlink::message::{self, ACK, CREATE, DUMP, EXCLUSIVE, MessageWriter};
+use dockerd_sys::netlink::message::{self, ACK, CREATE, DUMP, EXCLUSIVE, MessageWriter, REPLACE};
 use dockerd_sys::netlink::{Batch, Message, NetlinkError, Socket};
 
 use crate::ipam::Subnet;
@@ -184,13 +184,27 @@ pub fn delete_address(batch: &mut Batch, index: u32, own: Ipv4Addr, prefix: u8) 
     address(batch, libc::RTM_DELADDR, ACK, index, own, prefix);
 }
 
-/// The default route.
+/// The default route; there must be none yet.
 pub fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) {
+    default_route(batch, libc::RTM_NEWROUTE, ACK | CREATE | EXCLUSIVE, index, gateway);
+}
+
+/// The default route, in the place of what was one.
+pub fn replace_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) {
+    default_route(batch, libc::RTM_NEWROUTE, ACK | CREATE | REPLACE, index, gateway);
+}
+
+fn default_route(batch: &mut Batch, kind: u16, flags: u16, index: u32, gateway: Ipv4Addr) {
     let mut header = [0; ROUTE_HEADER];
     header[0] = INET;
     header[4..8].copy_from_slice(&[libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST]);
-    let mut message = batch.message(libc::RTM_NEWROUTE, ACK | CREATE | EXCLUSIVE);
+    let mut message = batch.message(kind, flags);
     message.raw(&header).bytes(libc::RTA_GATEWAY, &gateway.octets()).u32(libc::RTA_OIF, index);
+}
+
+/// Notes `alias` on a link, so that it is known again.
+pub fn set_alias(batch: &mut Batch, index: u32, alias: &str) {
+    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).text(libc::IFLA_IFALIAS, alias);
 }
 
 fn read_link(message: &Message<'_>) -> Option<Link> {

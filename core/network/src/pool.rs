@@ -4,7 +4,7 @@
 //! would otherwise keep the start it follows from its processor. A shelf grows when it was found empty and shrinks when
 //! nobody comes.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{self, SendError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +17,8 @@ use crate::sandbox::{Blueprint, Sandbox, Workshop};
 
 /// Sandboxes on a shelf when nothing happens.
 const LEAST: usize = 4;
+/// The same for a network nobody comes to.
+const LEAST_IDLE: usize = 1;
 /// Sandboxes on a shelf at most: what the fastest clients use up in the time it takes to make them.
 const MOST: usize = 32;
 /// A shelf nobody came to for so long gets smaller.
@@ -39,6 +41,8 @@ struct Shelf {
     waiting: VecDeque<SyncSender<Made>>,
     /// How many should be ready.
     target: usize,
+    /// How many should be ready when nobody comes.
+    least: usize,
     /// Starts are not waited for: it was found nearly empty and is not full again.
     hurry: bool,
     last_taken: Instant,
@@ -63,7 +67,9 @@ impl Shelf {
 
 #[derive(Debug, Default)]
 struct State {
-    shelves: Vec<Shelf>,
+    shelves: BTreeMap<usize, Shelf>,
+    /// The next shelf's number.
+    next: usize,
     stopped: bool,
 }
 
@@ -99,20 +105,39 @@ impl SandboxPool {
 
     /// A new shelf; it begins to fill.
     pub fn add_shelf(&self, blueprint: Blueprint) -> ShelfId {
+        self.add(blueprint, LEAST, LEAST)
+    }
+
+    /// A new shelf for what may never be used: it fills once somebody came.
+    pub fn add_idle_shelf(&self, blueprint: Blueprint) -> ShelfId {
+        self.add(blueprint, 0, LEAST_IDLE)
+    }
+
+    fn add(&self, blueprint: Blueprint, target: usize, least: usize) -> ShelfId {
         let mut state = self.shared.lock();
-        state.shelves.push(Shelf {
+        let id = state.next;
+        state.next += 1;
+        let shelf = Shelf {
             blueprint,
             ready: VecDeque::new(),
             waiting: VecDeque::new(),
-            target: LEAST,
+            target,
+            least,
             hurry: true,
             last_taken: Instant::now(),
             not_before: None,
-        });
-        let id = ShelfId(state.shelves.len() - 1);
+        };
+        state.shelves.insert(id, shelf);
         drop(state);
         self.shared.changed.notify_one();
-        id
+        ShelfId(id)
+    }
+
+    /// Takes a shelf away with all that lies on it.
+    pub fn remove_shelf(&self, id: ShelfId) {
+        let shelf = self.shared.lock().shelves.remove(&id.0);
+        // Not under the lock: the kernel takes the namespaces down.
+        drop(shelf);
     }
 
     /// Takes one; waits only when the shelf is empty. Blocking.
@@ -122,11 +147,13 @@ impl SandboxPool {
             if state.stopped {
                 return Err(NetworkError::PoolClosed("the pool has stopped".to_owned()));
             }
-            let shelf = &mut state.shelves[id.0];
+            let Some(shelf) = state.shelves.get_mut(&id.0) else {
+                return Err(NetworkError::PoolClosed("the network was removed".to_owned()));
+            };
             shelf.last_taken = Instant::now();
             let found = shelf.ready.pop_front();
             if found.is_none() {
-                shelf.target = (shelf.target * 2).min(MOST);
+                shelf.target = (shelf.target * 2).clamp(LEAST, MOST);
                 shelf.hurry = true;
             }
             if let Some(sandbox) = found {
@@ -144,7 +171,7 @@ impl SandboxPool {
     pub fn refill(&self) {
         let mut state = self.shared.lock();
         let mut wanting = false;
-        for shelf in &mut state.shelves {
+        for shelf in state.shelves.values_mut() {
             shelf.hurry |= shelf.is_nearly_empty();
             wanting |= shelf.is_short();
         }
@@ -156,7 +183,7 @@ impl SandboxPool {
 
     /// How many lie ready on a shelf.
     pub fn ready(&self, id: ShelfId) -> usize {
-        self.shared.lock().shelves[id.0].ready.len()
+        self.shared.lock().shelves.get(&id.0).map_or(0, |shelf| shelf.ready.len())
     }
 }
 
@@ -183,7 +210,7 @@ impl Drop for Worker {
         // Also when it ends by a panic: nobody shall wait for it.
         let mut state = self.shared.lock();
         state.stopped = true;
-        for shelf in &mut state.shelves {
+        for shelf in state.shelves.values_mut() {
             shelf.waiting.clear();
         }
     }
@@ -211,11 +238,11 @@ impl Worker {
             }
             let now = Instant::now();
             // Those who wait come first.
-            let wanted = state.shelves.iter().position(|shelf| !shelf.waiting.is_empty());
-            let wanted =
-                wanted.or_else(|| state.shelves.iter().position(|shelf| shelf.due().is_some_and(|at| at <= now)));
-            if let Some(index) = wanted {
-                return Some((index, state.shelves[index].blueprint.clone()));
+            let first = |wanted: &dyn Fn(&Shelf) -> bool| state.shelves.iter().find(|(_, shelf)| wanted(shelf));
+            let wanted = first(&|shelf| !shelf.waiting.is_empty())
+                .or_else(|| first(&|shelf| shelf.due().is_some_and(|at| at <= now)));
+            if let Some((index, shelf)) = wanted {
+                return Some((*index, shelf.blueprint.clone()));
             }
             let surplus = shrink(&mut state, now);
             if !surplus.is_empty() {
@@ -234,7 +261,12 @@ impl Worker {
 
     fn deliver(&self, index: usize, made: Made) {
         let mut state = self.shared.lock();
-        let shelf = &mut state.shelves[index];
+        let Some(shelf) = state.shelves.get_mut(&index) else {
+            // Its network was removed meanwhile; not under the lock.
+            drop(state);
+            drop(made);
+            return;
+        };
         let mut made = made;
         while let Some(waiting) = shelf.waiting.pop_front() {
             match waiting.send(made) {
@@ -260,9 +292,9 @@ impl Worker {
 /// Takes what is too much from shelves nobody came to.
 fn shrink(state: &mut State, now: Instant) -> Vec<Sandbox> {
     let mut surplus = Vec::new();
-    for shelf in &mut state.shelves {
-        if shelf.target > LEAST && now.duration_since(shelf.last_taken) >= PATIENCE {
-            shelf.target = (shelf.target / 2).max(LEAST);
+    for shelf in state.shelves.values_mut() {
+        if shelf.target > shelf.least && now.duration_since(shelf.last_taken) >= PATIENCE {
+            shelf.target = (shelf.target / 2).max(shelf.least);
             shelf.last_taken = now;
             surplus.extend(shelf.ready.drain(shelf.target.min(shelf.ready.len())..));
         }
@@ -272,8 +304,8 @@ fn shrink(state: &mut State, now: Instant) -> Vec<Sandbox> {
 
 /// How long nothing will be to do unless somebody comes.
 fn rest(state: &State, now: Instant) -> Option<Duration> {
-    let due = state.shelves.iter().flat_map(|shelf| {
-        let shrink = (shelf.target > LEAST).then(|| shelf.last_taken + PATIENCE);
+    let due = state.shelves.values().flat_map(|shelf| {
+        let shrink = (shelf.target > shelf.least).then(|| shelf.last_taken + PATIENCE);
         shelf.due().into_iter().chain(shrink)
     });
     due.min().map(|at| at.saturating_duration_since(now).max(Duration::from_millis(1)))

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
 use dockerd_sys::{ns, process};
@@ -45,8 +45,19 @@ pub struct VethPort {
 pub struct SandboxHandle {
     /// A netlink socket inside.
     pub socket: Socket,
-    /// Its link, where it has one.
+    /// The link it was made with, where it has one.
     pub port: Option<VethPort>,
+}
+
+/// A link into a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkPlan {
+    /// The bridge.
+    pub bridge: u32,
+    /// Largest packet.
+    pub mtu: u32,
+    /// Whether its port is kept from the others'.
+    pub isolated: bool,
 }
 
 /// A network namespace ready for use, loopback up.
@@ -64,14 +75,7 @@ pub enum Blueprint {
     /// Nothing.
     Plain,
     /// A link into a bridge.
-    Bridged {
-        /// The bridge.
-        bridge: u32,
-        /// Largest packet.
-        mtu: u32,
-        /// Whether its port is kept from the others'.
-        isolated: bool,
-    },
+    Bridged(LinkPlan),
 }
 
 /// Makes sandboxes. Lives on one dedicated thread.
@@ -113,83 +117,146 @@ impl Workshop {
         set_all(&SETTINGS)?;
         let port = match blueprint {
             Blueprint::Plain => None,
-            Blueprint::Bridged { bridge, mtu, isolated } => Some(self.plug(&netns, &socket, *bridge, *mtu, *isolated)?),
+            Blueprint::Bridged(plan) => Some(plug(&self.socket, &netns, &socket, INNER_NAME, *plan)?),
         };
         Ok(Sandbox { netns, handle: SandboxHandle { socket, port } })
     }
+}
 
-    fn plug(
-        &self,
-        netns: &OwnedFd,
-        inside: &Socket,
-        bridge: u32,
-        mtu: u32,
-        isolated: bool,
-    ) -> Result<VethPort, NetworkError> {
-        let failed = NetworkError::kernel("make the container's link");
-        let host_name = self.add_pair(netns, bridge, mtu, isolated).map_err(failed)?;
-        set_all(&INNER_SETTINGS)?;
-        // Not asked by netlink: that would first settle the state of the new links, behind an RCU grace period each.
-        let find = |socket: &Socket, name| {
-            ns::interface_index(socket, name).map_err(NetworkError::io("find the container's link"))
-        };
-        let (inner, host) = (find(inside, INNER_NAME)?, find(&self.socket, &host_name)?);
-        let mut batch = Batch::new();
-        link::set_up(&mut batch, inner);
-        inside.transact(&batch).map_err(NetworkError::kernel("bring up the container's link"))?;
-        Ok(VethPort { host, inner })
+/// Makes a link of that name, up; the calling thread is in `netns`, `inside` a socket of it, `host` one of the host's.
+fn plug(
+    host: &Socket,
+    netns: &OwnedFd,
+    inside: &Socket,
+    name: &str,
+    plan: LinkPlan,
+) -> Result<VethPort, NetworkError> {
+    let failed = NetworkError::kernel("make the container's link");
+    let host_name = add_pair(host, netns, name, plan).map_err(failed)?;
+    for (setting, value) in INNER_SETTINGS {
+        set(&setting.replace("eth0", name), value)?;
     }
+    // Not asked by netlink: that would first settle the state of the new links, behind an RCU grace period each.
+    let find = |socket: &Socket, name: &str| {
+        ns::interface_index(socket, name).map_err(NetworkError::io("find the container's link"))
+    };
+    let (inner, host) = (find(inside, name)?, find(host, &host_name)?);
+    let mut batch = Batch::new();
+    link::set_up(&mut batch, inner);
+    inside.transact(&batch).map_err(NetworkError::kernel("bring up the container's link"))?;
+    Ok(VethPort { host, inner })
+}
 
-    /// Names are drawn; one that is taken is drawn again.
-    fn add_pair(&self, netns: &OwnedFd, bridge: u32, mtu: u32, isolated: bool) -> Result<String, NetlinkError> {
-        loop {
-            let host_name = format!("veth{}", dockerd_types::ids::hex(&crate::random::<4>()).split_at(7).0);
-            let mut batch = Batch::new();
-            let order = VethOrder {
-                host_name: &host_name,
-                inner_name: INNER_NAME,
-                bridge,
-                netns: netns.as_fd(),
-                mtu,
-                alias: LINK_ALIAS,
-                isolated,
-            };
-            link::add_veth(&mut batch, order);
-            match self.socket.transact(&batch) {
-                Err(error) if error.is(libc::EEXIST) => {}
-                outcome => return outcome.map(|()| host_name),
-            }
+/// Names are drawn; one that is taken is drawn again.
+fn add_pair(host: &Socket, netns: &OwnedFd, name: &str, plan: LinkPlan) -> Result<String, NetlinkError> {
+    loop {
+        let host_name = format!("veth{}", dockerd_types::ids::hex(&crate::random::<4>()).split_at(7).0);
+        let mut batch = Batch::new();
+        let LinkPlan { bridge, mtu, isolated } = plan;
+        let order = VethOrder {
+            host_name: &host_name,
+            inner_name: name,
+            bridge,
+            netns: netns.as_fd(),
+            mtu,
+            alias: LINK_ALIAS,
+            isolated,
+        };
+        link::add_veth(&mut batch, order);
+        match host.transact(&batch) {
+            // The name inside may be what is taken: a container may make links of its own.
+            Err(error) if error.is(libc::EEXIST) && !taken(host, &host_name) => return Err(error),
+            Err(error) if error.is(libc::EEXIST) => {}
+            outcome => return outcome.map(|()| host_name),
         }
+    }
+}
+
+fn taken(host: &Socket, name: &str) -> bool {
+    link::by_name(host, name).is_ok_and(|found| found.is_some())
+}
+
+/// Makes one more link in a sandbox that is in use, on a thread that ends with it. Blocking.
+pub fn add_link(
+    host: &Socket,
+    netns: &OwnedFd,
+    inside: &Socket,
+    name: &str,
+    plan: LinkPlan,
+) -> Result<VethPort, NetworkError> {
+    let work = || {
+        ns::enter(netns, process::NEW_NET).map_err(NetworkError::io("enter the container's network namespace"))?;
+        plug(host, netns, inside, name, plan)
+    };
+    let joined = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netns-link".to_owned()).spawn_scoped(scope, work);
+        thread.map(std::thread::ScopedJoinHandle::join)
+    });
+    match joined {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(error) => Err(NetworkError::io("start a thread")(error)),
     }
 }
 
 /// Writes settings of the calling thread's network namespace.
 fn set_all(settings: &[(&str, &str)]) -> Result<(), NetworkError> {
-    for (setting, value) in settings {
-        match fs::write(Path::new("/proc/sys/net").join(setting), value) {
-            // A kernel without IPv6, say, needs no switch for it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            outcome => outcome.map_err(NetworkError::io(format!("set {setting}")))?,
-        }
-    }
-    Ok(())
+    settings.iter().try_for_each(|(setting, value)| set(setting, value))
 }
 
-/// Opens handles into namespaces that are there already, of these processes. Spawns one thread for all.
-pub fn reopen(pids: Vec<i32>) -> Vec<io::Result<SandboxHandle>> {
-    let count = pids.len();
+fn set(setting: &str, value: &str) -> Result<(), NetworkError> {
+    match fs::write(Path::new("/proc/sys/net").join(setting), value) {
+        // A kernel without IPv6, say, needs no switch for it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome.map_err(NetworkError::io(format!("set {setting}"))),
+    }
+}
+
+/// A netlink socket in a sandbox that is in use. Blocking.
+pub fn socket_in(netns: &OwnedFd) -> Result<Socket, NetworkError> {
+    let work = || {
+        ns::enter(netns, process::NEW_NET)?;
+        Socket::open(Family::Route)
+    };
+    let opened = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netns-socket".to_owned()).spawn_scoped(scope, work)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    opened.map_err(NetworkError::io("enter the container's network namespace"))
+}
+
+/// A sandbox that is there already.
+#[derive(Debug)]
+pub struct Reopened {
+    /// A netlink socket inside.
+    pub socket: Socket,
+    /// The links asked for, in that order; `None` for those that are gone.
+    pub ports: Vec<Option<VethPort>>,
+}
+
+/// Opens the sandboxes of these processes, with links of these names. Spawns one thread for all.
+pub fn reopen(wanted: Vec<(i32, Vec<String>)>) -> Vec<io::Result<Reopened>> {
+    let count = wanted.len();
     let opened = std::thread::Builder::new()
         .name("netns-reopen".to_owned())
-        .spawn(move || pids.into_iter().map(reopen_one).collect::<Vec<_>>());
+        .spawn(move || wanted.iter().map(|(pid, links)| reopen_one(*pid, links)).collect::<Vec<_>>());
     let opened = opened.and_then(|thread| thread.join().map_err(|_| io::Error::other("thread ended")));
     opened.unwrap_or_else(|error| (0..count).map(|_| Err(io::Error::new(error.kind(), error.to_string()))).collect())
 }
 
-fn reopen_one(pid: i32) -> io::Result<SandboxHandle> {
-    let netns = ns::open(&Path::new("/proc").join(pid.to_string()).join("ns/net"))?;
+fn reopen_one(pid: i32, links: &[String]) -> io::Result<Reopened> {
+    let netns = ns::open(&namespace_of(pid))?;
     ns::enter(&netns, process::NEW_NET)?;
     let socket = Socket::open(Family::Route)?;
-    let found = link::by_name(&socket, INNER_NAME).map_err(io::Error::other)?;
-    let port = found.and_then(|link| Some(VethPort { host: link.peer?, inner: link.index }));
-    Ok(SandboxHandle { socket, port })
+    let find = |name: &String| {
+        let found = link::by_name(&socket, name).map_err(io::Error::other)?;
+        Ok(found.and_then(|link| Some(VethPort { host: link.peer?, inner: link.index })))
+    };
+    let ports = links.iter().map(find).collect::<io::Result<_>>()?;
+    Ok(Reopened { socket, ports })
+}
+
+/// Where a process's network namespace is opened.
+pub fn namespace_of(pid: i32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join("ns/net")
 }

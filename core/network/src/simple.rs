@@ -1,70 +1,66 @@
 //! The two networks without links of our own: `host` leaves a container in the host's namespace, `none` gives it one
 //! with loopback only.
 
+use std::net::Ipv4Addr;
+
 use dockerd_types::ContainerId;
+use dockerd_types::network::{EndpointConfig, EndpointState};
 
-use crate::driver::{
-    Attached, EndpointRequest, KeptEndpoint, NetworkDetails, NetworkDriver, NetworkIdentity, bare_endpoint,
-};
+use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, bare_endpoint};
 use crate::error::NetworkError;
+use crate::firewall::BridgeRules;
 use crate::pool::ShelfId;
-use crate::sandbox::SandboxHandle;
+use crate::sandbox::LinkPlan;
 
-/// The network `host`.
+/// A network that gives no link.
 #[derive(Debug)]
-pub struct HostNetwork(pub NetworkIdentity);
-
-/// The network `none`.
-#[derive(Debug)]
-pub struct NullNetwork {
+pub struct SimpleNetwork {
     /// Who it is.
     pub identity: NetworkIdentity,
-    /// Sandboxes with loopback only.
-    pub shelf: ShelfId,
+    /// `host` or `null`.
+    pub kind: &'static str,
+    /// Sandboxes with loopback only; `None`: containers live in the host's namespace.
+    pub shelf: Option<ShelfId>,
 }
 
-impl NetworkDriver for HostNetwork {
+impl NetworkDriver for SimpleNetwork {
+    fn identity(&self) -> &NetworkIdentity {
+        &self.identity
+    }
+
     fn kind(&self) -> &'static str {
-        "host"
+        self.kind
     }
 
     fn shelf(&self) -> Option<ShelfId> {
+        self.shelf
+    }
+
+    fn link(&self) -> Option<LinkPlan> {
         None
     }
 
-    fn attach(&self, _handle: Option<SandboxHandle>, _request: &EndpointRequest<'_>) -> Result<Attached, NetworkError> {
-        Ok(Attached { state: bare_endpoint(&self.0), ports: Vec::new() })
+    fn allot(&self, _container: &ContainerId, _config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
+        Ok(bare_endpoint(&self.identity))
     }
 
-    fn detach(&self, _container: &ContainerId) {}
+    fn keep(&self, _container: &ContainerId, _state: &EndpointState) {}
 
-    fn adopt(&self, _kept: Vec<(KeptEndpoint<'_>, Option<SandboxHandle>)>) -> Result<(), NetworkError> {
-        Ok(())
+    fn release(&self, _container: &ContainerId) {}
+
+    // They live as long as the daemon.
+    fn close(&self) -> Result<(), NetworkError> {
+        Err(NetworkError::InUse { network: self.identity.name.clone() })
     }
 
-    fn details(&self) -> NetworkDetails {
-        NetworkDetails::default()
-    }
-}
+    fn reopen(&self) {}
 
-impl NetworkDriver for NullNetwork {
-    fn kind(&self) -> &'static str {
-        "null"
+    fn publish_address(&self) -> Option<Ipv4Addr> {
+        None
     }
 
-    fn shelf(&self) -> Option<ShelfId> {
-        Some(self.shelf)
-    }
-
-    // The handle is dropped: nothing in the namespace will be changed, and it goes with its last process.
-    fn attach(&self, _handle: Option<SandboxHandle>, _request: &EndpointRequest<'_>) -> Result<Attached, NetworkError> {
-        Ok(Attached { state: bare_endpoint(&self.identity), ports: Vec::new() })
-    }
-
-    fn detach(&self, _container: &ContainerId) {}
-
-    fn adopt(&self, _kept: Vec<(KeptEndpoint<'_>, Option<SandboxHandle>)>) -> Result<(), NetworkError> {
-        Ok(())
+    fn rules(&self) -> Option<BridgeRules> {
+        None
     }
 
     fn details(&self) -> NetworkDetails {

@@ -1,26 +1,36 @@
-//! All networks of a daemon put together: the sandbox pool, the packet filter, the published ports and one driver per
-//! network. What the engine holds.
+//! All networks of a daemon put together: the sandbox pool, the packet filter, the published ports, one driver per network,
+//! and what is known of each container's sandbox. What the engine holds.
+//!
+//! A sandbox is changed by its container's task only, one change after the other; while that works with the kernel the
+//! sandbox is out of the table, so no lock is held. A network is made and removed under the engine's turn for that.
 
+mod sandboxes;
+
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dockerd_sys::netlink::{Family, Socket};
-use dockerd_types::ContainerId;
 use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
+use dockerd_types::ContainerId;
 use tokio::runtime::Handle;
 
-use crate::bridge::{BridgeNetwork, BridgeParts, setup, sweep};
+use crate::bridge::setup::BridgeLink;
+use crate::bridge::sweep::Sweeper;
+use crate::bridge::{BridgeNetwork, BridgeSettings, setup, sweep};
 use crate::config::NetworkConfig;
-use crate::driver::{Attached, EndpointRequest, KeptEndpoint, NetworkDriver, NetworkIdentity};
+use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
 use crate::firewall::nft::NftFirewall;
-use crate::firewall::{Firewall, NoFirewall, Ruleset};
+use crate::firewall::{BridgeRules, Firewall, NoFirewall, Ruleset};
+use crate::ipam::{Subnet, pool};
 use crate::pool::SandboxPool;
 use crate::portmap::{PortPublisher, PublisherOptions};
-use crate::sandbox::{self, Blueprint};
-use crate::simple::{HostNetwork, NullNetwork};
+use crate::sandbox::{Blueprint, LinkPlan};
+use crate::simple::SimpleNetwork;
+use sandboxes::HeldSandbox;
 
 /// Who the predefined networks are.
 #[derive(Debug, Clone)]
@@ -40,10 +50,34 @@ pub struct StackOptions {
     pub config: NetworkConfig,
     /// Who the predefined networks are.
     pub predefined: Predefined,
+    /// The user-defined bridge networks.
+    pub bridges: Vec<BridgeOrder>,
     /// A file that says that this daemon made the host pass packets on; lost with the reboot, as that switch is.
     pub forwarding_marker: PathBuf,
     /// Where proxies run.
     pub runtime: Handle,
+}
+
+/// A user-defined bridge network.
+#[derive(Debug, Clone)]
+pub struct BridgeOrder {
+    /// Who it is.
+    pub identity: NetworkIdentity,
+    /// Name of its link.
+    pub link: String,
+    /// Its subnet.
+    pub subnet: Subnet,
+    /// What it is like; the gateway is the bridge's own address.
+    pub settings: BridgeSettings,
+}
+
+/// A network to be on.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    /// Which.
+    pub network: Arc<dyn NetworkDriver>,
+    /// What the client asked of it.
+    pub config: EndpointConfig,
 }
 
 /// A sandbox asked for.
@@ -53,8 +87,8 @@ pub struct SandboxRequest {
     pub container: ContainerId,
     /// The container's name.
     pub name: String,
-    /// What the client asked of the network.
-    pub endpoint: EndpointConfig,
+    /// Networks to join; one at least.
+    pub attachments: Vec<Attachment>,
     /// Ports to publish.
     pub ports: PortBindings,
 }
@@ -64,8 +98,10 @@ pub struct SandboxRequest {
 pub struct Joined {
     /// To be entered; `None` is the host's.
     pub netns: Option<OwnedFd>,
-    /// The attachment.
-    pub attached: Attached,
+    /// What was joined, in the order of interfaces.
+    pub endpoints: Vec<EndpointState>,
+    /// What was published.
+    pub ports: Vec<PublishedPort>,
 }
 
 /// A container that outlived the last daemon.
@@ -73,76 +109,212 @@ pub struct Joined {
 pub struct KeptContainer {
     /// Whose.
     pub container: ContainerId,
+    /// Its name.
+    pub name: String,
     /// A process in it.
     pub pid: i32,
-    /// Its attachment.
-    pub endpoint: EndpointState,
+    /// Its attachments, each with the priority of its gateway.
+    pub endpoints: Vec<(EndpointState, i64)>,
     /// What it published.
     pub ports: Vec<PublishedPort>,
+    /// What the client asked to publish.
+    pub wanted: PortBindings,
 }
 
 /// The networks.
 #[derive(Debug)]
 pub struct NetworkStack {
-    networks: Vec<(NetworkIdentity, Arc<dyn NetworkDriver>)>,
+    networks: Mutex<Vec<Arc<dyn NetworkDriver>>>,
     bridge: Option<Arc<BridgeNetwork>>,
     firewall: Arc<dyn Firewall>,
+    filters: bool,
+    publisher: PortPublisher,
+    sweeper: Sweeper,
     drop_foreign: bool,
     pool: SandboxPool,
+    sandboxes: Mutex<HashMap<ContainerId, HeldSandbox>>,
+    /// Links an earlier daemon made; looked at once.
+    leftovers: Mutex<Vec<u32>>,
+    config: NetworkConfig,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl NetworkStack {
-    /// Sets up the default bridge in the calling thread's network namespace and begins to make sandboxes. Blocking.
+    /// Sets the bridges up in the calling thread's network namespace and begins to make sandboxes. A user-defined network
+    /// that cannot be set up is missing and logged. Blocking.
     pub fn open(options: StackOptions) -> Result<Self, NetworkError> {
-        let StackOptions { config, predefined, forwarding_marker, runtime } = options;
+        let StackOptions { config, predefined, bridges, forwarding_marker, runtime } = options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let link = setup::set_up(&socket, &config)?;
         let mut drop_foreign = false;
-        if link.is_some() && config.ip_forward {
+        if config.ip_forward && (link.is_some() || !bridges.is_empty()) {
             drop_foreign = forward(&forwarding_marker)? && !config.ip_forward_no_drop;
         }
-        let firewall: Arc<dyn Firewall> = match &link {
-            Some(link) if config.firewall => {
-                setup::route_loopback(&link.name)?;
-                Arc::new(NftFirewall::open()?)
-            }
-            _ => Arc::new(NoFirewall),
-        };
+        let filters = config.firewall && (link.is_some() || !bridges.is_empty());
+        let firewall: Arc<dyn Firewall> =
+            if filters { Arc::new(NftFirewall::open()?) } else { Arc::new(NoFirewall) };
         let pool = SandboxPool::start()?;
         let none = pool.add_shelf(Blueprint::Plain);
-        let mut networks: Vec<(NetworkIdentity, Arc<dyn NetworkDriver>)> = vec![
-            (predefined.host.clone(), Arc::new(HostNetwork(predefined.host))),
-            (predefined.none.clone(), Arc::new(NullNetwork { identity: predefined.none, shelf: none })),
-        ];
-        let bridge = match link {
-            None => None,
-            Some(link) => {
-                let publisher = PortPublisher::new(PublisherOptions {
-                    firewall: firewall.clone(),
-                    proxies: config.userland_proxy.then_some(runtime),
-                    default_address: config.publish_address,
-                    ipv6: setup::host_has_ipv6(),
-                });
-                // Before the pool makes new ones.
-                let leftovers = sweep::ours(&socket, link.index)?;
-                // Where frames between ports pass the packet filter, its rules tell published ports from others.
-                let isolated = !config.icc && !setup::frames_are_filtered();
-                let shelf = pool.add_shelf(Blueprint::Bridged { bridge: link.index, mtu: config.mtu, isolated });
-                let identity = predefined.bridge;
-                let publisher = Arc::new(publisher);
-                let parts =
-                    BridgeParts { identity: identity.clone(), bridge: link, config, shelf, publisher, leftovers };
-                let bridge = Arc::new(BridgeNetwork::new(parts)?);
-                networks.insert(0, (identity, bridge.clone()));
-                Some(bridge)
-            }
+        let publisher = PortPublisher::new(PublisherOptions {
+            firewall: firewall.clone(),
+            proxies: config.userland_proxy.then_some(runtime),
+            ipv6: setup::host_has_ipv6(),
+        });
+        let simple = |identity, kind, shelf| Arc::new(SimpleNetwork { identity, kind, shelf });
+        let mut stack = Self {
+            networks: Mutex::default(),
+            bridge: None,
+            firewall,
+            filters,
+            publisher,
+            sweeper: Sweeper::start()?,
+            drop_foreign,
+            pool,
+            sandboxes: Mutex::default(),
+            leftovers: Mutex::default(),
+            config,
         };
-        Ok(Self { networks, bridge, firewall, drop_foreign, pool })
+        if let Some(link) = link {
+            let driver = stack.default_bridge(&socket, predefined.bridge, link)?;
+            lock(&stack.networks).push(driver.clone());
+            stack.bridge = Some(driver);
+        }
+        lock(&stack.networks).push(simple(predefined.host, "host", None));
+        lock(&stack.networks).push(simple(predefined.none, "null", Some(none)));
+        stack.reconcile(&socket, bridges)?;
+        Ok(stack)
+    }
+
+    fn default_bridge(
+        &self,
+        socket: &Socket,
+        identity: NetworkIdentity,
+        link: BridgeLink,
+    ) -> Result<Arc<BridgeNetwork>, NetworkError> {
+        let config = &self.config;
+        let flag = |value: bool| value.to_string();
+        let options = [
+            ("com.docker.network.bridge.default_bridge", flag(true)),
+            ("com.docker.network.bridge.enable_icc", flag(config.icc)),
+            ("com.docker.network.bridge.enable_ip_masquerade", flag(config.masquerade)),
+            ("com.docker.network.bridge.host_binding_ipv4", config.publish_address.to_string()),
+            ("com.docker.network.bridge.name", link.name.clone()),
+            ("com.docker.network.driver.mtu", config.mtu.to_string()),
+        ];
+        let settings = BridgeSettings {
+            gateway: config.default_gateway.unwrap_or(link.address),
+            range: config.fixed_cidr,
+            reserved: Vec::new(),
+            mtu: config.mtu,
+            icc: config.icc,
+            masquerade: config.masquerade,
+            internal: false,
+            direct_routing: config.direct_routing,
+            publish_address: config.publish_address,
+            options: options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        };
+        self.driver(socket, identity, link, settings, true)
+    }
+
+    /// The driver of a bridge that is there.
+    fn driver(
+        &self,
+        socket: &Socket,
+        identity: NetworkIdentity,
+        link: BridgeLink,
+        settings: BridgeSettings,
+        prepare: bool,
+    ) -> Result<Arc<BridgeNetwork>, NetworkError> {
+        if self.filters {
+            setup::route_loopback(&link.name)?;
+        }
+        // Before the pool makes new ones.
+        lock(&self.leftovers).extend(sweep::ours(socket, link.index)?);
+        // Where frames between ports pass the packet filter, its rules tell published ports from others.
+        let isolated = !settings.icc && !setup::frames_are_filtered();
+        let plan = LinkPlan { bridge: link.index, mtu: settings.mtu, isolated };
+        let blueprint = Blueprint::Bridged(plan);
+        let shelf = if prepare { self.pool.add_shelf(blueprint) } else { self.pool.add_idle_shelf(blueprint) };
+        BridgeNetwork::new(identity, link, settings, plan, shelf)
+            .map(Arc::new)
+            .inspect_err(|_| self.pool.remove_shelf(shelf))
+    }
+
+    /// Every network has its bridge, and every bridge of ours its network.
+    fn reconcile(&self, socket: &Socket, orders: Vec<BridgeOrder>) -> Result<(), NetworkError> {
+        for order in orders {
+            let network = order.identity.name.clone();
+            match self.make_bridge(socket, order) {
+                Ok((driver, _)) => lock(&self.networks).push(driver),
+                Err(error) => tracing::error!(network, %error, "a network could not be set up"),
+            }
+        }
+        let bridges = self.networks().iter().filter_map(|network| Some(network.link()?.bridge)).collect::<Vec<_>>();
+        setup::remove_strangers(socket, &bridges)
+    }
+
+    fn make_bridge(&self, socket: &Socket, order: BridgeOrder) -> Result<(Arc<BridgeNetwork>, u32), NetworkError> {
+        let BridgeOrder { identity, link, subnet, settings } = order;
+        let bridge = setup::ensure(socket, &link, settings.mtu, settings.gateway, subnet)?;
+        let index = bridge.index;
+        let driver = self.driver(socket, identity, bridge, settings, false);
+        let driver = driver.inspect_err(|_| _ = setup::remove_own(socket, index))?;
+        Ok((driver, index))
+    }
+
+    /// Makes a network. One at a time. Blocking.
+    pub fn add_bridge(&self, order: BridgeOrder) -> Result<Arc<dyn NetworkDriver>, NetworkError> {
+        let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        let (driver, index) = self.make_bridge(&socket, order)?;
+        let driver: Arc<dyn NetworkDriver> = driver;
+        lock(&self.networks).push(driver.clone());
+        if let Err(error) = self.replace_rules() {
+            self.forget(&*driver);
+            let _ = setup::remove_own(&socket, index);
+            return Err(error);
+        }
+        Ok(driver)
+    }
+
+    /// Removes a network that was closed: nobody is on it. One at a time. Blocking.
+    pub fn remove_bridge(&self, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
+        self.forget(driver);
+        let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        if let Some(plan) = driver.link() {
+            setup::remove_own(&socket, plan.bridge)?;
+        }
+        self.replace_rules()
+    }
+
+    fn forget(&self, driver: &dyn NetworkDriver) {
+        lock(&self.networks).retain(|network| network.identity().id != driver.identity().id);
+        if let Some(shelf) = driver.shelf() {
+            self.pool.remove_shelf(shelf);
+        }
+    }
+
+    fn rules(&self) -> Vec<BridgeRules> {
+        self.networks().iter().filter_map(|network| network.rules()).collect()
+    }
+
+    fn replace_rules(&self) -> Result<(), NetworkError> {
+        self.firewall.replace_bridges(&self.rules(), self.drop_foreign)
+    }
+
+    /// The first subnet of the pools that is neither one of `taken` nor routed on the host. Blocking.
+    pub fn free_subnet(&self, taken: &[Subnet]) -> Result<Subnet, NetworkError> {
+        let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        let mut all = setup::routed(&socket)?;
+        all.extend(taken);
+        pool::first_free(&self.config.pools, &all).ok_or(NetworkError::PoolsExhausted)
     }
 
     /// All networks.
-    pub fn networks(&self) -> &[(NetworkIdentity, Arc<dyn NetworkDriver>)] {
-        &self.networks
+    pub fn networks(&self) -> Vec<Arc<dyn NetworkDriver>> {
+        lock(&self.networks).clone()
     }
 
     /// The default bridge's address.
@@ -150,16 +322,9 @@ impl NetworkStack {
         self.bridge.as_ref().map(|bridge| bridge.address())
     }
 
-    /// Makes a sandbox that is on `network`, one of [`NetworkStack::networks`]. Blocking.
-    pub fn join(&self, network: &dyn NetworkDriver, request: SandboxRequest) -> Result<Joined, NetworkError> {
-        let sandbox = match network.shelf() {
-            None => None,
-            Some(shelf) => Some(self.pool.take(shelf)?),
-        };
-        let (netns, handle) = sandbox.map_or((None, None), |sandbox| (Some(sandbox.netns), Some(sandbox.handle)));
-        let SandboxRequest { container, name, endpoint, ports } = request;
-        let request = EndpointRequest { container: &container, name: &name, config: &endpoint, ports: &ports };
-        Ok(Joined { netns, attached: network.attach(handle, &request)? })
+    /// Settings of the default bridge, which networks take over where they say nothing.
+    pub fn config(&self) -> &NetworkConfig {
+        &self.config
     }
 
     /// A start is over, well or not: sandboxes are made ahead again.
@@ -167,34 +332,10 @@ impl NetworkStack {
         self.pool.refill();
     }
 
-    /// Gives back everything of a container's; idempotent.
-    pub async fn leave(&self, container: &ContainerId) -> Result<(), NetworkError> {
-        let Some(bridge) = self.bridge.clone() else { return Ok(()) };
-        if !bridge.has(container) {
-            return Ok(());
-        }
-        let container = container.clone();
-        let done = tokio::task::spawn_blocking(move || bridge.detach(&container)).await;
-        done.map_err(|panic| NetworkError::io("network task")(std::io::Error::other(panic)))
-    }
-
-    /// Takes over what the last daemon's running containers have, removes what is left of others, and sets the packet
-    /// filter's rules in one transaction. Blocking; once, before anything is joined.
-    pub fn restore(&self, kept: &[KeptContainer]) -> Result<(), NetworkError> {
-        let Some(bridge) = &self.bridge else { return Ok(()) };
-        let kept: Vec<_> = kept.iter().filter(|kept| kept.endpoint.ipv4.is_some()).collect();
-        let handles = sandbox::reopen(kept.iter().map(|kept| kept.pid).collect());
-        let endpoints = kept.iter().zip(handles).map(|(kept, handle)| {
-            let endpoint = KeptEndpoint { container: &kept.container, state: &kept.endpoint, ports: &kept.ports };
-            let handle = handle.inspect_err(|error| {
-                tracing::warn!(container = %kept.container, %error, "its network namespace cannot be entered");
-            });
-            (endpoint, handle.ok())
-        });
-        bridge.adopt(endpoints.collect())?;
-        let rules =
-            Ruleset { bridges: vec![bridge.rules()], forwards: bridge.forwards(), drop_foreign: self.drop_foreign };
-        self.firewall.install(&rules)
+    /// Sets the packet filter's rules with everything that is published, in one transaction.
+    fn install(&self) -> Result<(), NetworkError> {
+        let forwards = lock(&self.sandboxes).values().flat_map(HeldSandbox::forwards).collect();
+        self.firewall.install(&Ruleset { bridges: self.rules(), forwards, drop_foreign: self.drop_foreign })
     }
 }
 

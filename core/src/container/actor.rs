@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dockerd_runtime::{ProcessExit, ProcessKey, RuntimeDriver};
 use dockerd_types::container::Status;
+use dockerd_types::network::EndpointConfig;
 use dockerd_types::signal::Signal;
 use dockerd_types::{ContainerId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
@@ -43,6 +44,10 @@ pub(crate) enum Command {
     Unpause(Reply<()>),
     /// Another name (already claimed).
     Rename { name: String, reply: Reply<()> },
+    /// Put it on a network.
+    Connect { network: String, config: Box<EndpointConfig>, reply: Reply<()> },
+    /// Take it off a network.
+    Disconnect { network: String, force: bool, reply: Reply<()> },
     /// Remove it.
     Remove { options: RemoveOptions, reply: Reply<()> },
     /// While a client restarts it, auto-remove rests.
@@ -127,6 +132,8 @@ impl Actor {
             Command::Pause(reply) => answer(reply, self.pause().await),
             Command::Unpause(reply) => answer(reply, self.unpause().await),
             Command::Rename { name, reply } => answer(reply, self.rename(name).await),
+            Command::Connect { network, config, reply } => answer(reply, self.connect(network, *config).await),
+            Command::Disconnect { network, force, reply } => answer(reply, self.disconnect(network, force).await),
             Command::Remove { options, reply } => answer(reply, self.remove(options).await),
             Command::HoldAutoRemove(hold) => self.hold_auto_remove = hold,
             Command::Exited(exit) => self.exited(exit).await,

@@ -52,6 +52,7 @@ async fn create(core: &Arc<Core>, request: CreateContainer) -> Result<Created, E
     let mut wanted = mount_spec::wanted(&config, &host_config).map_err(CreateError::from)?;
     wanted.extend(volumes_from(core, &host_config, &wanted)?);
     attach_to_network(&host_config, &mut endpoints);
+    let endpoints = name_networks(core, endpoints)?;
 
     let id = names::new_id();
     fill_hostname(core, &id, &mut config, &host_config);
@@ -294,6 +295,26 @@ pub(crate) fn attach_to_network(host: &HostConfig, endpoints: &mut BTreeMap<Stri
             endpoints.entry(name.clone()).or_default();
         }
     }
+}
+
+/// Networks by their names, whatever the client called them by, with what is asked of those that are there checked. One that
+/// is not there may be there at the start.
+fn name_networks(
+    core: &Core,
+    endpoints: BTreeMap<String, EndpointConfig>,
+) -> Result<BTreeMap<String, EndpointConfig>, EngineError> {
+    let named = endpoints.into_iter().map(|(wanted, config)| match core.network.facts(&wanted) {
+        None => Ok((wanted, config)),
+        Some(facts) => {
+            if !facts.predefined
+                && let Err(problems) = super::connect::check_endpoint(&facts, &config)
+            {
+                return Err(CreateError::Endpoint { network: wanted, problems }.into());
+            }
+            Ok((facts.name, config))
+        }
+    });
+    named.collect()
 }
 
 fn fill_hostname(core: &Core, id: &ContainerId, config: &mut ContainerConfig, host: &HostConfig) {

@@ -119,7 +119,7 @@ pub fn hosts(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
     extra_hosts(&mut text, own, gateway);
-    let names = if domainname.is_empty() { hostname.to_owned() } else { format!("{hostname}.{domainname} {hostname}") };
+    let names = own_names(hostname, domainname);
     for endpoint in endpoints {
         if let Some((address, _)) = endpoint.ipv4 {
             let _ = writeln!(text, "{address}\t{names}");
@@ -129,6 +129,36 @@ pub fn hosts(
         }
     }
     text
+}
+
+/// What a container calls itself in its hosts file.
+pub fn own_names(hostname: &str, domainname: &str) -> String {
+    if domainname.is_empty() { hostname.to_owned() } else { format!("{hostname}.{domainname} {hostname}") }
+}
+
+/// Changes the lines of a container's own addresses in its hosts file; all others stay as the container may have made
+/// them. Written in place: the file is bind-mounted.
+pub fn change_hosts(path: &Path, gone: &[IpAddr], new: &[IpAddr], names: &str) -> io::Result<()> {
+    if gone.is_empty() && new.is_empty() {
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(path)?;
+    write(path, &changed_hosts(&text, gone, new, names))
+}
+
+fn changed_hosts(text: &str, gone: &[IpAddr], new: &[IpAddr], names: &str) -> String {
+    let is_gone = |line: &&str| {
+        let own = line.split_once('\t').filter(|(_, rest)| *rest == names);
+        own.and_then(|(address, _)| address.parse().ok()).is_some_and(|address| gone.contains(&address))
+    };
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| !is_gone(line)) {
+        let _ = writeln!(out, "{line}");
+    }
+    for address in new {
+        let _ = writeln!(out, "{address}\t{names}");
+    }
+    out
 }
 
 /// `/etc/hosts` of a container in the host's network namespace: the host's own, and what the client adds.
@@ -196,6 +226,14 @@ mod tests {
         let text = resolv_conf(&own, &defaults, &HostResolver::parse("search x\n"), false);
         assert!(text.contains("nameserver 1.1.1.1\n\n"), "{text}");
         assert!(text.contains("# Overrides: [nameservers search]"), "{text}");
+    }
+
+    #[test]
+    fn own_lines_come_and_go() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("address");
+        let text = "127.0.0.1\tlocalhost\n10.0.0.2\th\n10.0.0.2\tother\n10.1.0.2\th\n";
+        let changed = changed_hosts(text, &[ip("10.0.0.2")], &[ip("10.2.0.2")], "h");
+        assert_eq!(changed, "127.0.0.1\tlocalhost\n10.0.0.2\tother\n10.1.0.2\th\n10.2.0.2\th\n");
     }
 
     #[test]

@@ -306,8 +306,11 @@ fn sandbox(core: &Core, spec: &ContainerSpec, name: &str) -> Result<Option<Ready
     if matches!(host.network_mode, NetworkMode::Container(_)) {
         return Ok(None);
     }
-    let endpoints: Vec<(String, EndpointConfig)> =
+    let mut endpoints: Vec<(String, EndpointConfig)> =
         spec.endpoints.iter().map(|(network, config)| (network.clone(), config.clone())).collect();
+    // The network of the mode has the first interface, the others follow by name.
+    let main = core.network.facts(&host.network_mode.text()).map(|facts| facts.name);
+    endpoints.sort_by_key(|(network, _)| Some(network) != main.as_ref());
     let request = SandboxOrder {
         container: spec.id.clone(),
         name: name.to_owned(),
@@ -324,7 +327,7 @@ fn network_ids(core: &Core, spec: &ContainerSpec) -> std::collections::BTreeMap<
 }
 
 /// What is published: what the client asked for, and with `-P` every other exposed port at any free one.
-fn published_ports(spec: &ContainerSpec) -> PortBindings {
+pub(crate) fn published_ports(spec: &ContainerSpec) -> PortBindings {
     let mut ports = spec.host.port_bindings.clone();
     if spec.host.publish_all_ports {
         for port in &spec.config.exposed_ports {

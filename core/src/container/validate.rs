@@ -363,7 +363,7 @@ pub fn check_endpoints(
     Ok(())
 }
 
-fn is_mac(text: &str) -> bool {
+pub(super) fn is_mac(text: &str) -> bool {
     let parts: Vec<_> = text.split([':', '-']).collect();
     parts.len() == 6 && parts.iter().all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))
 }

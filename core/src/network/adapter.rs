@@ -7,18 +7,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dockerd_network::driver::NetworkIdentity;
-use dockerd_network::stack::{KeptContainer, Predefined, SandboxRequest, StackOptions};
+use dockerd_network::stack::{Attachment, KeptContainer, Predefined, SandboxRequest, StackOptions};
 use dockerd_network::{NetworkConfig, NetworkDriver, NetworkError, NetworkStack};
 use dockerd_runtime::BoxFuture;
 use dockerd_store::Layout;
-use dockerd_types::network::EndpointConfig;
+use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, Kinded, NetworkId, Timestamp};
 use tokio::runtime::Handle;
 
-use super::document::{self, NetworkRecord, PREDEFINED};
+use super::document::{self, NetworkRecord, PREDEFINED, UserNetwork};
+use super::plan;
 use crate::container::names;
 use crate::error::EngineError;
-use crate::ports::{KeptSandbox, Networks, ReadySandbox, SandboxOrder};
+use crate::ports::{Attachments, ConnectOrder, KeptSandbox, NetworkFacts, Networks, ReadySandbox, SandboxOrder};
 
 /// Digits of a sandbox's id in its file name.
 const SHORT: usize = 12;
@@ -28,9 +29,21 @@ const SHORT: usize = 12;
 pub(crate) struct StackNetworks {
     stack: Arc<NetworkStack>,
     records: Vec<NetworkRecord>,
+    /// What users made, oldest first. Changed under [`StackNetworks::turn`] only.
+    users: Mutex<Vec<UserNetwork>>,
+    /// Networks are made and removed one at a time.
+    turn: tokio::sync::Mutex<()>,
+    layout: Layout,
     netns_dir: PathBuf,
     /// Ids of sandboxes whose file is below `netns_dir`.
     sandboxes: Arc<Mutex<HashMap<ContainerId, String>>>,
+}
+
+/// What a container is called.
+struct Named<'a> {
+    container: &'a ContainerId,
+    name: &'a str,
+    hostname: &'a str,
 }
 
 /// A network that is not there.
@@ -59,16 +72,65 @@ impl StackNetworks {
         };
         let [bridge, host, none] = PREDEFINED;
         let predefined = Predefined { bridge: identity(bridge)?, host: identity(host)?, none: identity(none)? };
-        let options = StackOptions { config, predefined, forwarding_marker: layout.forwarding_marker(), runtime };
+        let users = document::load_user(layout)?;
+        let order = |network: &UserNetwork| {
+            let order = plan::order(network, &config);
+            order.inspect_err(|error| tracing::error!(network = network.name, %error, "its document cannot be used"))
+        };
+        let bridges = users.iter().filter_map(|network| order(network).ok()).collect();
+        let forwarding_marker = layout.forwarding_marker();
+        let options = StackOptions { config: config.clone(), predefined, bridges, forwarding_marker, runtime };
         let stack = NetworkStack::open(options).map_err(EngineError::module)?;
         let netns_dir = layout.netns_dir();
         link_namespace(&netns_dir.join("default"), std::process::id());
-        Ok(Self { stack: Arc::new(stack), records, netns_dir, sandboxes: Arc::default() })
+        Ok(Self {
+            stack: Arc::new(stack),
+            records,
+            users: Mutex::new(users),
+            turn: tokio::sync::Mutex::default(),
+            layout: layout.clone(),
+            netns_dir,
+            sandboxes: Arc::default(),
+        })
     }
 
     /// The networks themselves.
-    pub(super) fn stack(&self) -> &NetworkStack {
+    pub(super) fn stack(&self) -> &Arc<NetworkStack> {
         &self.stack
+    }
+
+    /// Where documents lie.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The right to make or remove networks.
+    pub(super) fn turn(&self) -> &tokio::sync::Mutex<()> {
+        &self.turn
+    }
+
+    /// What users made, oldest first.
+    pub(super) fn users(&self) -> Vec<UserNetwork> {
+        self.lock_users().clone()
+    }
+
+    /// What a user made, by its id.
+    pub(super) fn user(&self, id: &NetworkId) -> Option<UserNetwork> {
+        self.lock_users().iter().find(|network| network.id == *id).cloned()
+    }
+
+    /// Adds a network whose bridge is there.
+    pub(super) fn insert(&self, network: UserNetwork) {
+        self.lock_users().push(network);
+    }
+
+    /// Takes a network out.
+    pub(super) fn forget(&self, id: &NetworkId) {
+        self.lock_users().retain(|network| network.id != *id);
+    }
+
+    fn lock_users(&self) -> std::sync::MutexGuard<'_, Vec<UserNetwork>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When a network was made.
@@ -77,13 +139,36 @@ impl StackNetworks {
     }
 
     /// By name, id, or the beginning of an id.
-    pub(super) fn find(&self, wanted: &str) -> Option<&(NetworkIdentity, Arc<dyn NetworkDriver>)> {
+    pub(super) fn find(&self, wanted: &str) -> Option<Arc<dyn NetworkDriver>> {
         let all = self.stack.networks();
-        let exact = all.iter().find(|(identity, _)| identity.name == wanted || identity.id.as_str() == wanted);
-        exact.or_else(|| {
-            let mut found = all.iter().filter(|(identity, _)| identity.id.as_str().starts_with(wanted));
-            found.next().filter(|_| !wanted.is_empty() && found.next().is_none())
-        })
+        let is = |driver: &&Arc<dyn NetworkDriver>| {
+            driver.identity().name == wanted || driver.identity().id.as_str() == wanted
+        };
+        if let Some(exact) = all.iter().find(is) {
+            return Some(exact.clone());
+        }
+        let mut found = all.iter().filter(|driver| driver.identity().id.as_str().starts_with(wanted));
+        found.next().filter(|_| !wanted.is_empty() && found.next().is_none()).cloned()
+    }
+
+    fn must_find(&self, wanted: &str) -> Result<Arc<dyn NetworkDriver>, EngineError> {
+        self.find(wanted).ok_or_else(|| EngineError::Networking(Box::new(UnknownNetwork(wanted.to_owned()))))
+    }
+
+    /// What a container is called on user-defined networks.
+    fn name_endpoints(&self, endpoints: &mut [EndpointState], who: &Named<'_>, asked: &[(NetworkId, Vec<String>)]) {
+        for endpoint in endpoints {
+            if self.user(&endpoint.network_id).is_none() || !endpoint.dns_names.is_empty() {
+                continue;
+            }
+            let aliases = asked.iter().filter(|(id, _)| *id == endpoint.network_id).flat_map(|(_, aliases)| aliases);
+            let names = std::iter::once(who.name).chain(aliases.map(String::as_str));
+            for name in names.chain([who.container.short(), who.hostname]) {
+                if !name.is_empty() && !endpoint.dns_names.iter().any(|known| known == name) {
+                    endpoint.dns_names.push(name.to_owned());
+                }
+            }
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, String>> {
@@ -110,24 +195,58 @@ impl Networks for StackNetworks {
     }
 
     fn create_sandbox(&self, order: SandboxOrder) -> Result<ReadySandbox, EngineError> {
-        let SandboxOrder { container, name, hostname: _, mut endpoints, ports } = order;
-        if endpoints.len() > 1 {
-            return Err(EngineError::NotBuilt("joining several networks at the start"));
+        let SandboxOrder { container, name, hostname, mut endpoints, ports } = order;
+        if endpoints.is_empty() {
+            endpoints.push(("none".to_owned(), EndpointConfig::default()));
         }
-        let (wanted, endpoint) = endpoints.pop().unwrap_or_else(|| ("none".to_owned(), EndpointConfig::default()));
+        let mut attachments = Vec::with_capacity(endpoints.len());
+        let mut asked = Vec::new();
         // Without a bridge its containers have no network at all.
-        let without_bridge = wanted == "bridge" && self.find("bridge").is_none();
-        let listed = self.find(if without_bridge { "none" } else { &wanted });
-        let (_, driver) = listed.ok_or_else(|| EngineError::Networking(Box::new(UnknownNetwork(wanted.clone()))))?;
-        let request = SandboxRequest { container: container.clone(), name, endpoint, ports };
-        let joined = self.stack.join(&**driver, request).map_err(networking)?;
+        let mut without_bridge = false;
+        for (wanted, config) in endpoints {
+            let missing = wanted == "bridge" && self.find("bridge").is_none();
+            without_bridge |= missing;
+            let network = self.must_find(if missing { "none" } else { &wanted })?;
+            asked.push((network.identity().id.clone(), config.aliases.clone()));
+            attachments.push(Attachment { network, config });
+        }
+        let request = SandboxRequest { container: container.clone(), name: name.clone(), attachments, ports };
+        let joined = self.stack.join(request).map_err(networking)?;
         let id = dockerd_types::ids::hex(&names::random::<32>());
+        let mut endpoints = joined.endpoints;
+        let who = Named { container: &container, name: &name, hostname: &hostname };
+        self.name_endpoints(&mut endpoints, &who, &asked);
+        if without_bridge {
+            endpoints.retain(|endpoint| endpoint.network_name != "none");
+        }
         if joined.netns.is_some() {
             self.lock().insert(container, id.clone());
         }
-        let attached = joined.attached;
-        let endpoints = if without_bridge { Vec::new() } else { vec![attached.state] };
-        Ok(ReadySandbox { id, netns: joined.netns, endpoints, ports: attached.ports })
+        Ok(ReadySandbox { id, netns: joined.netns, endpoints, ports: joined.ports })
+    }
+
+    fn facts(&self, name: &str) -> Option<NetworkFacts> {
+        let driver = self.find(name)?;
+        let NetworkIdentity { id, name } = driver.identity().clone();
+        let user = self.user(&id);
+        let configured = user.as_ref().and_then(UserNetwork::configured);
+        Some(NetworkFacts { id, name, predefined: user.is_none(), configured })
+    }
+
+    fn connect(&self, order: ConnectOrder) -> Result<Attachments, EngineError> {
+        let ConnectOrder { container, name, hostname, pid, network, endpoint } = order;
+        let network = self.find(&network).ok_or_else(|| EngineError::module(UnknownNetwork(network)))?;
+        let asked = [(network.identity().id.clone(), endpoint.aliases.clone())];
+        let wanted = Attachment { network, config: endpoint };
+        let changed = self.stack.connect(&container, pid, wanted).map_err(EngineError::module)?;
+        let mut endpoints = changed.endpoints;
+        self.name_endpoints(&mut endpoints, &Named { container: &container, name: &name, hostname: &hostname }, &asked);
+        Ok(Attachments { endpoints, ports: changed.ports })
+    }
+
+    fn disconnect(&self, container: &ContainerId, network: &NetworkId) -> Result<Attachments, EngineError> {
+        let changed = self.stack.disconnect(container, network).map_err(EngineError::module)?;
+        Ok(Attachments { endpoints: changed.endpoints, ports: changed.ports })
     }
 
     fn started(&self, id: &ContainerId, pid: i32) {
@@ -166,13 +285,12 @@ impl Networks for StackNetworks {
         let dir = self.netns_dir.clone();
         let mut containers = Vec::new();
         let mut files = Vec::new();
-        for KeptSandbox { container, pid, id, endpoints, ports } in kept {
+        for KeptSandbox { container, name, pid, id, endpoints, ports, wanted } in kept {
             if !id.is_empty() {
                 files.push((namespace_file(&dir, &id), pid));
                 self.lock().insert(container.clone(), id);
             }
-            let endpoint = endpoints.into_iter().find(|endpoint| endpoint.ipv4.is_some());
-            containers.extend(endpoint.map(|endpoint| KeptContainer { container, pid, endpoint, ports }));
+            containers.push(KeptContainer { container, name, pid, endpoints, ports, wanted });
         }
         Box::pin(async move {
             let restored = tokio::task::spawn_blocking(move || {
@@ -185,7 +303,7 @@ impl Networks for StackNetworks {
     }
 
     fn network_id(&self, name: &str) -> Option<NetworkId> {
-        self.find(name).map(|(identity, _)| identity.id.clone())
+        self.find(name).map(|driver| driver.identity().id.clone())
     }
 
     fn default_gateway(&self) -> Option<Ipv4Addr> {

@@ -1,9 +1,14 @@
-//! `networks.json`: ids and creation times of networks, so that a network keeps its id over restarts. Blocking.
+//! What outlives the daemon of networks: `networks.json` has ids and creation times of the predefined ones, and every
+//! user-defined network has `<id>.json`, written before anything of it is in the kernel. Blocking.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
+use dockerd_network::ipam::Subnet;
 use dockerd_store::document::{self, Document};
 use dockerd_store::{Durability, Layout};
+use dockerd_types::container::Labels;
 use dockerd_types::{NetworkId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -31,8 +36,89 @@ impl Document for NetworksDocument {
     const VERSION: u32 = 1;
 }
 
+/// A network a user made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct UserNetwork {
+    pub(super) id: NetworkId,
+    pub(super) name: String,
+    pub(super) created: Timestamp,
+    pub(super) driver: String,
+    /// Name of the bridge's link.
+    pub(super) link: String,
+    pub(super) internal: bool,
+    pub(super) attachable: bool,
+    pub(super) enable_ipv4: bool,
+    pub(super) enable_ipv6: bool,
+    /// As the client wrote them; inspect tells none from empty.
+    pub(super) ipam_options: Option<BTreeMap<String, String>>,
+    /// Address pools, resolved.
+    pub(super) pools: Vec<PoolDocument>,
+    pub(super) options: BTreeMap<String, String>,
+    pub(super) labels: Labels,
+}
+
+/// An address pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PoolDocument {
+    pub(super) subnet: Subnet,
+    /// Whether it comes from the daemon's pools.
+    pub(super) drawn: bool,
+    pub(super) range: Option<Subnet>,
+    /// `None`: the first address, which inspect does not show then.
+    pub(super) gateway: Option<Ipv4Addr>,
+    /// Addresses that are others', by name.
+    pub(super) auxiliary: BTreeMap<String, Ipv4Addr>,
+}
+
+impl UserNetwork {
+    /// The subnet, if it was not drawn from the pools: then addresses in it may be asked for.
+    pub(super) fn configured(&self) -> Option<Subnet> {
+        let pool = self.pools.first()?;
+        (!pool.drawn).then_some(pool.subnet)
+    }
+}
+
+impl Document for UserNetwork {
+    const VERSION: u32 = 1;
+}
+
+/// Writes a network's document; it is on the disk when this returns.
+pub(super) fn store(layout: &Layout, network: &UserNetwork) -> Result<(), EngineError> {
+    Ok(document::write(&layout.network_document(&network.id), network, Durability::Disk)?)
+}
+
+/// Takes a network's document away.
+pub(super) fn forget(layout: &Layout, id: &NetworkId) -> Result<(), EngineError> {
+    let path = layout.network_document(id);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(EngineError::io(format!("remove {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// All networks users made, oldest first. One that cannot be read is left alone and logged.
+pub(super) fn load_user(layout: &Layout) -> Result<Vec<UserNetwork>, EngineError> {
+    let dir = layout.network_dir();
+    let entries = std::fs::read_dir(&dir).map_err(|e| EngineError::io(format!("read {}", dir.display()), e))?;
+    let mut found = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        if path.extension().is_none_or(|end| end != "json") || NetworkId::parse(stem).is_err() {
+            continue;
+        }
+        match document::read::<UserNetwork>(&path) {
+            Ok(network) => found.push(network),
+            Err(error) => tracing::error!(file = %path.display(), %error, "a network's document cannot be read"),
+        }
+    }
+    found.sort_by_key(|network| network.created);
+    Ok(found)
+}
+
 /// A new network's id.
-fn new_id() -> NetworkId {
+pub(super) fn new_id() -> NetworkId {
     loop {
         if let Some(id) = NetworkId::from_random(names::random()) {
             return id;

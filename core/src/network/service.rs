@@ -1,18 +1,28 @@
-//! What the API asks of networks: lists and inspect. Answered from memory.
+//! What the API asks of networks: lists and inspect, answered from memory; making, removing and pruning; connecting and
+//! disconnecting containers, which their own tasks do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dockerd_network::NetworkDriver;
-use dockerd_network::driver::{NetworkDetails, NetworkIdentity};
-use dockerd_types::network::EndpointState;
-use dockerd_types::{ContainerId, ErrorKind, Filters, Kinded, Timestamp};
+use dockerd_network::driver::NetworkIdentity;
+use dockerd_types::container::Labels;
+use dockerd_types::filters::InvalidFilter;
+use dockerd_types::network::{EndpointConfig, EndpointState};
+use dockerd_types::{ContainerId, ErrorKind, Filters, Kinded, NetworkId, Timestamp};
 
 use super::adapter::{StackNetworks, UnknownNetwork};
+use super::document::{self, UserNetwork};
+use super::plan::{self, CreateNetwork, Surroundings};
+use crate::container::prune_until;
 use crate::core::Core;
 use crate::error::EngineError;
+use crate::ports::EventNote;
 
 /// Filters of lists.
 pub const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
+/// Filters of prunes.
+pub const PRUNE_FILTERS: [&str; 3] = ["label", "label!", "until"];
 
 /// A network as inspect shows it.
 #[derive(Debug, Clone)]
@@ -23,10 +33,35 @@ pub struct NetworkView {
     pub driver: &'static str,
     /// When it was made.
     pub created: Timestamp,
-    /// Addresses and options.
-    pub details: NetworkDetails,
+    /// Whether nothing leads in or out.
+    pub internal: bool,
+    /// Whether others than services may join.
+    pub attachable: bool,
+    /// Options of who gives addresses; `None` for the predefined ones and where the client gave none.
+    pub ipam_options: Option<BTreeMap<String, String>>,
+    /// Address pools.
+    pub pools: Vec<PoolView>,
+    /// Driver options.
+    pub options: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: Labels,
+    /// Whether every daemon has it.
+    pub predefined: bool,
     /// Running containers on it; only for inspect.
     pub containers: Vec<NetworkContainer>,
+}
+
+/// An address pool, as texts; empty ones are not shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PoolView {
+    /// CIDR.
+    pub subnet: String,
+    /// CIDR within it.
+    pub range: String,
+    /// The gateway.
+    pub gateway: String,
+    /// Addresses that are others', by name.
+    pub auxiliary: BTreeMap<String, String>,
 }
 
 /// A container on a network.
@@ -47,12 +82,23 @@ pub struct NetworkService {
     pub(crate) networks: Arc<StackNetworks>,
 }
 
-/// A predefined network cannot be removed.
+/// Why a network stays.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is a pre-defined network and cannot be removed")]
-struct PredefinedNetwork(String);
+enum Stays {
+    /// Every daemon has it.
+    #[error("{0} is a pre-defined network and cannot be removed")]
+    Predefined(String),
+    /// Containers are on it.
+    #[error("error while removing network: network {name} has active endpoints ({endpoints})")]
+    InUse {
+        /// The network.
+        name: String,
+        /// Which, with the ends of their ids cut off.
+        endpoints: String,
+    },
+}
 
-impl Kinded for PredefinedNetwork {
+impl Kinded for Stays {
     fn kind(&self) -> ErrorKind {
         ErrorKind::PermissionDenied
     }
@@ -60,54 +106,260 @@ impl Kinded for PredefinedNetwork {
 
 impl NetworkService {
     /// All networks the filters let through.
-    pub fn list(&self, filters: &Filters) -> Vec<NetworkView> {
-        let all = self.networks.stack().networks().iter();
-        all.map(|network| self.view(network)).filter(|view| matches(filters, view)).collect()
+    pub fn list(&self, filters: &Filters) -> Result<Vec<NetworkView>, EngineError> {
+        if let Some(value) = filters.values("type").find(|kind| !matches!(*kind, "builtin" | "custom")) {
+            return Err(InvalidFilter::Value { key: "type".to_owned(), value: value.to_owned() }.into());
+        }
+        let dangling = dangling(filters)?;
+        let mut all: Vec<NetworkView> = self.networks.stack().networks().iter().map(|n| self.view(&**n)).collect();
+        all.retain(|view| matches(filters, view));
+        if let Some(wanted) = dangling {
+            all.retain(|view| wanted == (!view.predefined && self.containers_on(&view.identity.id).is_empty()));
+        }
+        Ok(all)
     }
 
     /// One network with its containers.
     pub fn inspect(&self, name: &str) -> Result<NetworkView, EngineError> {
-        let mut view = self.view(self.find(name)?);
+        let mut view = self.view(&*self.find(name)?);
+        view.containers = self.containers_on(&view.identity.id);
+        Ok(view)
+    }
+
+    fn containers_on(&self, id: &NetworkId) -> Vec<NetworkContainer> {
+        let mut found = Vec::new();
         for container in self.core.containers.all() {
             let snapshot = container.snapshot();
-            let endpoint = snapshot.state.endpoints.iter().find(|e| e.network_id == view.identity.id);
-            view.containers.extend(endpoint.map(|endpoint| NetworkContainer {
+            let endpoint = snapshot.state.endpoints.iter().find(|endpoint| endpoint.network_id == *id);
+            found.extend(endpoint.map(|endpoint| NetworkContainer {
                 id: container.id().clone(),
                 name: snapshot.name.to_string(),
                 endpoint: endpoint.clone(),
             }));
         }
-        Ok(view)
+        found
     }
 
-    /// Removes a network; the predefined ones stay.
-    pub fn remove(&self, name: &str) -> Result<(), EngineError> {
-        let (identity, _) = self.find(name)?;
-        Err(EngineError::module(PredefinedNetwork(identity.name.clone())))
+    /// Makes a network: first its document, then its bridge. Goes on when the client hangs up.
+    pub async fn create(&self, request: CreateNetwork) -> Result<NetworkId, EngineError> {
+        plan::check(&request).map_err(EngineError::module)?;
+        let service = self.clone();
+        detached(async move {
+            let _turn = service.networks.turn().lock().await;
+            let networks = service.networks.clone();
+            let made = crate::image::blocking(move || make(&networks, request)).await??;
+            service.event("create", &made.id, &made.name, &made.driver);
+            Ok(made.id)
+        })
+        .await
     }
 
-    fn find(&self, name: &str) -> Result<&(NetworkIdentity, Arc<dyn NetworkDriver>), EngineError> {
+    /// Removes a network nobody is on; the predefined ones stay.
+    pub async fn remove(&self, name: &str) -> Result<(), EngineError> {
+        let driver = self.find(name)?;
+        let service = self.clone();
+        detached(async move {
+            let _turn = service.networks.turn().lock().await;
+            service.remove_driver(driver).await
+        })
+        .await
+    }
+
+    async fn remove_driver(&self, driver: Arc<dyn NetworkDriver>) -> Result<(), EngineError> {
+        let NetworkIdentity { id, name } = driver.identity().clone();
+        let Some(network) = self.networks.user(&id) else {
+            let predefined = self.networks.find(id.as_str()).is_some();
+            let error = EngineError::module(Stays::Predefined(name.clone()));
+            // Somebody else was faster.
+            return Err(if predefined { error } else { EngineError::module(UnknownNetwork(name)) });
+        };
+        if driver.close().is_err() {
+            return Err(EngineError::module(Stays::InUse { endpoints: self.endpoints_of(&id), name }));
+        }
+        let networks = self.networks.clone();
+        let removed = crate::image::blocking(move || {
+            // Should we die after this, the next daemon removes the bridge: nothing speaks for it any more.
+            document::forget(networks.layout(), &id).inspect_err(|_| driver.reopen())?;
+            networks.forget(&id);
+            networks.stack().remove_bridge(&*driver).map_err(EngineError::module)
+        });
+        removed.await??;
+        self.event("destroy", &network.id, &network.name, &network.driver);
+        Ok(())
+    }
+
+    fn endpoints_of(&self, id: &NetworkId) -> String {
+        let mut on = self.containers_on(id);
+        on.sort_by(|a, b| a.name.cmp(&b.name));
+        let text = |c: &NetworkContainer| format!("name:{:?} id:{:?}", c.name, c.endpoint.endpoint_id.short());
+        on.iter().map(text).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Removes all networks of users' that no container is on and that the filters take; their names.
+    pub async fn prune(&self, filters: &Filters) -> Result<Vec<String>, EngineError> {
+        let until = prune_until(filters, Timestamp::now())?;
+        let service = self.clone();
+        let filters = filters.clone();
+        detached(async move {
+            let _turn = service.networks.turn().lock().await;
+            let mut removed = Vec::new();
+            for network in service.networks.users() {
+                let taken = filters.labels_match(&network.labels) && until.is_none_or(|at| network.created < at);
+                if !taken || !service.containers_on(&network.id).is_empty() {
+                    continue;
+                }
+                let Some(driver) = service.networks.find(network.id.as_str()) else { continue };
+                match service.remove_driver(driver).await {
+                    Ok(()) => removed.push(network.name),
+                    Err(error) => tracing::warn!(network = network.name, %error, "could not be pruned"),
+                }
+            }
+            let (action, actor) = ("prune".to_owned(), String::new());
+            let attributes = BTreeMap::from([("reclaimed".to_owned(), "0".to_owned())]);
+            let time = Timestamp::now();
+            service.core.events.publish(EventNote { kind: "network", action, actor, attributes, time });
+            Ok(removed)
+        })
+        .await
+    }
+
+    /// Puts a container on a network, now or from its next start on.
+    pub async fn connect(&self, network: &str, container: &str, config: EndpointConfig) -> Result<(), EngineError> {
+        let container = self.core.containers.find(container)?;
+        container.connect(network, config).await
+    }
+
+    /// Takes a container off a network.
+    pub async fn disconnect(&self, network: &str, container: &str, force: bool) -> Result<(), EngineError> {
+        let container = self.core.containers.find(container)?;
+        container.disconnect(network, force).await
+    }
+
+    fn event(&self, action: &str, id: &NetworkId, name: &str, driver: &str) {
+        let attributes =
+            BTreeMap::from([("name".to_owned(), name.to_owned()), ("type".to_owned(), driver.to_owned())]);
+        let (action, actor, time) = (action.to_owned(), id.to_string(), Timestamp::now());
+        self.core.events.publish(EventNote { kind: "network", action, actor, attributes, time });
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<dyn NetworkDriver>, EngineError> {
         self.networks.find(name).ok_or_else(|| EngineError::module(UnknownNetwork(name.to_owned())))
     }
 
-    fn view(&self, (identity, driver): &(NetworkIdentity, Arc<dyn NetworkDriver>)) -> NetworkView {
-        NetworkView {
-            identity: identity.clone(),
-            driver: driver.kind(),
-            created: self.networks.created(&identity.id).unwrap_or_else(|| Timestamp::from_unix_nanos(0)),
-            details: driver.details(),
-            containers: Vec::new(),
+    fn view(&self, driver: &dyn NetworkDriver) -> NetworkView {
+        let identity = driver.identity().clone();
+        match self.networks.user(&identity.id) {
+            Some(network) => view_of(network, driver.kind()),
+            None => {
+                let details = driver.details();
+                let pool = details.subnet.map(|subnet| PoolView {
+                    subnet: subnet.to_string(),
+                    range: details.range.map(|range| range.to_string()).unwrap_or_default(),
+                    gateway: details.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+                    auxiliary: BTreeMap::new(),
+                });
+                NetworkView {
+                    driver: driver.kind(),
+                    created: self.networks.created(&identity.id).unwrap_or_else(|| Timestamp::from_unix_nanos(0)),
+                    identity,
+                    internal: false,
+                    attachable: false,
+                    ipam_options: None,
+                    pools: pool.into_iter().collect(),
+                    options: details.options,
+                    labels: Labels::new(),
+                    predefined: true,
+                    containers: Vec::new(),
+                }
+            }
         }
     }
 }
 
-/// Predefined networks have no labels and are never dangling.
+fn view_of(network: UserNetwork, driver: &'static str) -> NetworkView {
+    let UserNetwork { id, name, created, internal, attachable, ipam_options, pools, options, labels, .. } = network;
+    let pool = |pool: document::PoolDocument| PoolView {
+        subnet: pool.subnet.to_string(),
+        range: pool.range.map(|range| range.to_string()).unwrap_or_default(),
+        gateway: pool.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+        auxiliary: pool.auxiliary.into_iter().map(|(name, address)| (name, address.to_string())).collect(),
+    };
+    NetworkView {
+        identity: NetworkIdentity { id, name },
+        driver,
+        created,
+        internal,
+        attachable,
+        ipam_options,
+        pools: pools.into_iter().map(pool).collect(),
+        options,
+        labels,
+        predefined: false,
+        containers: Vec::new(),
+    }
+}
+
+/// Document, bridge, rules. A failure leaves nothing. Blocking; under the turn.
+fn make(networks: &StackNetworks, request: CreateNetwork) -> Result<UserNetwork, EngineError> {
+    let stack = networks.stack();
+    let mut taken: Vec<_> = stack.networks().iter().filter_map(|network| network.details().subnet).collect();
+    let users = networks.users();
+    // Also of those whose bridge could not be made.
+    taken.extend(users.iter().flat_map(|network| network.pools.iter().map(|pool| pool.subnet)));
+    let draws = request.pools.iter().all(|pool| pool.subnet.is_empty());
+    let free = draws.then(|| stack.free_subnet(&taken)).transpose().map_err(EngineError::module)?;
+    let around = Surroundings { networks: &users, taken: &taken, free };
+    let network =
+        plan::plan(request, document::new_id(), Timestamp::now(), &around).map_err(EngineError::module)?;
+    let order = plan::order(&network, stack.config()).map_err(EngineError::module)?;
+    document::store(networks.layout(), &network)?;
+    if let Err(error) = stack.add_bridge(order) {
+        if let Err(error) = document::forget(networks.layout(), &network.id) {
+            tracing::warn!(network = network.name, %error, "the document of a network that was not made stays");
+        }
+        return Err(EngineError::module(error));
+    }
+    networks.insert(network.clone());
+    Ok(network)
+}
+
+/// Runs to its end whatever becomes of the client.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+) -> Result<T, EngineError> {
+    tokio::spawn(work).await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+}
+
+fn dangling(filters: &Filters) -> Result<Option<bool>, EngineError> {
+    let mut values = filters.values("dangling").map(|text| match text {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    });
+    match values.next() {
+        None => Ok(None),
+        Some(Some(value)) if values.all(|other| other == Some(value)) => Ok(Some(value)),
+        Some(_) => Err(EngineError::module(Dangling)),
+    }
+}
+
+/// A value of the filter `dangling`.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")")]
+struct Dangling;
+
+impl Kinded for Dangling {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidArgument
+    }
+}
+
 fn matches(filters: &Filters, view: &NetworkView) -> bool {
+    let kind = if view.predefined { "builtin" } else { "custom" };
     filters.any("driver", |driver| driver == view.driver)
         && filters.any("id", |id| view.identity.id.as_str().starts_with(id))
         && filters.any("name", |name| view.identity.name.contains(name))
         && filters.any("scope", |scope| scope == "local")
-        && filters.any("type", |kind| kind == "builtin")
-        && filters.any("dangling", |wanted| matches!(wanted, "false" | "0"))
-        && !filters.has("label")
+        && filters.any("type", |wanted| wanted == kind)
+        && filters.labels_match(&view.labels)
 }

@@ -6,7 +6,7 @@
 //!   lock                           flock held by the daemon
 //!   containers/<id>/               container.json, hostname, hosts, resolv.conf, <id>-json.log
 //!   volumes/<name>/                volume.json, _data/
-//!   network/                       networks.json
+//!   network/                       networks.json, <network id>.json
 //!   image/                         owned by dockerd-image: content/, distribution/, ingest/, images/, references.json
 //!   <driver>/                      layers and writable snapshots of one snapshot driver: erofs/, overlay2/, vfs/
 //!   tmp/                           uploads under way; emptied at boot
@@ -21,7 +21,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dockerd_types::ContainerId;
+use dockerd_types::{ContainerId, NetworkId};
 
 /// File name of a container's document in its directory.
 pub const CONTAINER_DOCUMENT: &str = "container.json";
@@ -125,6 +125,11 @@ impl Layout {
     /// Ids of networks.
     pub fn networks_document(&self) -> PathBuf {
         self.network_dir().join("networks.json")
+    }
+
+    /// One user-defined network's document.
+    pub fn network_document(&self, id: &NetworkId) -> PathBuf {
+        self.network_dir().join(format!("{id}.json"))
     }
 
     /// Everything of `dockerd-image` that does not depend on the snapshot driver.

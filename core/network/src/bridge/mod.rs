@@ -1,41 +1,59 @@
 //! The bridge driver: containers are ports of one bridge of the host, have addresses of its subnet and reach the world
-//! through the host.
+//! through the host. One value is one network; the default bridge and user-defined ones differ in their settings only.
 //!
-//! An attachment is: the lowest free address, then one batch on the sandbox's own netlink socket (address, hardware
-//! address, default route), then, only if ports are published, one transaction of the packet filter. The link itself
-//! was made ahead by the pool.
+//! The driver knows addresses. Links, routes and published ports of a container belong to its sandbox, which may be on
+//! several networks: see [`crate::stack`].
 
 pub mod setup;
 pub(crate) mod sweep;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dockerd_sys::netlink::{Batch, Socket};
 use dockerd_types::ContainerId;
 use dockerd_types::network::{EndpointConfig, EndpointState};
 
-use crate::config::NetworkConfig;
-use crate::driver::{
-    Attached, EndpointRequest, KeptEndpoint, NetworkDetails, NetworkDriver, NetworkIdentity, bare_endpoint,
-};
+use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, bare_endpoint};
 use crate::error::NetworkError;
 use crate::firewall::BridgeRules;
-use crate::ipam::Allocator;
-use crate::link::{self, MacAddress};
+use crate::ipam::{Allocator, Subnet};
+use crate::link::MacAddress;
 use crate::pool::ShelfId;
-use crate::portmap::{PortPublisher, Publications};
-use crate::sandbox::{INNER_NAME, SandboxHandle, VethPort};
+use crate::sandbox::LinkPlan;
 use setup::BridgeLink;
-use sweep::Sweeper;
 
-/// A container's attachment.
+/// What a bridge network is like, resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeSettings {
+    /// Where containers' default route leads; the bridge's own address unless somebody else is the router.
+    pub gateway: Ipv4Addr,
+    /// The part of the subnet containers get addresses from.
+    pub range: Option<Subnet>,
+    /// Addresses nobody gets.
+    pub reserved: Vec<Ipv4Addr>,
+    /// Largest packet.
+    pub mtu: u32,
+    /// Whether containers may speak to each other unasked.
+    pub icc: bool,
+    /// Whether the outside sees the host's address instead of the container's.
+    pub masquerade: bool,
+    /// Whether nothing leads in or out.
+    pub internal: bool,
+    /// Whether others may reach containers at their own addresses.
+    pub direct_routing: bool,
+    /// Where ports are published that name no address.
+    pub publish_address: Ipv4Addr,
+    /// Options as inspect shows them.
+    pub options: BTreeMap<String, String>,
+}
+
+/// Who has what.
 #[derive(Debug)]
-struct Endpoint {
-    handle: Option<SandboxHandle>,
-    address: Ipv4Addr,
-    publications: Publications,
+struct Leases {
+    free: Allocator,
+    held: HashMap<ContainerId, Ipv4Addr>,
+    closed: bool,
 }
 
 /// One bridge.
@@ -43,67 +61,36 @@ struct Endpoint {
 pub struct BridgeNetwork {
     identity: NetworkIdentity,
     bridge: BridgeLink,
-    config: NetworkConfig,
-    gateway: Ipv4Addr,
+    settings: BridgeSettings,
+    plan: LinkPlan,
     shelf: ShelfId,
-    publisher: Arc<PortPublisher>,
-    addresses: Mutex<Allocator>,
-    endpoints: Mutex<HashMap<ContainerId, Endpoint>>,
-    sweeper: Sweeper,
-    /// Links an earlier daemon made; looked at once.
-    leftovers: Vec<u32>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a [`BridgeNetwork`] is made of.
-#[derive(Debug)]
-pub struct BridgeParts {
-    /// Who it is.
-    pub identity: NetworkIdentity,
-    /// Its link.
-    pub bridge: BridgeLink,
-    /// Settings.
-    pub config: NetworkConfig,
-    /// Its prepared sandboxes.
-    pub shelf: ShelfId,
-    /// Publishes ports.
-    pub publisher: Arc<PortPublisher>,
-    /// Links an earlier daemon made.
-    pub leftovers: Vec<u32>,
+    leases: Mutex<Leases>,
 }
 
 impl BridgeNetwork {
-    /// The driver of a bridge that is set up.
-    pub fn new(parts: BridgeParts) -> Result<Self, NetworkError> {
-        let BridgeParts { identity, bridge, config, shelf, publisher, leftovers } = parts;
-        let gateway = config.default_gateway.unwrap_or(bridge.address);
-        if !bridge.subnet.contains(gateway) {
-            let subnet = bridge.subnet.to_string();
-            return Err(NetworkError::OutsideSubnet { setting: "default gateway", value: gateway.into(), subnet });
+    /// The driver of a bridge that is set up; `plan` describes links into it, `shelf` has them ready.
+    pub fn new(
+        identity: NetworkIdentity,
+        bridge: BridgeLink,
+        settings: BridgeSettings,
+        plan: LinkPlan,
+        shelf: ShelfId,
+    ) -> Result<Self, NetworkError> {
+        let outside = |setting, value: Ipv4Addr| {
+            Err(NetworkError::OutsideSubnet { setting, value: value.into(), subnet: bridge.subnet.to_string() })
+        };
+        if !bridge.subnet.contains(settings.gateway) {
+            return outside("default gateway", settings.gateway);
         }
-        if let Some(range) = config.fixed_cidr.filter(|range| !bridge.subnet.overlaps(*range)) {
-            let subnet = bridge.subnet.to_string();
-            return Err(NetworkError::OutsideSubnet { setting: "fixed CIDR", value: range.first().into(), subnet });
+        if let Some(range) = settings.range.filter(|range| !bridge.subnet.overlaps(*range)) {
+            return outside("fixed CIDR", range.first());
         }
-        let mut addresses = Allocator::new(bridge.subnet, config.fixed_cidr);
-        addresses.reserve(bridge.address);
-        addresses.reserve(gateway);
-        let sweeper = Sweeper::start()?;
-        Ok(Self {
-            identity,
-            bridge,
-            config,
-            gateway,
-            shelf,
-            publisher,
-            addresses: Mutex::new(addresses),
-            endpoints: Mutex::default(),
-            sweeper,
-            leftovers,
-        })
+        let mut free = Allocator::new(bridge.subnet, settings.range);
+        for address in [bridge.address, settings.gateway].into_iter().chain(settings.reserved.iter().copied()) {
+            free.reserve(address);
+        }
+        let leases = Mutex::new(Leases { free, held: HashMap::new(), closed: false });
+        Ok(Self { identity, bridge, settings, plan, shelf, leases })
     }
 
     /// The bridge's own address.
@@ -111,75 +98,44 @@ impl BridgeNetwork {
         self.bridge.address
     }
 
-    /// What the packet filter is to do for it.
-    pub fn rules(&self) -> BridgeRules {
-        BridgeRules {
-            link: self.bridge.name.clone(),
-            subnet: self.bridge.subnet,
-            icc: self.config.icc,
-            masquerade: self.config.masquerade,
-            direct_routing: self.config.direct_routing,
+    /// The bridge's link.
+    pub fn bridge(&self) -> &BridgeLink {
+        &self.bridge
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the address asked for, else the lowest free one.
+    fn take(&self, container: &ContainerId, wished: Option<Ipv4Addr>) -> Result<Ipv4Addr, NetworkError> {
+        let network = || self.identity.name.clone();
+        if let Some(address) = wished.filter(|address| !self.bridge.subnet.contains(*address)) {
+            return Err(NetworkError::AddressOutside(address.into()));
         }
-    }
-
-    /// Whether the container is on it.
-    pub fn has(&self, container: &ContainerId) -> bool {
-        lock(&self.endpoints).contains_key(container)
-    }
-
-    /// All published ports.
-    pub fn forwards(&self) -> Vec<crate::firewall::PortForward> {
-        lock(&self.endpoints).values().flat_map(|endpoint| endpoint.publications.forwards()).collect()
-    }
-
-    fn configure(
-        &self,
-        socket: &Socket,
-        port: VethPort,
-        address: Ipv4Addr,
-        mac: MacAddress,
-    ) -> Result<(), NetworkError> {
-        let mut batch = Batch::new();
-        link::add_address(&mut batch, port.inner, address, self.bridge.subnet.prefix());
-        // After the address: this is when the neighbours are told.
-        link::set_mac(&mut batch, port.inner, mac);
-        link::add_default_route(&mut batch, port.inner, self.gateway);
-        socket.transact(&batch).map_err(NetworkError::kernel("give the container its address"))
-    }
-
-    fn publish(
-        &self,
-        address: Ipv4Addr,
-        state: &EndpointState,
-        request: &EndpointRequest<'_>,
-    ) -> Result<Publications, NetworkError> {
-        if request.ports.is_empty() {
-            return Ok(Publications::default());
+        let mut leases = self.lock();
+        if leases.closed {
+            return Err(NetworkError::Closed { network: network() });
         }
-        self.publisher.publish(address, request.ports).map_err(|source| NetworkError::External {
-            name: request.name.to_owned(),
-            endpoint: state.endpoint_id.clone(),
-            source: Box::new(source),
-        })
-    }
-
-    /// Silences a sandbox that may live on for a moment, then gives its address back and lets the kernel take it down.
-    fn give_back(&self, handle: Option<SandboxHandle>, address: Ipv4Addr) {
-        let port = handle.as_ref().and_then(|handle| handle.port);
-        if let (Some(handle), Some(port)) = (&handle, port) {
-            let mut batch = Batch::new();
-            link::delete_address(&mut batch, port.inner, address, self.bridge.subnet.prefix());
-            // The container may have changed its own link; then the sweeper has the last word.
-            if let Err(error) = handle.socket.transact(&batch) {
-                tracing::debug!(%address, %error, "an address could not be taken from its container");
+        let address = match wished {
+            // Outside the range there is no bitmap; those who have such addresses are few.
+            Some(address) => {
+                let subnet = self.bridge.subnet;
+                let ends = subnet.prefix() < 31 && (address == subnet.first() || address == subnet.last());
+                let others = leases.held.values().any(|held| *held == address)
+                    || [self.bridge.address, self.settings.gateway].contains(&address)
+                    || self.settings.reserved.contains(&address);
+                let free = !ends && !others && leases.free.reserve(address);
+                free.then_some(address).ok_or(NetworkError::AddressInUse)?
             }
-        }
-        lock(&self.addresses).release(address);
-        // The namespace goes with this, unless another container still uses it.
-        drop(handle);
-        if let Some(port) = port {
-            self.sweeper.watch(port.host);
-        }
+            None => {
+                let exhausted =
+                    || NetworkError::AddressesExhausted { network: network(), id: self.identity.id.to_string() };
+                leases.free.take().ok_or_else(exhausted)?
+            }
+        };
+        leases.held.insert(container.clone(), address);
+        Ok(address)
     }
 }
 
@@ -189,6 +145,10 @@ fn hardware_address(config: &EndpointConfig) -> MacAddress {
 }
 
 impl NetworkDriver for BridgeNetwork {
+    fn identity(&self) -> &NetworkIdentity {
+        &self.identity
+    }
+
     fn kind(&self) -> &'static str {
         "bridge"
     }
@@ -197,73 +157,156 @@ impl NetworkDriver for BridgeNetwork {
         Some(self.shelf)
     }
 
-    fn attach(&self, handle: Option<SandboxHandle>, request: &EndpointRequest<'_>) -> Result<Attached, NetworkError> {
-        let address = lock(&self.addresses).take().ok_or_else(|| NetworkError::AddressesExhausted {
-            network: self.identity.name.clone(),
-            id: self.identity.id.to_string(),
-        })?;
-        let mac = hardware_address(request.config);
-        let state = EndpointState {
+    fn link(&self) -> Option<LinkPlan> {
+        Some(self.plan)
+    }
+
+    fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
+        let address = self.take(container, config.ipv4)?;
+        Ok(EndpointState {
             ipv4: Some((address, self.bridge.subnet.prefix())),
-            gateway4: Some(self.gateway),
-            mac_address: mac.to_string(),
-            interface: INNER_NAME.to_owned(),
+            gateway4: (!self.settings.internal).then_some(self.settings.gateway),
+            mac_address: hardware_address(config).to_string(),
             ..bare_endpoint(&self.identity)
-        };
-        let configured = match handle.as_ref().and_then(|handle| Some((&handle.socket, handle.port?))) {
-            Some((socket, port)) => self.configure(socket, port, address, mac),
-            None => Err(NetworkError::io("find the container's link")(std::io::ErrorKind::NotFound.into())),
-        };
-        let published = configured.and_then(|()| self.publish(address, &state, request));
-        match published {
-            Ok(publications) => {
-                let ports = publications.list();
-                let endpoint = Endpoint { handle, address, publications };
-                lock(&self.endpoints).insert(request.container.clone(), endpoint);
-                Ok(Attached { state, ports })
-            }
-            Err(error) => {
-                self.give_back(handle, address);
-                Err(error)
-            }
+        })
+    }
+
+    fn keep(&self, container: &ContainerId, state: &EndpointState) {
+        let Some((address, _)) = state.ipv4 else { return };
+        let mut leases = self.lock();
+        leases.free.reserve(address);
+        leases.held.insert(container.clone(), address);
+    }
+
+    fn release(&self, container: &ContainerId) {
+        let mut leases = self.lock();
+        if let Some(address) = leases.held.remove(container) {
+            leases.free.release(address);
         }
     }
 
-    fn detach(&self, container: &ContainerId) {
-        let Some(endpoint) = lock(&self.endpoints).remove(container) else { return };
-        let Endpoint { handle, address, publications } = endpoint;
-        if !publications.is_empty() {
-            self.publisher.withdraw(publications);
-        }
-        self.give_back(handle, address);
+    fn reopen(&self) {
+        self.lock().closed = false;
     }
 
-    fn adopt(&self, kept: Vec<(KeptEndpoint<'_>, Option<SandboxHandle>)>) -> Result<(), NetworkError> {
-        let mut hosts = Vec::new();
-        for (kept, handle) in kept {
-            let Some((address, _)) = kept.state.ipv4 else { continue };
-            lock(&self.addresses).reserve(address);
-            hosts.extend(handle.as_ref().and_then(|handle| handle.port).map(|port| port.host));
-            let publications = self.publisher.restore(address, kept.ports);
-            lock(&self.endpoints).insert(kept.container.clone(), Endpoint { handle, address, publications });
+    fn close(&self) -> Result<(), NetworkError> {
+        let mut leases = self.lock();
+        if !leases.held.is_empty() {
+            return Err(NetworkError::InUse { network: self.identity.name.clone() });
         }
-        sweep::remove(self.leftovers.iter().copied().filter(|index| !hosts.contains(index)))
+        leases.closed = true;
+        Ok(())
+    }
+
+    fn publish_address(&self) -> Option<Ipv4Addr> {
+        (!self.settings.internal).then_some(self.settings.publish_address)
+    }
+
+    fn rules(&self) -> Option<BridgeRules> {
+        Some(BridgeRules {
+            link: self.bridge.name.clone(),
+            subnet: self.bridge.subnet,
+            icc: self.settings.icc,
+            internal: self.settings.internal,
+            masquerade: self.settings.masquerade,
+            direct_routing: self.settings.direct_routing,
+        })
     }
 
     fn details(&self) -> NetworkDetails {
-        let flag = |value: bool| value.to_string();
         NetworkDetails {
             subnet: Some(self.bridge.subnet),
-            range: self.config.fixed_cidr,
-            gateway: Some(self.gateway),
-            options: vec![
-                ("com.docker.network.bridge.default_bridge", flag(true)),
-                ("com.docker.network.bridge.enable_icc", flag(self.config.icc)),
-                ("com.docker.network.bridge.enable_ip_masquerade", flag(self.config.masquerade)),
-                ("com.docker.network.bridge.host_binding_ipv4", self.config.publish_address.to_string()),
-                ("com.docker.network.bridge.name", self.bridge.name.clone()),
-                ("com.docker.network.driver.mtu", self.config.mtu.to_string()),
-            ],
+            range: self.settings.range,
+            gateway: Some(self.settings.gateway),
+            options: self.settings.options.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pool::SandboxPool;
+
+    fn network(range: Option<&str>) -> BridgeNetwork {
+        let subnet: Subnet = "10.5.0.0/24".parse().expect("subnet");
+        let pool = SandboxPool::start().expect("pool");
+        let plan = LinkPlan { bridge: 1, mtu: 1500, isolated: false };
+        let shelf = pool.add_idle_shelf(crate::sandbox::Blueprint::Plain);
+        let settings = BridgeSettings {
+            gateway: Ipv4Addr::new(10, 5, 0, 1),
+            range: range.map(|text| text.parse().expect("range")),
+            reserved: vec![Ipv4Addr::new(10, 5, 0, 3)],
+            mtu: 1500,
+            icc: true,
+            masquerade: true,
+            internal: false,
+            direct_routing: false,
+            publish_address: Ipv4Addr::UNSPECIFIED,
+            options: BTreeMap::new(),
+        };
+        let link = BridgeLink { index: 1, name: "br-x".to_owned(), address: settings.gateway, subnet };
+        let id = dockerd_types::NetworkId::from_random([0xa7; 32]).expect("id");
+        BridgeNetwork::new(NetworkIdentity { id, name: "n".to_owned() }, link, settings, plan, shelf).expect("network")
+    }
+
+    fn container(number: u8) -> ContainerId {
+        ContainerId::parse(&format!("{number:064x}")).expect("id")
+    }
+
+    fn asked(last: u8) -> EndpointConfig {
+        EndpointConfig { ipv4: Some(Ipv4Addr::new(10, 5, 0, last)), ..EndpointConfig::default() }
+    }
+
+    #[test]
+    fn addresses_asked_for() {
+        let network = network(Some("10.5.0.128/25"));
+        let any = EndpointConfig::default();
+        let last = |number, config: &EndpointConfig| {
+            network.allot(&container(number), config).map(|state| state.ipv4.map_or(0, |(ip, _)| ip.octets()[3]))
+        };
+        assert_eq!(last(1, &any).ok(), Some(128));
+        // Inside the range and outside it.
+        assert_eq!(last(2, &asked(129)).ok(), Some(129));
+        assert_eq!(last(3, &asked(9)).ok(), Some(9));
+        assert_eq!(last(4, &any).ok(), Some(130));
+        for taken in [1, 9, 128] {
+            assert!(matches!(last(5, &asked(taken)), Err(NetworkError::AddressInUse)), "{taken}");
+        }
+        let outside = EndpointConfig { ipv4: Some(Ipv4Addr::new(10, 6, 0, 1)), ..EndpointConfig::default() };
+        assert!(matches!(last(5, &outside), Err(NetworkError::AddressOutside(_))));
+        assert!(matches!(network.close(), Err(NetworkError::InUse { .. })));
+        (1..=4).for_each(|number| network.release(&container(number)));
+        network.close().expect("nobody is on it");
+        assert!(matches!(last(5, &any), Err(NetworkError::Closed { .. })));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        /// Nobody gets what another has, whatever is asked for and given back.
+        #[test]
+        fn addresses_have_one_owner(steps in proptest::collection::vec((0u8..40, proptest::option::of(0u8..=255)), 1..120)) {
+            let network = network(None);
+            let mut owners = HashMap::new();
+            for (number, wished) in steps {
+                if owners.remove(&number).is_some() {
+                    network.release(&container(number));
+                    continue;
+                }
+                let config = wished.map_or_else(EndpointConfig::default, asked);
+                let free = wished.is_none_or(|last| !matches!(last, 0 | 1 | 3 | 255) && !owners.values().any(|o| *o == last));
+                let given = network.allot(&container(number), &config).ok().and_then(|state| state.ipv4);
+                prop_assert_eq!(given.is_some(), free);
+                if let Some((address, _)) = given {
+                    let last = address.octets()[3];
+                    prop_assert!(!matches!(last, 0 | 1 | 3 | 255));
+                    prop_assert!(!owners.values().any(|other| *other == last));
+                    prop_assert!(wished.is_none_or(|wished| wished == last));
+                    owners.insert(number, last);
+                }
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::config::{BridgeChoice, DEFAULT_BRIDGE, NetworkConfig};
 use crate::error::NetworkError;
 use crate::ipam::{Subnet, pool};
 use crate::link::{self, Link, MacAddress};
+use crate::sandbox::LINK_ALIAS;
 
 /// A bridge that is up and has its address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +56,79 @@ pub fn set_up(socket: &Socket, config: &NetworkConfig) -> Result<Option<BridgeLi
     }
     socket.transact(&batch).map_err(NetworkError::kernel("set up the bridge"))?;
     Ok(Some(BridgeLink { index: link.index, name: name.to_owned(), address, subnet }))
+}
+
+/// Makes sure that the bridge of a user-defined network is there, up and with its address. One that is there already
+/// under that name is used; it is ours to remove only if we made it, which is what [`LINK_ALIAS`] says.
+pub fn ensure(
+    socket: &Socket,
+    name: &str,
+    mtu: u32,
+    address: Ipv4Addr,
+    subnet: Subnet,
+) -> Result<BridgeLink, NetworkError> {
+    let asked = |source| NetworkError::Kernel { action: "look at the host's links", source };
+    let found = link::by_name(socket, name).map_err(asked)?;
+    if found.as_ref().is_some_and(|link| link.kind != "bridge") {
+        return Err(NetworkError::NotABridge(name.to_owned()));
+    }
+    let is_new = found.is_none();
+    let link = match found {
+        Some(link) => link,
+        None => make(socket, name, mtu)?,
+    };
+    let present = if is_new { Vec::new() } else { link::addresses(socket, link.index).map_err(asked)? };
+    let mut batch = Batch::new();
+    if is_new {
+        link::set_alias(&mut batch, link.index, LINK_ALIAS);
+    }
+    link::set_up(&mut batch, link.index);
+    if !present.contains(&(address, subnet.prefix())) {
+        link::add_address(&mut batch, link.index, address, subnet.prefix());
+    }
+    if let Err(source) = socket.transact(&batch) {
+        if is_new {
+            remove(socket, link.index);
+        }
+        return Err(NetworkError::Kernel { action: "set up the bridge", source });
+    }
+    Ok(BridgeLink { index: link.index, name: name.to_owned(), address, subnet })
+}
+
+/// Removes a bridge if we made it, by its number.
+pub fn remove_own(socket: &Socket, index: u32) -> Result<(), NetworkError> {
+    let all = link::all(socket).map_err(NetworkError::kernel("list the host's links"))?;
+    if all.iter().any(|link| link.index == index && link.kind == "bridge" && link.alias == LINK_ALIAS) {
+        remove(socket, index);
+    }
+    Ok(())
+}
+
+/// Removes bridges we made that no network has, with the links in them.
+pub fn remove_strangers(socket: &Socket, known: &[u32]) -> Result<(), NetworkError> {
+    let all = link::all(socket).map_err(NetworkError::kernel("list the host's links"))?;
+    let strange =
+        |link: &&Link| link.kind == "bridge" && link.alias == LINK_ALIAS && !known.contains(&link.index);
+    for bridge in all.iter().filter(strange) {
+        tracing::info!(bridge = bridge.name, "a bridge without a network is removed");
+        let port = |link: &&Link| link.master == Some(bridge.index) && link.alias == LINK_ALIAS;
+        all.iter().filter(port).for_each(|link| remove(socket, link.index));
+        remove(socket, bridge.index);
+    }
+    Ok(())
+}
+
+fn remove(socket: &Socket, index: u32) {
+    let mut batch = Batch::new();
+    link::delete(&mut batch, index);
+    if let Err(error) = socket.transact(&batch) {
+        tracing::warn!(index, %error, "a bridge could not be removed");
+    }
+}
+
+/// Destinations the host has routes to, for the choice of a free subnet.
+pub fn routed(socket: &Socket) -> Result<Vec<Subnet>, NetworkError> {
+    link::routed_subnets(socket).map_err(NetworkError::kernel("look at the host's routes"))
 }
 
 fn make(socket: &Socket, name: &str, mtu: u32) -> Result<Link, NetworkError> {

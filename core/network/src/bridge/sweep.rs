@@ -16,11 +16,11 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// Looks after links on a thread of its own, which ends with this value.
 #[derive(Debug)]
-pub(super) struct Sweeper(Sender<u32>);
+pub(crate) struct Sweeper(Sender<u32>);
 
 impl Sweeper {
     /// For the calling thread's network namespace.
-    pub(super) fn start() -> Result<Self, NetworkError> {
+    pub(crate) fn start() -> Result<Self, NetworkError> {
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let (sender, receiver) = mpsc::channel::<u32>();
         let run = move || {
@@ -47,7 +47,7 @@ impl Sweeper {
     }
 
     /// This link should be gone soon.
-    pub(super) fn watch(&self, index: u32) {
+    pub(crate) fn watch(&self, index: u32) {
         // The thread lives as long as we do.
         let _ = self.0.send(index);
     }
@@ -88,7 +88,7 @@ pub(crate) fn ours(socket: &Socket, bridge: u32) -> Result<Vec<u32>, NetworkErro
 }
 
 /// Removes what a daemon that was killed left behind.
-pub(super) fn remove(indexes: impl Iterator<Item = u32>) -> Result<(), NetworkError> {
+pub(crate) fn remove(indexes: impl Iterator<Item = u32>) -> Result<(), NetworkError> {
     let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
     delete(&socket, indexes);
     Ok(())

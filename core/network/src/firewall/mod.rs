@@ -23,6 +23,8 @@ pub struct BridgeRules {
     pub subnet: Subnet,
     /// Whether containers may speak to each other unasked.
     pub icc: bool,
+    /// Whether nothing goes in or out but between its own containers and the host.
+    pub internal: bool,
     /// Whether the outside sees the host's address instead of the container's.
     pub masquerade: bool,
     /// Whether others may reach published ports at the container's own address.
@@ -57,8 +59,12 @@ pub struct PortForward {
 pub trait Firewall: Send + Sync + Debug {
     /// Replaces everything that is ours.
     fn install(&self, rules: &Ruleset) -> Result<(), NetworkError>;
+    /// Replaces the rules for bridges; published ports stay. `drop_foreign` as in [`Ruleset`].
+    fn replace_bridges(&self, bridges: &[BridgeRules], drop_foreign: bool) -> Result<(), NetworkError>;
     /// Publishes.
     fn publish(&self, forwards: &[PortForward]) -> Result<(), NetworkError>;
+    /// Ends one publication and begins another, at once.
+    fn redirect(&self, old: &[PortForward], new: &[PortForward]) -> Result<(), NetworkError>;
     /// Ends a publication.
     fn withdraw(&self, forwards: &[PortForward]) -> Result<(), NetworkError>;
     /// Whether published ports are served by it.

@@ -1,6 +1,6 @@
 //! `--iptables=false`: the administrator keeps the packet filter to himself.
 
-use super::{Firewall, PortForward, Ruleset};
+use super::{BridgeRules, Firewall, PortForward, Ruleset};
 use crate::error::NetworkError;
 
 /// Sets no rules.
@@ -9,6 +9,14 @@ pub struct NoFirewall;
 
 impl Firewall for NoFirewall {
     fn install(&self, _rules: &Ruleset) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    fn replace_bridges(&self, _bridges: &[BridgeRules], _drop_foreign: bool) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    fn redirect(&self, _old: &[PortForward], _new: &[PortForward]) -> Result<(), NetworkError> {
         Ok(())
     }
 

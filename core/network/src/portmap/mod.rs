@@ -31,9 +31,7 @@ pub struct PortPublisher {
     firewall: Arc<dyn Firewall>,
     /// Serves what the packet filter does not; `None` for `--userland-proxy=false`.
     proxies: Option<Handle>,
-    /// Where ports are published that name no address.
-    default_address: Ipv4Addr,
-    /// Whether such ports are shown on `::` too.
+    /// Whether ports that name no address are shown on `::` too.
     ipv6: bool,
 }
 
@@ -44,8 +42,6 @@ pub struct PublisherOptions {
     pub firewall: Arc<dyn Firewall>,
     /// Where proxies run; `None`: there are none.
     pub proxies: Option<Handle>,
-    /// `--ip`.
-    pub default_address: Ipv4Addr,
     /// Whether the host has IPv6.
     pub ipv6: bool,
 }
@@ -93,15 +89,21 @@ impl Publications {
 impl PortPublisher {
     /// Blocking: reads the host's ephemeral range.
     pub fn new(options: PublisherOptions) -> Self {
-        let PublisherOptions { firewall, proxies, default_address, ipv6 } = options;
+        let PublisherOptions { firewall, proxies, ipv6 } = options;
         let ports = Mutex::new(PortAllocator::new(ephemeral_range()));
-        Self { ports, firewall, proxies, default_address, ipv6 }
+        Self { ports, firewall, proxies, ipv6 }
     }
 
-    /// Publishes all of `wanted` at `container`, or nothing. Blocking.
-    pub fn publish(&self, container: Ipv4Addr, wanted: &PortBindings) -> Result<Publications, NetworkError> {
+    /// Publishes all of `wanted` at `container`, or nothing; what names no address of the host on `default_address`.
+    /// Blocking.
+    pub fn publish(
+        &self,
+        container: Ipv4Addr,
+        default_address: Ipv4Addr,
+        wanted: &PortBindings,
+    ) -> Result<Publications, NetworkError> {
         let mut done = Publications::default();
-        let outcome = self.reserve_all(container, wanted, &mut done);
+        let outcome = self.reserve_all(container, default_address, wanted, &mut done);
         let outcome = outcome.and_then(|()| self.firewall.publish(&done.forwards()));
         match outcome {
             Ok(()) => Ok(done),
@@ -115,6 +117,7 @@ impl PortPublisher {
     fn reserve_all(
         &self,
         container: Ipv4Addr,
+        default_address: Ipv4Addr,
         wanted: &PortBindings,
         done: &mut Publications,
     ) -> Result<(), NetworkError> {
@@ -122,7 +125,7 @@ impl PortPublisher {
         let all = || wanted.iter().flat_map(|(port, list)| list.iter().map(move |binding| (*port, binding)));
         let named = |binding: &PortBinding| binding.host_port != HostPort::Ephemeral;
         for (port, binding) in all().filter(|(_, b)| named(b)).chain(all().filter(|(_, b)| !named(b))) {
-            let addresses = self.addresses(binding);
+            let addresses = self.addresses(binding, default_address);
             if !addresses.is_empty() {
                 done.0.push(self.reserve(container, port, addresses, binding.host_port)?);
             }
@@ -132,12 +135,12 @@ impl PortPublisher {
         Ok(())
     }
 
-    fn addresses(&self, binding: &PortBinding) -> Vec<IpAddr> {
+    fn addresses(&self, binding: &PortBinding, default_address: Ipv4Addr) -> Vec<IpAddr> {
         match binding.host_ip {
-            None if self.default_address.is_unspecified() && self.ipv6 => {
+            None if default_address.is_unspecified() && self.ipv6 => {
                 vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
             }
-            None => vec![self.default_address.into()],
+            None => vec![default_address.into()],
             // Nobody could serve it.
             Some(IpAddr::V6(_)) if self.proxies.is_none() => Vec::new(),
             Some(address) => vec![address],
@@ -223,6 +226,26 @@ impl PortPublisher {
             }
         }
         Ok(out)
+    }
+
+    /// Has the same ports lead to another address of the container's, in one transaction. On failure all is as it was.
+    /// Blocking.
+    pub fn redirect(&self, publications: &mut Publications, container: Ipv4Addr) -> Result<(), NetworkError> {
+        let old = publications.forwards();
+        let moved = |forward: &PortForward| PortForward {
+            to: SocketAddrV4::new(container, forward.to.port()),
+            ..*forward
+        };
+        self.firewall.redirect(&old, &old.iter().map(moved).collect::<Vec<_>>())?;
+        for publication in &mut publications.0 {
+            for forward in &mut publication.forwards {
+                *forward = moved(forward);
+            }
+            for proxy in &publication._proxies {
+                proxy.redirect(SocketAddrV4::new(container, publication.port.number).into());
+            }
+        }
+        Ok(())
     }
 
     /// Holds again what a container had before the daemon's restart. What another program took meanwhile is lost to it

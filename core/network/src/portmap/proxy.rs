@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -21,7 +21,11 @@ pub struct Proxy {
     task: JoinHandle<()>,
     /// Hangs up when the task is gone.
     closed: mpsc::Receiver<()>,
+    target: Target,
 }
+
+/// Where connections lead.
+type Target = Arc<Mutex<SocketAddr>>;
 
 /// What the task owns, in the order it is given back.
 struct Service {
@@ -44,22 +48,32 @@ impl Proxy {
         let listener = TcpListener::from_std(std::net::TcpListener::from(listening))?;
         let (sender, closed) = mpsc::channel();
         let service = Service { listener, _closed: sender };
+        let target = Target::new(Mutex::new(to));
+        let served = target.clone();
         let task = runtime.spawn(async move {
             // The whole of it, not only the field that is named below.
             let service = service;
-            serve(&service.listener, to).await;
+            serve(&service.listener, &served).await;
         });
-        Ok(Self { task, closed })
+        Ok(Self { task, closed, target })
+    }
+
+    /// Connections that come from now on lead to `to`.
+    pub fn redirect(&self, to: SocketAddr) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = to;
     }
 }
 
-async fn serve(listener: &TcpListener, to: SocketAddr) {
+async fn serve(listener: &TcpListener, target: &Target) {
     // Connections live in the set, so that they end with the task.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((client, _)) => _ = connections.spawn(relay(client, to)),
+                Ok((client, _)) => {
+                    let to = *target.lock().unwrap_or_else(PoisonError::into_inner);
+                    connections.spawn(relay(client, to));
+                }
                 // The peer was gone again, or descriptors are short: either passes.
                 Err(error) => {
                     tracing::debug!(%error, "a connection to a published port was not accepted");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::link::{self, MacAddress, VethOrder};
 use dockerd_network::sandbox::LINK_ALIAS;
-use dockerd_network::stack::{Joined, KeptContainer, NetworkStack, Predefined, SandboxRequest, StackOptions};
+use dockerd_network::stack::{Attachment, Joined, KeptContainer, NetworkStack, Predefined, SandboxRequest, StackOptions};
 use dockerd_network::{NetworkConfig, NetworkError};
 use dockerd_sys::netlink::{Batch, Family, Socket};
 use dockerd_sys::{ns, process};
@@ -121,7 +121,7 @@ fn identity(name: &str) -> NetworkIdentity {
 fn request(name: &str, ports: &[&str]) -> SandboxRequest {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let container = ContainerId::parse(&format!("c{:063x}", NEXT.fetch_add(1, Ordering::Relaxed))).expect("id");
-    SandboxRequest { container, name: name.to_owned(), endpoint: EndpointConfig::default(), ports: bindings(ports) }
+    SandboxRequest { container, name: name.to_owned(), attachments: Vec::new(), ports: bindings(ports) }
 }
 
 /// `[address:]host:container[/protocol]`, as `-p` takes it.
@@ -161,6 +161,7 @@ impl Host {
         let stack = NetworkStack::open(StackOptions {
             config: config.clone(),
             predefined,
+            bridges: Vec::new(),
             forwarding_marker: dir.join("ip-forward"),
             runtime: runtime.handle().clone(),
         })?;
@@ -173,7 +174,7 @@ impl Host {
     }
 
     pub(crate) fn try_join(&self, name: &str, ports: &[&str]) -> Result<Container, NetworkError> {
-        join(self.networks(), request(name, ports))
+        join(self.networks(), request(name, ports), EndpointConfig::default())
     }
 
     pub(crate) fn join(&self, name: &str, ports: &[&str]) -> Container {
@@ -181,15 +182,15 @@ impl Host {
     }
 
     pub(crate) fn join_with(&self, name: &str, ports: &[&str], change: impl FnOnce(&mut EndpointConfig)) -> Container {
-        let mut request = request(name, ports);
-        change(&mut request.endpoint);
-        join(self.networks(), request).expect("joined")
+        let mut endpoint = EndpointConfig::default();
+        change(&mut endpoint);
+        join(self.networks(), request(name, ports), endpoint).expect("joined")
     }
 
     pub(crate) fn join_at_once(&self, count: usize, ports: &[&str]) -> Vec<Container> {
         let job = |_| {
             let (networks, request) = (self.networks().clone(), request("many", ports));
-            self.runtime.spawn_blocking(move || join(&networks, request))
+            self.runtime.spawn_blocking(move || join(&networks, request, EndpointConfig::default()))
         };
         let tasks: Vec<_> = (0..count).map(job).collect();
         tasks.into_iter().map(|task| self.runtime.block_on(task).expect("no panic").expect("joined")).collect()
@@ -207,9 +208,11 @@ impl Host {
     pub(crate) fn kept(&self, container: &Container, pid: i32) -> KeptContainer {
         KeptContainer {
             container: container.id.clone(),
+            name: "kept".to_owned(),
             pid,
-            endpoint: container.state.clone(),
+            endpoints: vec![(container.state.clone(), 0)],
             ports: container.ports.clone(),
+            wanted: PortBindings::new(),
         }
     }
 
@@ -261,11 +264,16 @@ impl Host {
     }
 }
 
-fn join(stack: &NetworkStack, request: SandboxRequest) -> Result<Container, NetworkError> {
-    let (_, driver) = stack.networks().iter().find(|(identity, _)| identity.name == "bridge").expect("bridge");
+fn join(
+    stack: &NetworkStack,
+    mut request: SandboxRequest,
+    config: EndpointConfig,
+) -> Result<Container, NetworkError> {
+    let network = stack.networks().into_iter().find(|network| network.identity().name == "bridge").expect("bridge");
     let id = request.container.clone();
-    let Joined { netns, attached } = stack.join(&**driver, request)?;
-    Ok(Container { id, netns: netns.expect("a namespace"), state: attached.state, ports: attached.ports })
+    request.attachments.push(Attachment { network, config });
+    let Joined { netns, mut endpoints, ports } = stack.join(request)?;
+    Ok(Container { id, netns: netns.expect("a namespace"), state: endpoints.remove(0), ports })
 }
 
 /// A server that answers every connection with the address it came from; ends when dropped.

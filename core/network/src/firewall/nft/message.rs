@@ -66,6 +66,11 @@ impl Transaction {
         self.message(m::NEW_TABLE, CREATE).c_text(a::TABLE_NAME, TABLE);
     }
 
+    /// All chains are empty; maps keep what is in them.
+    pub(super) fn no_rules(&mut self) {
+        self.message(m::DEL_RULE, 0).c_text(a::RULE_TABLE, TABLE);
+    }
+
     pub(super) fn base_chain(&mut self, name: &str, hook: Hook) {
         let mut message = self.message(m::NEW_CHAIN, CREATE);
         message.c_text(a::CHAIN_TABLE, TABLE).c_text(a::CHAIN_NAME, name);

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dockerd_sys::netlink::{Family, NetlinkError, Socket};
 
-use super::{Firewall, PortForward, Ruleset};
+use super::{BridgeRules, Firewall, PortForward, Ruleset};
 use crate::error::NetworkError;
 use message::Transaction;
 
@@ -56,6 +56,17 @@ impl NftFirewall {
 impl Firewall for NftFirewall {
     fn install(&self, rules: &Ruleset) -> Result<(), NetworkError> {
         self.commit(rules::install(rules), "install the packet filter's rules")
+    }
+
+    fn replace_bridges(&self, bridges: &[BridgeRules], drop_foreign: bool) -> Result<(), NetworkError> {
+        self.commit(rules::replace(bridges, drop_foreign), "replace the packet filter's rules")
+    }
+
+    fn redirect(&self, old: &[PortForward], new: &[PortForward]) -> Result<(), NetworkError> {
+        if old.is_empty() && new.is_empty() {
+            return Ok(());
+        }
+        self.commit(rules::redirect(old, new), "redirect published ports")
     }
 
     fn publish(&self, forwards: &[PortForward]) -> Result<(), NetworkError> {

@@ -1,4 +1,5 @@
-//! What our table says. In `nft`'s words, for one bridge `docker0` with 172.17.0.0/16:
+//! What our table says. In `nft`'s words, for one bridge `docker0` with 172.17.0.0/16 (what names it stands once
+//! for each bridge, in the order of networks; nobody reaches another bridge but by what was published there):
 //!
 //! ```text
 //! table ip dockerd-rs {
@@ -18,6 +19,8 @@
 //!                       oifname docker0 ip saddr 172.17.0.0/16 ct status dnat masquerade   # hairpin
 //!                       ip saddr 172.17.0.0/16 oifname != docker0 masquerade }
 //!   chain forward     { type filter hook forward priority filter
+//!                       iifname br-1 oifname != br-1 drop              # for internal networks, before all others
+//!                       oifname br-1 iifname != br-1 drop
 //!                       oifname docker0 ct state established,related accept
 //!                       oifname docker0 ct status dnat accept
 //!                       oifname docker0 iifname docker0 accept         # with icc
@@ -84,6 +87,21 @@ pub(super) fn install(rules: &Ruleset) -> Transaction {
     }
     out.map(PORTS);
     out.map(ADDRESS_PORTS);
+    fill(&mut out, &rules.bridges, rules.drop_foreign);
+    add(&mut out, &rules.forwards);
+    out
+}
+
+/// The rules anew; what is published stays.
+pub(super) fn replace(bridges: &[BridgeRules], drop_foreign: bool) -> Transaction {
+    let mut out = Transaction::begin();
+    out.no_rules();
+    fill(&mut out, bridges, drop_foreign);
+    out
+}
+
+/// The rules of all chains.
+fn fill(out: &mut Transaction, bridges: &[BridgeRules], drop_foreign: bool) {
     out.rule("prerouting", |e| {
         e.input(Is::Not, "lo").destination(loopback()).verdict(Verdict::Return);
     });
@@ -91,26 +109,29 @@ pub(super) fn install(rules: &Ruleset) -> Transaction {
         out.rule(chain, |e| _ = e.translate_by(ADDRESS_PORTS.name, true));
         out.rule(chain, |e| _ = e.addressed_to_host().translate_by(PORTS.name, false));
     }
-    for bridge in &rules.bridges {
-        bridge_rules(&mut out, bridge);
+    // First of all: what leaves an internal network must not be let into another one.
+    for bridge in bridges.iter().filter(|bridge| bridge.internal) {
+        out.rule("forward", |e| e.input(Is::Equal, &bridge.link).output(Is::Not, &bridge.link).verdict(Verdict::Drop));
+        out.rule("forward", |e| e.output(Is::Equal, &bridge.link).input(Is::Not, &bridge.link).verdict(Verdict::Drop));
     }
-    for bridge in &rules.bridges {
+    for bridge in bridges {
+        bridge_rules(out, bridge);
+    }
+    for bridge in bridges {
         out.rule("forward", |e| e.input(Is::Equal, &bridge.link).verdict(Verdict::Accept));
     }
-    if rules.drop_foreign {
+    if drop_foreign {
         out.rule("forward", |e| e.verdict(Verdict::Drop));
     }
-    add(&mut out, &rules.forwards);
-    out
 }
 
 fn bridge_rules(out: &mut Transaction, bridge: &BridgeRules) {
-    let BridgeRules { link, subnet, icc, masquerade, direct_routing } = bridge;
+    let BridgeRules { link, subnet, icc, internal, masquerade, direct_routing } = bridge;
     out.rule("raw", |e| e.input(Is::Equal, link).destination(loopback()).verdict(Verdict::Drop));
     out.rule("raw", |e| e.input(Is::Equal, link).source(loopback()).verdict(Verdict::Drop));
     out.rule("postrouting", |e| e.output(Is::Equal, link).source(loopback()).masquerade());
     out.rule("postrouting", |e| e.output(Is::Equal, link).source(*subnet).translated().masquerade());
-    if *masquerade {
+    if *masquerade && !internal {
         out.rule("postrouting", |e| e.output(Is::Not, link).source(*subnet).masquerade());
     }
     out.rule("forward", |e| e.output(Is::Equal, link).known_connection().verdict(Verdict::Accept));
@@ -118,7 +139,7 @@ fn bridge_rules(out: &mut Transaction, bridge: &BridgeRules) {
     if *icc {
         out.rule("forward", |e| e.output(Is::Equal, link).input(Is::Equal, link).verdict(Verdict::Accept));
     }
-    if *direct_routing {
+    if *direct_routing && !internal {
         out.rule("forward", |e| {
             e.output(Is::Equal, link).input(Is::Not, link).verdict(Verdict::Accept);
         });
@@ -130,6 +151,13 @@ fn bridge_rules(out: &mut Transaction, bridge: &BridgeRules) {
 pub(super) fn publish(forwards: &[PortForward]) -> Transaction {
     let mut out = Transaction::begin();
     add(&mut out, forwards);
+    out
+}
+
+/// Takes published ports away and adds others.
+pub(super) fn redirect(old: &[PortForward], new: &[PortForward]) -> Transaction {
+    let mut out = withdraw(old);
+    add(&mut out, new);
     out
 }
 

@@ -9,6 +9,7 @@ pub(super) mod message {
     pub(crate) const DEL_TABLE: u16 = libc::NFT_MSG_DELTABLE as u16;
     pub(crate) const NEW_CHAIN: u16 = libc::NFT_MSG_NEWCHAIN as u16;
     pub(crate) const NEW_RULE: u16 = libc::NFT_MSG_NEWRULE as u16;
+    pub(crate) const DEL_RULE: u16 = libc::NFT_MSG_DELRULE as u16;
     pub(crate) const NEW_SET: u16 = libc::NFT_MSG_NEWSET as u16;
     pub(crate) const NEW_SET_ELEMENT: u16 = libc::NFT_MSG_NEWSETELEM as u16;
     pub(crate) const DEL_SET_ELEMENT: u16 = libc::NFT_MSG_DELSETELEM as u16;

@@ -1,0 +1,265 @@
+//! `docker network connect` and `disconnect` of one container, by its own task: what it asks of its networks is a part of
+//! its description; while it runs, its sandbox is changed first.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use dockerd_store::{Durability, document};
+use dockerd_types::container::{NetworkMode, Status};
+use dockerd_types::network::{EndpointConfig, EndpointState};
+use dockerd_types::{ContainerId, ErrorKind, Kinded};
+
+use super::actor::{Actor, Command};
+use super::spec::{ContainerDocument, ContainerSpec};
+use super::{Container, files, validate};
+use crate::error::EngineError;
+use crate::ports::{Attachments, ConnectOrder, NetworkFacts};
+
+/// Why a container is not connected or disconnected.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("network {0} not found")]
+    NoNetwork(String),
+    #[error("container {0} is marked for removal and cannot be connected or disconnected to the network")]
+    Removing(ContainerId),
+    #[error("container sharing network namespace with another container or host cannot be connected to any other network")]
+    SharedNamespace,
+    #[error("cannot connect container to host network - container must be created in host network mode")]
+    ToHost,
+    #[error("cannot disconnect container from host network - container was created in host network mode")]
+    FromHost,
+    #[error("container cannot be connected to multiple networks with one of the networks in private (none) mode")]
+    Private,
+    #[error("endpoint with name {name} already exists in network {network}")]
+    Exists { name: String, network: String },
+    #[error("container {container} is not connected to {the}network {network}")]
+    NotConnected { container: ContainerId, the: &'static str, network: String },
+    #[error("invalid endpoint settings:\n{0}")]
+    Settings(String),
+    #[error("invalid MAC address {0}")]
+    Mac(String),
+}
+
+impl Kinded for ConnectError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoNetwork(_) => ErrorKind::NotFound,
+            Self::Settings(_) | Self::Mac(_) | Self::SharedNamespace | Self::ToHost | Self::FromHost | Self::Private => {
+                ErrorKind::InvalidArgument
+            }
+            Self::Removing(_) => ErrorKind::Conflict,
+            Self::Exists { .. } => ErrorKind::PermissionDenied,
+            Self::NotConnected { the: "", .. } => ErrorKind::PermissionDenied,
+            Self::NotConnected { .. } => ErrorKind::System,
+        }
+    }
+}
+
+fn refused(error: ConnectError) -> EngineError {
+    EngineError::module(error)
+}
+
+impl Container {
+    /// Puts it on a network.
+    pub(crate) async fn connect(&self, network: &str, config: EndpointConfig) -> Result<(), EngineError> {
+        let network = network.to_owned();
+        self.ask(|reply| Command::Connect { network, config: Box::new(config), reply }).await
+    }
+
+    /// Takes it off one.
+    pub(crate) async fn disconnect(&self, network: &str, force: bool) -> Result<(), EngineError> {
+        let network = network.to_owned();
+        self.ask(|reply| Command::Disconnect { network, force, reply }).await
+    }
+}
+
+impl Actor {
+    /// The network is there, or the container does not run and may hope for it.
+    pub(super) async fn connect(&mut self, network: String, config: EndpointConfig) -> Result<(), EngineError> {
+        let snapshot = self.snapshot();
+        let spec = &snapshot.spec;
+        if matches!(snapshot.state.status, Status::Removing | Status::Dead) {
+            return Err(refused(ConnectError::Removing(spec.id.clone())));
+        }
+        if let Some(mac) = config.mac_address.as_deref().filter(|mac| !validate::is_mac(mac)) {
+            return Err(refused(ConnectError::Mac(mac.to_owned())));
+        }
+        let facts = self.core.network.facts(&network);
+        let running = snapshot.state.is_running();
+        if facts.is_none() && running {
+            return Err(refused(ConnectError::NoNetwork(network)));
+        }
+        let name = facts.as_ref().map_or_else(|| network.clone(), |facts| facts.name.clone());
+        allowed(spec, &name).map_err(refused)?;
+        if let Some(facts) = &facts {
+            check_endpoint(facts, &config).map_err(|problems| refused(ConnectError::Settings(problems)))?;
+        }
+        if running && snapshot.state.endpoints.iter().any(|endpoint| endpoint.network_name == name) {
+            let exists = ConnectError::Exists { name: snapshot.name.to_string(), network: name };
+            return Err(refused(exists));
+        }
+        let mut changed = None;
+        if running {
+            let order = ConnectOrder {
+                container: spec.id.clone(),
+                name: snapshot.name.to_string(),
+                hostname: spec.config.hostname.clone(),
+                pid: snapshot.state.pid,
+                network: name.clone(),
+                endpoint: config.clone(),
+            };
+            let network = self.core.network.clone();
+            changed = Some(crate::image::blocking(move || network.connect(order)).await??);
+        }
+        let mut endpoints = spec.endpoints.clone();
+        endpoints.insert(name.clone(), config);
+        self.attached(endpoints, changed).await?;
+        let now = self.snapshot();
+        if let Some(endpoint) = now.state.endpoints.iter().find(|endpoint| endpoint.network_name == name) {
+            self.container.network_event(&*self.core.events, "connect", endpoint);
+        }
+        Ok(())
+    }
+
+    /// `_force` is for containers of lost nodes; the stock daemon treats all others alike.
+    pub(super) async fn disconnect(&mut self, network: String, _force: bool) -> Result<(), EngineError> {
+        let snapshot = self.snapshot();
+        let spec = &snapshot.spec;
+        if matches!(snapshot.state.status, Status::Removing | Status::Dead) {
+            return Err(refused(ConnectError::Removing(spec.id.clone())));
+        }
+        let facts = self.core.network.facts(&network);
+        let name = facts.as_ref().map_or_else(|| network.clone(), |facts| facts.name.clone());
+        if spec.host.network_mode == NetworkMode::Host && name == "host" {
+            return Err(refused(ConnectError::FromHost));
+        }
+        let endpoint = snapshot.state.endpoints.iter().find(|endpoint| endpoint.network_name == name).cloned();
+        let running = snapshot.state.is_running();
+        let absent = |the| {
+            let container = spec.id.clone();
+            refused(ConnectError::NotConnected { container, the, network: name.clone() })
+        };
+        let mut changed = None;
+        match (&endpoint, running) {
+            (Some(endpoint), true) if !endpoint.interface.is_empty() => {
+                let (network, container, id) =
+                    (self.core.network.clone(), spec.id.clone(), endpoint.network_id.clone());
+                changed = Some(crate::image::blocking(move || network.disconnect(&container, &id)).await??);
+            }
+            (Some(endpoint), true) => {
+                // A network without a link, `none`: there is nothing to undo.
+                let rest = snapshot.state.endpoints.iter().filter(|e| e.network_id != endpoint.network_id);
+                changed =
+                    Some(Attachments { endpoints: rest.cloned().collect(), ports: snapshot.state.ports.clone() });
+            }
+            (None, true) => return Err(absent("")),
+            (_, false) if !spec.endpoints.contains_key(&name) => return Err(absent("the ")),
+            (_, false) => {}
+        }
+        let mut endpoints = spec.endpoints.clone();
+        endpoints.remove(&name);
+        self.attached(endpoints, changed).await?;
+        if let Some(endpoint) = &endpoint {
+            self.container.network_event(&*self.core.events, "disconnect", endpoint);
+        }
+        Ok(())
+    }
+
+    /// Writes down and publishes what the container asks of its networks now, and what it has.
+    async fn attached(
+        &mut self,
+        wanted: BTreeMap<String, EndpointConfig>,
+        changed: Option<Attachments>,
+    ) -> Result<(), EngineError> {
+        let snapshot = self.snapshot();
+        let spec = std::sync::Arc::new(ContainerSpec { endpoints: wanted, ..(*snapshot.spec).clone() });
+        let before = &snapshot.state.endpoints;
+        // What was there before has names the network does not know of.
+        let keep = |new: EndpointState| before.iter().find(|old| old.endpoint_id == new.endpoint_id).cloned().unwrap_or(new);
+        let changed = changed.map(|now| (now.endpoints.into_iter().map(keep).collect::<Vec<_>>(), now.ports));
+        let lines = changed.as_ref().map(|(now, _)| HostLines::between(before, now));
+        let document = ContainerDocument { name: snapshot.name.to_string(), spec: spec.clone() };
+        let (path, hosts) =
+            (self.core.layout.container_document(&spec.id), files::paths(&self.core.layout.container_dir(&spec.id)).hosts);
+        let names = files::own_names(&spec.config.hostname, &spec.config.domainname);
+        self.update(|s| {
+            s.spec = spec;
+            if let Some((endpoints, ports)) = changed {
+                s.state.network_ids = endpoints.iter().map(|e| (e.network_name.clone(), e.network_id.clone())).collect();
+                s.state.endpoints = endpoints;
+                s.state.ports = ports;
+            }
+        });
+        let stored = self.persist();
+        let written = crate::image::blocking(move || {
+            document::write(&path, &document, Durability::Process)?;
+            if let Some(HostLines { gone, new }) = lines {
+                files::change_hosts(&hosts, &gone, &new, &names).map_err(|e| EngineError::io("change the hosts file", e))?;
+            }
+            Ok::<_, EngineError>(())
+        });
+        written.await??;
+        // A panic of the writer was printed; the state is written again with the next change.
+        let _ = stored.await;
+        Ok(())
+    }
+}
+
+/// Addresses that came and went.
+struct HostLines {
+    gone: Vec<IpAddr>,
+    new: Vec<IpAddr>,
+}
+
+impl HostLines {
+    fn between(before: &[EndpointState], now: &[EndpointState]) -> Self {
+        let addresses = |list: &[EndpointState]| -> Vec<IpAddr> {
+            let of = |e: &EndpointState| [e.ipv4.map(|(a, _)| IpAddr::V4(a)), e.ipv6.map(|(a, _)| IpAddr::V6(a))];
+            list.iter().flat_map(of).flatten().collect()
+        };
+        let (before, now) = (addresses(before), addresses(now));
+        Self {
+            gone: before.iter().filter(|address| !now.contains(address)).copied().collect(),
+            new: now.iter().filter(|address| !before.contains(address)).copied().collect(),
+        }
+    }
+}
+
+/// Whether a container of this kind may be put on another network.
+fn allowed(spec: &ContainerSpec, network: &str) -> Result<(), ConnectError> {
+    match &spec.host.network_mode {
+        NetworkMode::Host | NetworkMode::Container(_) => return Err(ConnectError::SharedNamespace),
+        _ if network == "host" => return Err(ConnectError::ToHost),
+        _ => {}
+    }
+    let private = |name: &str| name == "none";
+    if spec.endpoints.keys().any(|name| private(name)) || (private(network) && !spec.endpoints.is_empty()) {
+        return Err(ConnectError::Private);
+    }
+    Ok(())
+}
+
+/// Problems of what is asked of a network, as the stock daemon lists them.
+pub(super) fn check_endpoint(network: &NetworkFacts, config: &EndpointConfig) -> Result<(), String> {
+    let mut problems = Vec::new();
+    if network.predefined && !config.aliases.is_empty() {
+        problems.push("network-scoped alias is supported only for containers in user defined networks".to_owned());
+    }
+    if network.predefined && (config.ipv4.is_some() || config.ipv6.is_some()) {
+        problems.push("user specified IP address is supported on user defined networks only".to_owned());
+    } else if let Some(address) = config.ipv4.map(IpAddr::V4).or(config.ipv6.map(IpAddr::V6)) {
+        match (network.configured, address) {
+            (None, _) => problems.push(
+                "user specified IP address is supported only when connecting to networks with user configured subnets"
+                    .to_owned(),
+            ),
+            (Some(subnet), IpAddr::V4(ip)) if subnet.contains(ip) => {}
+            _ => problems.push(format!("no configured subnet or ip-range contain the IP address {address}")),
+        }
+    }
+    match problems.len() {
+        0 => Ok(()),
+        1 => Err(problems.remove(0)),
+        _ => Err(problems.iter().map(|p| format!("* {p}")).collect::<Vec<_>>().join("\n")),
+    }
+}
