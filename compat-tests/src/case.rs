@@ -40,6 +40,7 @@ pub struct Case<'a> {
     prefix: String,
     containers: Mutex<Vec<String>>,
     volumes: Mutex<Vec<String>>,
+    networks: Mutex<Vec<String>>,
     images: Mutex<Vec<String>>,
     files: Mutex<Vec<PathBuf>>,
     cgroups: Mutex<Vec<String>>,
@@ -48,8 +49,8 @@ pub struct Case<'a> {
 impl<'a> Case<'a> {
     /// A test that runs `image` and whose names begin with `prefix`.
     pub fn new(host: &'a Host, image: &'a str, prefix: String) -> Self {
-        let (containers, volumes, images, files, cgroups) = Default::default();
-        Self { host, image, prefix, containers, volumes, images, files, cgroups }
+        let (containers, volumes, networks, images, files, cgroups) = Default::default();
+        Self { host, image, prefix, containers, volumes, networks, images, files, cgroups }
     }
 
     /// The daemon.
@@ -80,6 +81,11 @@ impl<'a> Case<'a> {
     /// A volume's name.
     pub fn volume(&self, what: &str) -> String {
         keep(&self.volumes, format!("{}-{what}", self.prefix))
+    }
+
+    /// A network's name.
+    pub fn network(&self, what: &str) -> String {
+        keep(&self.networks, format!("{}-{what}", self.prefix))
     }
 
     /// An image's name, with tag.
@@ -204,6 +210,9 @@ impl Drop for Case<'_> {
         }
         for name in taken(&self.volumes) {
             let _ = self.http("DELETE", &format!("/volumes/{name}"));
+        }
+        for name in taken(&self.networks) {
+            let _ = self.http("DELETE", &format!("/networks/{name}"));
         }
         for name in taken(&self.images) {
             let _ = self.http("DELETE", &format!("/images/{name}?force=1"));

@@ -124,13 +124,7 @@ impl Workshop {
 }
 
 /// Makes a link of that name, up; the calling thread is in `netns`, `inside` a socket of it, `host` one of the host's.
-fn plug(
-    host: &Socket,
-    netns: &OwnedFd,
-    inside: &Socket,
-    name: &str,
-    plan: LinkPlan,
-) -> Result<VethPort, NetworkError> {
+fn plug(host: &Socket, netns: &OwnedFd, inside: &Socket, name: &str, plan: LinkPlan) -> Result<VethPort, NetworkError> {
     let failed = NetworkError::kernel("make the container's link");
     let host_name = add_pair(host, netns, name, plan).map_err(failed)?;
     for (setting, value) in INNER_SETTINGS {

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dockerd_sys::netlink::{Family, Socket};
-use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
 use dockerd_types::ContainerId;
+use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
 use tokio::runtime::Handle;
 
 use crate::bridge::setup::BridgeLink;
@@ -154,8 +154,7 @@ impl NetworkStack {
             drop_foreign = forward(&forwarding_marker)? && !config.ip_forward_no_drop;
         }
         let filters = config.firewall && (link.is_some() || !bridges.is_empty());
-        let firewall: Arc<dyn Firewall> =
-            if filters { Arc::new(NftFirewall::open()?) } else { Arc::new(NoFirewall) };
+        let firewall: Arc<dyn Firewall> = if filters { Arc::new(NftFirewall::open()?) } else { Arc::new(NoFirewall) };
         let pool = SandboxPool::start()?;
         let none = pool.add_shelf(Blueprint::Plain);
         let publisher = PortPublisher::new(PublisherOptions {

@@ -22,7 +22,9 @@ enum ConnectError {
     NoNetwork(String),
     #[error("container {0} is marked for removal and cannot be connected or disconnected to the network")]
     Removing(ContainerId),
-    #[error("container sharing network namespace with another container or host cannot be connected to any other network")]
+    #[error(
+        "container sharing network namespace with another container or host cannot be connected to any other network"
+    )]
     SharedNamespace,
     #[error("cannot connect container to host network - container must be created in host network mode")]
     ToHost,
@@ -44,9 +46,12 @@ impl Kinded for ConnectError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::NoNetwork(_) => ErrorKind::NotFound,
-            Self::Settings(_) | Self::Mac(_) | Self::SharedNamespace | Self::ToHost | Self::FromHost | Self::Private => {
-                ErrorKind::InvalidArgument
-            }
+            Self::Settings(_)
+            | Self::Mac(_)
+            | Self::SharedNamespace
+            | Self::ToHost
+            | Self::FromHost
+            | Self::Private => ErrorKind::InvalidArgument,
             Self::Removing(_) => ErrorKind::Conflict,
             Self::Exists { .. } => ErrorKind::PermissionDenied,
             Self::NotConnected { the: "", .. } => ErrorKind::PermissionDenied,
@@ -149,8 +154,7 @@ impl Actor {
             (Some(endpoint), true) => {
                 // A network without a link, `none`: there is nothing to undo.
                 let rest = snapshot.state.endpoints.iter().filter(|e| e.network_id != endpoint.network_id);
-                changed =
-                    Some(Attachments { endpoints: rest.cloned().collect(), ports: snapshot.state.ports.clone() });
+                changed = Some(Attachments { endpoints: rest.cloned().collect(), ports: snapshot.state.ports.clone() });
             }
             (None, true) => return Err(absent("")),
             (_, false) if !spec.endpoints.contains_key(&name) => return Err(absent("the ")),
@@ -175,17 +179,21 @@ impl Actor {
         let spec = std::sync::Arc::new(ContainerSpec { endpoints: wanted, ..(*snapshot.spec).clone() });
         let before = &snapshot.state.endpoints;
         // What was there before has names the network does not know of.
-        let keep = |new: EndpointState| before.iter().find(|old| old.endpoint_id == new.endpoint_id).cloned().unwrap_or(new);
+        let keep =
+            |new: EndpointState| before.iter().find(|old| old.endpoint_id == new.endpoint_id).cloned().unwrap_or(new);
         let changed = changed.map(|now| (now.endpoints.into_iter().map(keep).collect::<Vec<_>>(), now.ports));
         let lines = changed.as_ref().map(|(now, _)| HostLines::between(before, now));
         let document = ContainerDocument { name: snapshot.name.to_string(), spec: spec.clone() };
-        let (path, hosts) =
-            (self.core.layout.container_document(&spec.id), files::paths(&self.core.layout.container_dir(&spec.id)).hosts);
+        let (path, hosts) = (
+            self.core.layout.container_document(&spec.id),
+            files::paths(&self.core.layout.container_dir(&spec.id)).hosts,
+        );
         let names = files::own_names(&spec.config.hostname, &spec.config.domainname);
         self.update(|s| {
             s.spec = spec;
             if let Some((endpoints, ports)) = changed {
-                s.state.network_ids = endpoints.iter().map(|e| (e.network_name.clone(), e.network_id.clone())).collect();
+                s.state.network_ids =
+                    endpoints.iter().map(|e| (e.network_name.clone(), e.network_id.clone())).collect();
                 s.state.endpoints = endpoints;
                 s.state.ports = ports;
             }
@@ -194,7 +202,8 @@ impl Actor {
         let written = crate::image::blocking(move || {
             document::write(&path, &document, Durability::Process)?;
             if let Some(HostLines { gone, new }) = lines {
-                files::change_hosts(&hosts, &gone, &new, &names).map_err(|e| EngineError::io("change the hosts file", e))?;
+                files::change_hosts(&hosts, &gone, &new, &names)
+                    .map_err(|e| EngineError::io("change the hosts file", e))?;
             }
             Ok::<_, EngineError>(())
         });

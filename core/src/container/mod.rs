@@ -65,9 +65,9 @@ mod wait;
 use actor::{Actor, Command, Reply};
 use error::ContainerError;
 pub(crate) use prune::until as prune_until;
-pub(crate) use start::published_ports;
 use root::HeldRoot;
 use spec::{ContainerSpec, Snapshot, State};
+pub(crate) use start::published_ports;
 pub use wait::WaitHandle;
 
 /// The use cases of containers.

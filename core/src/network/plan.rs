@@ -471,7 +471,10 @@ mod tests {
     fn what_is_left_open() {
         let made = planned(CreateNetwork { name: "n".to_owned(), ..CreateNetwork::default() }, &[], &[]).expect("made");
         assert_eq!(made.link, "br-abababababab");
-        assert_eq!((made.pools[0].subnet.to_string(), made.pools[0].gateway), ("172.18.0.0/16".to_owned(), Some(Ipv4Addr::new(172, 18, 0, 1))));
+        assert_eq!(
+            (made.pools[0].subnet.to_string(), made.pools[0].gateway),
+            ("172.18.0.0/16".to_owned(), Some(Ipv4Addr::new(172, 18, 0, 1)))
+        );
         // With a range the gateway comes from it; what is named for others is not taken.
         let mut ranged = request("10.5.0.0/16");
         ranged.pools[0].range = "10.5.3.0/24".to_owned();

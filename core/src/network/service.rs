@@ -7,7 +7,6 @@ use std::sync::Arc;
 use dockerd_network::NetworkDriver;
 use dockerd_network::driver::NetworkIdentity;
 use dockerd_types::container::Labels;
-use dockerd_types::filters::InvalidFilter;
 use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, ErrorKind, Filters, Kinded, NetworkId, Timestamp};
 
@@ -108,7 +107,7 @@ impl NetworkService {
     /// All networks the filters let through.
     pub fn list(&self, filters: &Filters) -> Result<Vec<NetworkView>, EngineError> {
         if let Some(value) = filters.values("type").find(|kind| !matches!(*kind, "builtin" | "custom")) {
-            return Err(InvalidFilter::Value { key: "type".to_owned(), value: value.to_owned() }.into());
+            return Err(EngineError::module(BadFilter::Type(value.to_owned())));
         }
         let dangling = dangling(filters)?;
         let mut all: Vec<NetworkView> = self.networks.stack().networks().iter().map(|n| self.view(&**n)).collect();
@@ -236,8 +235,7 @@ impl NetworkService {
     }
 
     fn event(&self, action: &str, id: &NetworkId, name: &str, driver: &str) {
-        let attributes =
-            BTreeMap::from([("name".to_owned(), name.to_owned()), ("type".to_owned(), driver.to_owned())]);
+        let attributes = BTreeMap::from([("name".to_owned(), name.to_owned()), ("type".to_owned(), driver.to_owned())]);
         let (action, actor, time) = (action.to_owned(), id.to_string(), Timestamp::now());
         self.core.events.publish(EventNote { kind: "network", action, actor, attributes, time });
     }
@@ -309,8 +307,7 @@ fn make(networks: &StackNetworks, request: CreateNetwork) -> Result<UserNetwork,
     let draws = request.pools.iter().all(|pool| pool.subnet.is_empty());
     let free = draws.then(|| stack.free_subnet(&taken)).transpose().map_err(EngineError::module)?;
     let around = Surroundings { networks: &users, taken: &taken, free };
-    let network =
-        plan::plan(request, document::new_id(), Timestamp::now(), &around).map_err(EngineError::module)?;
+    let network = plan::plan(request, document::new_id(), Timestamp::now(), &around).map_err(EngineError::module)?;
     let order = plan::order(&network, stack.config()).map_err(EngineError::module)?;
     document::store(networks.layout(), &network)?;
     if let Err(error) = stack.add_bridge(order) {
@@ -339,16 +336,20 @@ fn dangling(filters: &Filters) -> Result<Option<bool>, EngineError> {
     match values.next() {
         None => Ok(None),
         Some(Some(value)) if values.all(|other| other == Some(value)) => Ok(Some(value)),
-        Some(_) => Err(EngineError::module(Dangling)),
+        Some(_) => Err(EngineError::module(BadFilter::Dangling)),
     }
 }
 
-/// A value of the filter `dangling`.
+/// A value a filter does not take, in the stock daemon's words, which differ from those of other lists.
 #[derive(Debug, thiserror::Error)]
-#[error("invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")")]
-struct Dangling;
+enum BadFilter {
+    #[error("invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")")]
+    Dangling,
+    #[error("invalid filter: 'type'='{0}'")]
+    Type(String),
+}
 
-impl Kinded for Dangling {
+impl Kinded for BadFilter {
     fn kind(&self) -> ErrorKind {
         ErrorKind::InvalidArgument
     }

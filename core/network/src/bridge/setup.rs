@@ -107,8 +107,7 @@ pub fn remove_own(socket: &Socket, index: u32) -> Result<(), NetworkError> {
 /// Removes bridges we made that no network has, with the links in them.
 pub fn remove_strangers(socket: &Socket, known: &[u32]) -> Result<(), NetworkError> {
     let all = link::all(socket).map_err(NetworkError::kernel("list the host's links"))?;
-    let strange =
-        |link: &&Link| link.kind == "bridge" && link.alias == LINK_ALIAS && !known.contains(&link.index);
+    let strange = |link: &&Link| link.kind == "bridge" && link.alias == LINK_ALIAS && !known.contains(&link.index);
     for bridge in all.iter().filter(strange) {
         tracing::info!(bridge = bridge.name, "a bridge without a network is removed");
         let port = |link: &&Link| link.master == Some(bridge.index) && link.alias == LINK_ALIAS;

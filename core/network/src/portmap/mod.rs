@@ -232,10 +232,8 @@ impl PortPublisher {
     /// Blocking.
     pub fn redirect(&self, publications: &mut Publications, container: Ipv4Addr) -> Result<(), NetworkError> {
         let old = publications.forwards();
-        let moved = |forward: &PortForward| PortForward {
-            to: SocketAddrV4::new(container, forward.to.port()),
-            ..*forward
-        };
+        let moved =
+            |forward: &PortForward| PortForward { to: SocketAddrV4::new(container, forward.to.port()), ..*forward };
         self.firewall.redirect(&old, &old.iter().map(moved).collect::<Vec<_>>())?;
         for publication in &mut publications.0 {
             for forward in &mut publication.forwards {

@@ -104,8 +104,13 @@ impl NetworkStack {
     /// Makes a sandbox on all networks of `request`. A failure leaves nothing behind. Blocking.
     pub fn join(&self, request: SandboxRequest) -> Result<Joined, NetworkError> {
         let SandboxRequest { container, name, attachments, ports } = request;
-        let mut held =
-            HeldSandbox { name, socket: None, joints: Vec::new(), wanted: ports, publications: Publications::default() };
+        let mut held = HeldSandbox {
+            name,
+            socket: None,
+            joints: Vec::new(),
+            wanted: ports,
+            publications: Publications::default(),
+        };
         match self.build(&container, &mut held, &attachments) {
             Ok(netns) => {
                 let joined = Joined { netns, endpoints: held.states(), ports: held.publications.list() };

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::link::{self, MacAddress, VethOrder};
 use dockerd_network::sandbox::LINK_ALIAS;
-use dockerd_network::stack::{Attachment, Joined, KeptContainer, NetworkStack, Predefined, SandboxRequest, StackOptions};
+use dockerd_network::stack::{
+    Attachment, Joined, KeptContainer, NetworkStack, Predefined, SandboxRequest, StackOptions,
+};
 use dockerd_network::{NetworkConfig, NetworkError};
 use dockerd_sys::netlink::{Batch, Family, Socket};
 use dockerd_sys::{ns, process};
@@ -264,11 +266,7 @@ impl Host {
     }
 }
 
-fn join(
-    stack: &NetworkStack,
-    mut request: SandboxRequest,
-    config: EndpointConfig,
-) -> Result<Container, NetworkError> {
+fn join(stack: &NetworkStack, mut request: SandboxRequest, config: EndpointConfig) -> Result<Container, NetworkError> {
     let network = stack.networks().into_iter().find(|network| network.identity().name == "bridge").expect("bridge");
     let id = request.container.clone();
     request.attachments.push(Attachment { network, config });
