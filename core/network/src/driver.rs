@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, EndpointId};
@@ -36,7 +37,7 @@ pub struct NetworkDetails {
 }
 
 /// One network. It hands out addresses and says what links look like; sandboxes are put together in [`crate::stack`].
-/// No method blocks.
+/// No method blocks but where it says so.
 pub trait NetworkDriver: Send + Sync + Debug {
     /// Who it is.
     fn identity(&self) -> &NetworkIdentity;
@@ -52,8 +53,9 @@ pub trait NetworkDriver: Send + Sync + Debug {
     fn keep(&self, container: &ContainerId, state: &EndpointState);
     /// Gives back what was allotted to a container; idempotent.
     fn release(&self, container: &ContainerId);
-    /// No container will be allotted anything any more; fails while one has something.
-    fn close(&self) -> Result<(), NetworkError>;
+    /// No container will be allotted anything any more. Fails if one still has something after `patience`: what ended a
+    /// moment ago may be on its way out. Blocking for so long.
+    fn close(&self, patience: Duration) -> Result<(), NetworkError>;
     /// Takes [`NetworkDriver::close`] back.
     fn reopen(&self);
     /// Where ports are published that name no address; `None`: it publishes none.

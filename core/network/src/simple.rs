@@ -2,6 +2,7 @@
 //! with loopback only.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use dockerd_types::ContainerId;
 use dockerd_types::network::{EndpointConfig, EndpointState};
@@ -49,7 +50,7 @@ impl NetworkDriver for SimpleNetwork {
     fn release(&self, _container: &ContainerId) {}
 
     // They live as long as the daemon.
-    fn close(&self) -> Result<(), NetworkError> {
+    fn close(&self, _patience: Duration) -> Result<(), NetworkError> {
         Err(NetworkError::InUse { network: self.identity.name.clone() })
     }
 

@@ -256,7 +256,7 @@ pub(super) fn check_endpoint(network: &NetworkFacts, config: &EndpointConfig) ->
     }
     if network.predefined && (config.ipv4.is_some() || config.ipv6.is_some()) {
         problems.push("user specified IP address is supported on user defined networks only".to_owned());
-    } else if let Some(address) = config.ipv4.map(IpAddr::V4).or(config.ipv6.map(IpAddr::V6)) {
+    } else if let Some(address) = config.ipv4.map(IpAddr::V4).or_else(|| config.ipv6.map(IpAddr::V6)) {
         match (network.configured, address) {
             (None, _) => problems.push(
                 "user specified IP address is supported only when connecting to networks with user configured subnets"

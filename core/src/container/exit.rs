@@ -36,7 +36,8 @@ impl Actor {
         if exit.oom_killed {
             self.event("oom", &[]);
         }
-        self.give_back(!before.state.ports.is_empty()).await;
+        let has_address = before.spec.endpoints.values().any(|asked| asked.ipv4.is_some() || asked.ipv6.is_some());
+        self.give_back(has_address || !before.state.ports.is_empty()).await;
 
         let status =
             lifecycle::next(before.state.status, Verb::Exited { restart: delay.is_some() }).unwrap_or(Status::Exited);
@@ -94,9 +95,9 @@ impl Actor {
         restart_policy::delay(policy, ended)
     }
 
-    /// Gives back network, cgroup and shared memory. Published ports are free before anybody hears of the exit; the
-    /// rest is torn down behind the reply.
-    async fn give_back(&mut self, has_ports: bool) {
+    /// Gives back network, cgroup and shared memory. With `at_once` (published ports, addresses asked for: others may be
+    /// waiting for them) before anybody hears of the exit; else behind the reply.
+    async fn give_back(&mut self, at_once: bool) {
         let core = self.core.clone();
         let id = self.container.id().clone();
         let snapshot = self.snapshot();
@@ -123,7 +124,7 @@ impl Actor {
                 tracing::warn!("volumes could not be unmounted");
             }
         };
-        if has_ports {
+        if at_once {
             job.await;
         } else {
             self.teardown = Some(self.core.reaper.run(job));

@@ -68,8 +68,8 @@ pub enum PlanError {
     /// No name.
     #[error("invalid name: name is empty")]
     NoName,
-    /// One of the networks every daemon has.
-    #[error("operation is not permitted on predefined {0} network")]
+    /// One of the networks every daemon has. The stock daemon's text ends with a space.
+    #[error("operation is not permitted on predefined {0} network ")]
     Predefined(String),
     /// The name is another's.
     #[error("network with name {0} already exists")]
@@ -464,7 +464,7 @@ mod tests {
                       (strconv.ParseBool: parsing \"maybe\": invalid syntax)";
         assert_eq!(text(icc), Err(wanted.to_owned()));
         let named = CreateNetwork { name: "host".to_owned(), ..CreateNetwork::default() };
-        assert_eq!(text(named), Err("operation is not permitted on predefined host network".to_owned()));
+        assert_eq!(text(named), Err("operation is not permitted on predefined host network ".to_owned()));
     }
 
     #[test]

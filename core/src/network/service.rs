@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dockerd_network::NetworkDriver;
 use dockerd_network::driver::NetworkIdentity;
@@ -20,6 +21,8 @@ use crate::ports::EventNote;
 
 /// Filters of lists.
 pub const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
+/// How long a removal waits for containers that are not on the network any more to give back what they had there.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Filters of prunes.
 pub const PRUNE_FILTERS: [&str; 3] = ["label", "label!", "until"];
 
@@ -172,7 +175,11 @@ impl NetworkService {
             // Somebody else was faster.
             return Err(if predefined { error } else { EngineError::module(UnknownNetwork(name)) });
         };
-        if driver.close().is_err() {
+        // Sandboxes of containers that ended are taken down behind the reply.
+        let patience = if self.containers_on(&id).is_empty() { PATIENCE } else { Duration::ZERO };
+        let closing = driver.clone();
+        let closed = crate::image::blocking(move || closing.close(patience)).await?;
+        if closed.is_err() {
             return Err(EngineError::module(Stays::InUse { endpoints: self.endpoints_of(&id), name }));
         }
         let networks = self.networks.clone();

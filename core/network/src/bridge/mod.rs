@@ -9,7 +9,8 @@ pub(crate) mod sweep;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dockerd_types::ContainerId;
 use dockerd_types::network::{EndpointConfig, EndpointState};
@@ -65,6 +66,8 @@ pub struct BridgeNetwork {
     plan: LinkPlan,
     shelf: ShelfId,
     leases: Mutex<Leases>,
+    /// Somebody gave something back.
+    released: Condvar,
 }
 
 impl BridgeNetwork {
@@ -90,7 +93,7 @@ impl BridgeNetwork {
             free.reserve(address);
         }
         let leases = Mutex::new(Leases { free, held: HashMap::new(), closed: false });
-        Ok(Self { identity, bridge, settings, plan, shelf, leases })
+        Ok(Self { identity, bridge, settings, plan, shelf, leases, released: Condvar::new() })
     }
 
     /// The bridge's own address.
@@ -182,6 +185,7 @@ impl NetworkDriver for BridgeNetwork {
         let mut leases = self.lock();
         if let Some(address) = leases.held.remove(container) {
             leases.free.release(address);
+            self.released.notify_all();
         }
     }
 
@@ -189,8 +193,9 @@ impl NetworkDriver for BridgeNetwork {
         self.lock().closed = false;
     }
 
-    fn close(&self) -> Result<(), NetworkError> {
-        let mut leases = self.lock();
+    fn close(&self, patience: Duration) -> Result<(), NetworkError> {
+        let waited = self.released.wait_timeout_while(self.lock(), patience, |leases| !leases.held.is_empty());
+        let (mut leases, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if !leases.held.is_empty() {
             return Err(NetworkError::InUse { network: self.identity.name.clone() });
         }
@@ -277,9 +282,9 @@ mod tests {
         }
         let outside = EndpointConfig { ipv4: Some(Ipv4Addr::new(10, 6, 0, 1)), ..EndpointConfig::default() };
         assert!(matches!(last(5, &outside), Err(NetworkError::AddressOutside(_))));
-        assert!(matches!(network.close(), Err(NetworkError::InUse { .. })));
+        assert!(matches!(network.close(Duration::ZERO), Err(NetworkError::InUse { .. })));
         (1..=4).for_each(|number| network.release(&container(number)));
-        network.close().expect("nobody is on it");
+        network.close(Duration::ZERO).expect("nobody is on it");
         assert!(matches!(last(5, &any), Err(NetworkError::Closed { .. })));
     }
 
