@@ -33,6 +33,8 @@ fn main() -> ExitCode {
             supervisor_is_killed,
             graceful_stop_ends_containers,
             networks_are_taken_over,
+            user_networks_are_taken_over,
+            networks_made_and_removed_meanwhile,
         ],
     }
     .main()
@@ -445,5 +447,77 @@ fn networks_are_taken_over(_: &Case<'_>) -> Result<()> {
     own.ok(&["rm", "-f", "web"])?;
     let refused = own.host().docker(&ask, "");
     ensure!(refused.err.contains("refused"), "{}", refused.err);
+    own.finish(&watch, &before)
+}
+
+/// A container on two networks of users' stays on them, and can be taken off and put on others by the next daemon.
+fn user_networks_are_taken_over(_: &Case<'_>) -> Result<()> {
+    let mut own = Own::start()?;
+    own.ok(&["run", "--rm", "--network", "none", "busybox", "true"])?;
+    let before = Holdings::settled(&own.daemon, &Watch::begin(own.host())?)?;
+    for (network, subnet) in [("one", "10.71.0.0/24"), ("two", "10.72.0.0/24"), ("three", "10.73.0.0/24")] {
+        own.ok(&["network", "create", "--subnet", subnet, network])?;
+    }
+    let serve = "echo hello >/tmp/index.html; httpd -f -h /tmp";
+    let networks = ["--network", "one", "--network", "two"];
+    let run = ["run", "-d", "--name", "web", "-p", "18080:80"];
+    own.ok(&[&run, &networks[..], &["busybox", "sh", "-c", serve]].concat())?;
+    let ask = ["run", "--rm", "--network", "host", "busybox", "wget", "-qO-", "http://127.0.0.1:18080"];
+    own.wait_for(&ask, |out| out == "hello")?;
+    let settings = |own: &Own| own.inspect("web", "{{json .NetworkSettings}}");
+    let described = |own: &Own| own.ok(&["network", "inspect", "one", "two", "three"]);
+    let known = (settings(&own)?, described(&own)?);
+    own.daemon.kill()?;
+    own.daemon.restart()?;
+    let watch = Watch::begin(own.host())?;
+    assert_eq!((settings(&own)?, described(&own)?), known);
+    own.wait_for(&ask, |out| out == "hello")?;
+    assert_eq!(
+        own.ok(&["run", "--rm", "--network", "two", "busybox", "hostname", "-i"])?,
+        "10.72.0.3",
+        "the other one is taken"
+    );
+    own.ok(&["network", "disconnect", "one", "web"])?;
+    own.ok(&["network", "connect", "three", "web"])?;
+    own.wait_for(&ask, |out| out == "hello")?;
+    own.ok(&["exec", "web", "ping", "-c", "1", "10.73.0.1"])?;
+    let routes = own.ok(&["exec", "web", "ip", "route"])?;
+    ensure!(routes.starts_with("default via 10.73.0.1") || routes.starts_with("default via 10.72.0.1"), "{routes}");
+    own.ok(&["rm", "-f", "web"])?;
+    own.ok(&["network", "rm", "one", "two", "three"])?;
+    own.finish(&watch, &before)
+}
+
+/// Whatever a kill interrupts: a network that is listed has its bridge, and no other bridge is left.
+fn networks_made_and_removed_meanwhile(_: &Case<'_>) -> Result<()> {
+    let mut own = Own::start()?;
+    let (_, before) = own.observed()?;
+    for round in 0..4 {
+        let host = own.host().clone();
+        let client = std::thread::spawn(move || {
+            for n in 0.. {
+                let name = format!("n{round}-{n}");
+                let made = host.http_json("POST", "/networks/create", &serde_json::json!({"Name": name}));
+                // Every third one stays.
+                let removed = if n % 3 == 0 { made } else { host.http("DELETE", &format!("/networks/{name}")) };
+                if removed.is_err() || n > 10_000 {
+                    return;
+                }
+            }
+        });
+        // In the middle of it, wherever that is.
+        std::thread::sleep(PAUSE * (7 + 5 * round));
+        own.daemon.kill()?;
+        client.join().map_err(|_| anyhow::anyhow!("the client panicked"))?;
+        own.daemon.restart()?;
+        let ids = own.ok(&["network", "ls", "-q", "--filter", "type=custom"])?;
+        let listed: BTreeSet<String> = ids.lines().map(|id| format!("br-{id}")).collect();
+        let links = own.ok(&["run", "--rm", "--network", "host", "busybox", "ls", "/sys/class/net"])?;
+        let bridges: BTreeSet<String> =
+            links.split_whitespace().filter(|l| l.starts_with("br-")).map(str::to_owned).collect();
+        ensure!(listed == bridges, "{listed:?} are listed, {bridges:?} are there");
+        own.ok(&["network", "prune", "-f"])?;
+    }
+    let watch = Watch::begin(own.host())?;
     own.finish(&watch, &before)
 }
