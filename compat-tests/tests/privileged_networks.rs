@@ -222,17 +222,17 @@ fn refused_networks(case: &Case<'_>) -> Result<()> {
         (
             ipam(json!({"Subnet": "10.3.0.0/24", "Gateway": "10.4.0.1"})),
             400,
-            "invalid network config:\ninvalid gateway 10.4.0.1: parent subnet is 10.3.0.0/24".to_owned(),
+            "invalid network config:\ninvalid gateway 10.4.0.1: parent subnet 10.3.0.0/24 doesn't contain this address".to_owned(),
         ),
         (
             ipam(json!({"Subnet": "10.3.0.0/24", "IPRange": "10.4.0.0/25"})),
             400,
-            "invalid network config:\ninvalid ip-range 10.4.0.0/25: parent subnet is 10.3.0.0/24".to_owned(),
+            "invalid network config:\ninvalid ip-range 10.4.0.0/25: parent subnet 10.3.0.0/24 doesn't contain ip-range".to_owned(),
         ),
         (
             ipam(json!({"Subnet": "10.3.0.0/24", "AuxiliaryAddresses": {"a": "10.4.0.1"}})),
             400,
-            "invalid network config:\ninvalid auxiliary address a: parent subnet is 10.3.0.0/24".to_owned(),
+            "invalid network config:\ninvalid auxiliary address a: parent subnet 10.3.0.0/24 doesn't contain this address".to_owned(),
         ),
         (
             option("com.docker.network.bridge.enable_icc", "maybe"),

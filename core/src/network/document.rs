@@ -104,6 +104,13 @@ pub(super) fn load_user(layout: &Layout) -> Result<Vec<UserNetwork>, EngineError
     let entries = std::fs::read_dir(&dir).map_err(|e| EngineError::io(format!("read {}", dir.display()), e))?;
     let mut found = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {
+        // A daemon was killed while it wrote; what it had promised is under its right name.
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-")) {
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(file = %path.display(), %error, "a half-written document stays");
+            }
+            continue;
+        }
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
         if path.extension().is_none_or(|end| end != "json") || NetworkId::parse(stem).is_err() {
             continue;

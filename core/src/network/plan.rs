@@ -248,8 +248,14 @@ fn check_pools(pools: &[CreatePool]) -> Result<(), PlanError> {
                     if address != range_.first() {
                         problems.push(format!("invalid ip-range {range}: it should be {range_}"));
                     }
-                    if !parsed.contains(range_.first()) || range_.prefix() < parsed.prefix() {
-                        problems.push(format!("invalid ip-range {range}: parent subnet is {parsed}"));
+                    if range_.prefix() < parsed.prefix() {
+                        problems.push(format!(
+                            "invalid ip-range {range}: CIDR block is bigger than its parent subnet {parsed}"
+                        ));
+                    }
+                    if !parsed.overlaps(range_) {
+                        problems
+                            .push(format!("invalid ip-range {range}: parent subnet {parsed} doesn't contain ip-range"));
                     }
                 }
             }
@@ -257,7 +263,7 @@ fn check_pools(pools: &[CreatePool]) -> Result<(), PlanError> {
         let mut address = |what: String, text: &String| match text.parse::<Ipv4Addr>() {
             Err(_) => problems.push(format!("invalid {what}: invalid address")),
             Ok(address) if !parsed.contains(address) => {
-                problems.push(format!("invalid {what}: parent subnet is {parsed}"));
+                problems.push(format!("invalid {what}: parent subnet {parsed} doesn't contain this address"));
             }
             Ok(_) => {}
         };
@@ -268,7 +274,11 @@ fn check_pools(pools: &[CreatePool]) -> Result<(), PlanError> {
             address(format!("auxiliary address {name}"), text);
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(PlanError::Pools(problems.join("\n"))) }
+    match problems.len() {
+        0 => Ok(()),
+        1 => Err(PlanError::Pools(problems.remove(0))),
+        _ => Err(PlanError::Pools(problems.iter().map(|p| format!("* {p}")).collect::<Vec<_>>().join("\n"))),
+    }
 }
 
 /// What is handed in beside the request.
