@@ -202,9 +202,11 @@ fn default_route(batch: &mut Batch, kind: u16, flags: u16, index: u32, gateway: 
     message.raw(&header).bytes(libc::RTA_GATEWAY, &gateway.octets()).u32(libc::RTA_OIF, index);
 }
 
-/// Notes `alias` on a link, so that it is known again.
-pub fn set_alias(batch: &mut Batch, index: u32, alias: &str) {
-    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).text(libc::IFLA_IFALIAS, alias);
+/// Notes `alias` on the link of that name, so that it is known again. In one batch with what makes the link there is no
+/// moment, and no death of ours, between the two.
+pub fn set_alias(batch: &mut Batch, name: &str, alias: &str) {
+    let mut message = batch.message(libc::RTM_NEWLINK, ACK);
+    message.raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, name).text(libc::IFLA_IFALIAS, alias);
 }
 
 fn read_link(message: &Message<'_>) -> Option<Link> {

@@ -105,7 +105,7 @@ pub(super) fn load_user(layout: &Layout) -> Result<Vec<UserNetwork>, EngineError
     let mut found = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {
         // A daemon was killed while it wrote; what it had promised is under its right name.
-        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-")) {
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(document::is_temporary) {
             if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(file = %path.display(), %error, "a half-written document stays");
             }

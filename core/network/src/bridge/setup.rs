@@ -38,7 +38,7 @@ pub fn set_up(socket: &Socket, config: &NetworkConfig) -> Result<Option<BridgeLi
     let link = match (found, &config.bridge) {
         (Some(link), _) => link,
         (None, BridgeChoice::Existing(_)) => return Err(NetworkError::NoBridge(name.to_owned())),
-        (None, _) => make(socket, name, config.mtu)?,
+        (None, _) => make(socket, name, config.mtu, None)?,
     };
     let present = link::addresses(socket, link.index).map_err(asked)?;
     let (address, subnet) = choose(socket, config, &present)?;
@@ -75,13 +75,10 @@ pub fn ensure(
     let is_new = found.is_none();
     let link = match found {
         Some(link) => link,
-        None => make(socket, name, mtu)?,
+        None => make(socket, name, mtu, Some(LINK_ALIAS))?,
     };
     let present = if is_new { Vec::new() } else { link::addresses(socket, link.index).map_err(asked)? };
     let mut batch = Batch::new();
-    if is_new {
-        link::set_alias(&mut batch, link.index, LINK_ALIAS);
-    }
     link::set_up(&mut batch, link.index);
     if !present.contains(&(address, subnet.prefix())) {
         link::add_address(&mut batch, link.index, address, subnet.prefix());
@@ -130,9 +127,12 @@ pub fn routed(socket: &Socket) -> Result<Vec<Subnet>, NetworkError> {
     link::routed_subnets(socket).map_err(NetworkError::kernel("look at the host's routes"))
 }
 
-fn make(socket: &Socket, name: &str, mtu: u32) -> Result<Link, NetworkError> {
+fn make(socket: &Socket, name: &str, mtu: u32, alias: Option<&str>) -> Result<Link, NetworkError> {
     let mut batch = Batch::new();
     link::add_bridge(&mut batch, name, mtu, MacAddress::local(crate::random()));
+    if let Some(alias) = alias {
+        link::set_alias(&mut batch, name, alias);
+    }
     socket.transact(&batch).map_err(NetworkError::kernel("make the bridge"))?;
     let made = link::by_name(socket, name).map_err(NetworkError::kernel("find the bridge"))?;
     made.ok_or_else(|| NetworkError::io("find the bridge")(io::ErrorKind::NotFound.into()))
