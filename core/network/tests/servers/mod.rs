@@ -37,6 +37,11 @@ pub(crate) fn inside<T: Send + 'static>(netns: &OwnedFd, job: impl FnOnce() -> T
     std::thread::spawn(run).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
+/// Makes room for a burst of datagrams, so that none is lost on the way.
+pub(crate) fn widen(socket: &UdpSocket) {
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, 4 << 20).expect("needs root");
+}
+
 /// What a server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
@@ -78,6 +83,7 @@ impl Server {
                 break (udp, tcp);
             }
         };
+        widen(&udp);
         let seen = Arc::new(Seen::default());
         let (udp_side, tcp_side) = (udp.try_clone().expect("descriptor"), tcp.try_clone().expect("descriptor"));
         let (one, other) = (seen.clone(), seen.clone());
