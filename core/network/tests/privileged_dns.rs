@@ -205,6 +205,20 @@ fn privileged_a_container_may_have_a_server_of_its_own() {
 }
 
 #[test]
+fn privileged_a_container_may_filter_by_connection() {
+    let world = World::new();
+    let _open = world.open(&[]);
+    let rules = "table ip own {
+        chain input { type filter hook input priority filter; policy drop; ct state established,new accept; }
+        chain output { type filter hook output priority filter; policy drop; ct state established,new accept; }
+    }";
+    let loaded = inside(&world.netns, move || Command::new("nft").arg(rules).status().expect("nft"));
+    assert!(loaded.success());
+    assert_eq!(answers(&world.ask_name("web", RecordType::A)), ["10.0.0.2"]);
+    assert_eq!(world.ask_over_tcp(vec![query("web", RecordType::A), query("db", RecordType::A)]).len(), 2);
+}
+
+#[test]
 fn privileged_other_names_are_passed_on_and_kept() {
     let world = World::new();
     let server = Server::start(Behaviour::Answer);
@@ -331,7 +345,8 @@ fn privileged_many_queries_at_once() {
     let mut asked: Vec<_> = queries.iter().map(|q| (q.metadata.id, q.queries[0].name().to_ascii())).collect();
     let mut told: Vec<_> =
         world.ask_over_tcp(queries).iter().map(|r| (r.metadata.id, r.queries[0].name().to_ascii())).collect();
-    (asked.sort(), told.sort());
+    asked.sort();
+    told.sort();
     assert_eq!(asked, told);
 }
 
@@ -367,7 +382,8 @@ fn privileged_another_daemon_takes_over() {
 }
 
 /// Runs a program in the sandbox, with a resolv.conf that leads to us, in a mount namespace of its own.
-fn run(world: &World, program: &'static [&'static str]) -> (bool, String) {
+fn run(world: &World, program: &[&str]) -> (bool, String) {
+    let program: Vec<String> = program.iter().map(|word| (*word).to_owned()).collect();
     let dir = tempfile::tempdir().expect("temporary directory");
     let file = dir.path().join("resolv.conf");
     std::fs::write(&file, "nameserver 127.0.0.11\nsearch example.org\noptions ndots:0\n").expect("written");
@@ -384,10 +400,46 @@ fn run(world: &World, program: &'static [&'static str]) -> (bool, String) {
             let arguments = if address.contains(':') { &arguments[..] } else { &arguments[..5] };
             assert!(Command::new("ip").args(arguments).status().expect("iproute2").success());
         }
-        let output = Command::new(program[0]).args(&program[1..]).output().expect("installed");
+        let output = Command::new(&program[0]).args(&program[1..]).output().expect("installed");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         (output.status.success(), text + &String::from_utf8_lossy(&output.stderr))
     })
+}
+
+/// Prints the IPv4 addresses of its argument, by the C library's resolver.
+const LOOKUP: &str = r#"
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <stdio.h>
+int main(int count, char **arguments) {
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *all;
+    char text[INET6_ADDRSTRLEN];
+    if (count != 2 || getaddrinfo(arguments[1], "80", &hints, &all)) return 1;
+    for (; all; all = all->ai_next)
+        if (all->ai_family == AF_INET)
+            puts(inet_ntop(AF_INET, &((struct sockaddr_in *)all->ai_addr)->sin_addr, text, sizeof text));
+    return 0;
+}
+"#;
+
+/// musl asks for both families at once and has no patience with odd answers.
+#[test]
+fn privileged_musl_finds_names() {
+    if Command::new("musl-gcc").arg("--version").output().is_err() {
+        return;
+    }
+    let world = World::new();
+    let server = Server::start(Behaviour::Answer);
+    let _open = world.open(&[host(&server)]);
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("text").to_owned();
+    let (source, program) = (path("lookup.c"), path("lookup"));
+    std::fs::write(&source, LOOKUP).expect("written");
+    let compiled = Command::new("musl-gcc").args(["-static", "-o", &program, &source]).status().expect("a compiler");
+    assert!(compiled.success());
+    for (name, wanted) in [("db", "10.0.0.3\n"), ("web.net", "10.0.0.2\n"), ("nice.example.org", "192.0.2.1\n")] {
+        assert_eq!(run(&world, &[&program, name]), (true, wanted.to_owned()), "{name}");
+    }
 }
 
 #[test]
@@ -406,7 +458,9 @@ fn privileged_programs_find_names() {
         assert!(success && text.contains(wanted), "{program:?}: {text}");
     }
     if Command::new("dig").arg("-v").output().is_ok() {
-        for arguments in [&["dig", "+short", "web"][..], &["dig", "+short", "+tcp", "web"], &["dig", "+short", "+edns=0", "web"]] {
+        for arguments in
+            [&["dig", "+short", "web"][..], &["dig", "+short", "+tcp", "web"], &["dig", "+short", "+edns=0", "web"]]
+        {
             assert_eq!(run(&world, arguments), (true, "10.0.0.2\n".to_owned()), "{arguments:?}");
         }
         let (_, text) = run(&world, &["dig", "+ednsopt=65001:abcd", "web"]);

@@ -140,8 +140,8 @@ fn lifetime(asked: &Asked, message: &[u8], verdict: Verdict) -> Option<Duration>
     };
     // An alias that leads nowhere is a negative response too, but lives no longer than the alias.
     let kind = asked.question.query_type();
-    let is_positive = verdict.code == ResponseCode::NoError
-        && answers().any(|record| record.kind == kind || kind == RecordType::ANY);
+    let is_positive =
+        verdict.code == ResponseCode::NoError && answers().any(|record| record.kind == kind || kind == RecordType::ANY);
     let negative = || {
         let soa = records.iter().find(|r| r.section == Section::Authority && r.kind == RecordType::SOA)?;
         // Its last number is the lifetime of what is not there.
@@ -151,4 +151,85 @@ fn lifetime(asked: &Asked, message: &[u8], verdict: Verdict) -> Option<Duration>
     };
     let lifetime = if is_positive { found } else { negative() };
     lifetime.filter(|lifetime| !lifetime.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{Message, Query};
+    use hickory_proto::rr::rdata::{A, SOA};
+    use hickory_proto::rr::{Name, RData, Record};
+
+    use super::super::wire::{Received, Transport};
+    use super::*;
+
+    fn query(name: &str) -> (Asked, Vec<u8>, Key) {
+        let mut message = Message::query();
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(Name::from_ascii(name).expect("a name"), RecordType::A));
+        let bytes = message.to_vec().expect("written");
+        let Received::Query(asked) = wire::read(&bytes, Transport::Udp) else { panic!("a query") };
+        let key = asked.key(&bytes).expect("nothing special");
+        (asked, bytes, key)
+    }
+
+    /// A response with an address that lives for `ttl`, or with none and a SOA record of that lifetime.
+    fn response(asked: &Asked, code: ResponseCode, ttl: u32) -> (Vec<u8>, Verdict) {
+        let mut message = Message::response(asked.metadata.id, asked.metadata.op_code);
+        message.metadata.response_code = code;
+        message.add_query(asked.question.clone());
+        let name = asked.question.name().clone();
+        if code == ResponseCode::NoError {
+            message.add_answer(Record::from_rdata(name, ttl, RData::A(A::new(192, 0, 2, 1))));
+        } else {
+            let soa = SOA::new(Name::root(), Name::root(), 1, 2, 3, 4, ttl);
+            message.add_authority(Record::from_rdata(name, 86_400, RData::SOA(soa)));
+        }
+        (message.to_vec().expect("written"), Verdict { code, truncated: false })
+    }
+
+    #[test]
+    fn responses_live_as_long_as_their_records() {
+        let cases = [
+            (ResponseCode::NoError, 30, Some(30)),
+            (ResponseCode::NoError, 1_000_000, Some(3600)),
+            (ResponseCode::NoError, 0, None),
+            (ResponseCode::NXDomain, 20, Some(20)),
+            (ResponseCode::NXDomain, 100_000, Some(300)),
+            (ResponseCode::ServFail, 30, None),
+        ];
+        for (code, ttl, wanted) in cases {
+            let (cache, start) = (Cache::new(1 << 16), Instant::now());
+            let (asked, _, key) = query("example.org.");
+            let (message, verdict) = response(&asked, code, ttl);
+            cache.put(&key, &asked, &message, verdict, start);
+            let (other, bytes, same) = query("EXAMPLE.org.");
+            let get = |seconds| cache.get(&same, &other, &bytes, start + Duration::from_secs(seconds));
+            assert_eq!(get(0).is_some(), wanted.is_some(), "{code} {ttl}");
+            let Some(wanted) = wanted else { continue };
+            let aged = Message::from_vec(&get(wanted - 1).expect("alive")).expect("well-formed");
+            assert_eq!((aged.metadata.id, &aged.queries[0]), (other.metadata.id, &other.question));
+            assert!(aged.queries[0].name().eq_case(other.question.name()));
+            let left: Vec<_> = aged.answers.iter().map(|record| u64::from(record.ttl)).collect();
+            assert!(left.iter().all(|left| *left == u64::from(ttl) + 1 - wanted), "{left:?}");
+            assert_eq!(get(wanted), None);
+        }
+    }
+
+    #[test]
+    fn the_oldest_go_first_and_the_bound_holds() {
+        let (cache, now) = (Cache::new(4000), Instant::now());
+        let all: Vec<_> = (0..100).map(|n| query(&format!("host-{n}.example.org."))).collect();
+        for (asked, _, key) in all.iter().chain(&all) {
+            let (message, verdict) = response(asked, ResponseCode::NoError, 60);
+            cache.put(key, asked, &message, verdict, now);
+            let state = cache.state.lock().expect("no panic");
+            assert!(state.bytes <= 4000 && state.order.len() <= state.entries.len() * 2 + 16);
+        }
+        let kept = all.iter().filter(|(asked, bytes, key)| cache.get(key, asked, bytes, now).is_some()).count();
+        let (asked, bytes, key) = &all[99];
+        assert!(kept > 5 && cache.get(key, asked, bytes, now).is_some());
+        let state = cache.state.lock().expect("no panic");
+        let bytes: usize = state.entries.iter().map(|(key, entry)| cost(key, &entry.message)).sum();
+        assert_eq!(bytes, state.bytes);
+    }
 }

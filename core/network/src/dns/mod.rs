@@ -38,6 +38,7 @@ use tokio::sync::Semaphore;
 
 use crate::error::NetworkError;
 use opener::Opener;
+use respond::{Knowledge, Outcome};
 use serve::{Active, Parts, Sandbox};
 use upstream::Sets;
 
@@ -108,6 +109,13 @@ impl Resolvers {
 fn activate(sets: &Sets, settings: Settings) -> Active {
     let Settings { view, upstreams, external, ndots_set } = settings;
     Active { view, set: sets.of(&upstreams), external, keep_single_labels: ndots_set }
+}
+
+/// What the datagram `message` is answered with from the names in `view` alone, written into the empty `out`; `false`
+/// where it gets no answer from there. For measuring: resolvers do the same with what they receive.
+pub fn answer(view: &dyn NameView, message: &[u8], out: &mut Vec<u8>) -> bool {
+    let from = Knowledge { view, keep_single_labels: false, turn: 0 };
+    matches!(respond::respond(message, wire::Transport::Udp, from, out), Outcome::Response)
 }
 
 /// The resolver of one sandbox. Dropping it closes its sockets; the rules that lead to them stay, for the namespace

@@ -165,10 +165,9 @@ impl NameView for SandboxNames {
             let searched =
                 || networks.iter().filter(|joined| network.is_none_or(|n| joined.names.name.eq_ignore_ascii_case(n)));
             let linked = searched().filter_map(|joined| joined.names.find(joined.links.get(host)?, family));
-            let named =
-                searched().filter(|n| !n.links.contains_key(host)).filter_map(|n| n.names.find(host, family));
-            // An address in any network is better than none in the first.
-            for found in [best(linked), best(named)].into_iter().flatten() {
+            let named = searched().filter(|n| !n.links.contains_key(host)).filter_map(|n| n.names.find(host, family));
+            // Within either, an address in any network is better than none in the first.
+            if let Some(found) = best(linked).or_else(|| best(named)) {
                 return Answer::Addresses(found);
             }
         }

@@ -137,11 +137,12 @@ pub(super) fn socket(address: SocketAddr, kind: SocketType) -> io::Result<OwnedF
 fn listen() -> io::Result<Listening> {
     let (udp, tcp) = bind_pair()?;
     let ports = Ports { udp: udp.local_addr()?.port(), tcp: tcp.local_addr()?.port() };
-    let installed = Socket::open(Family::Netfilter)
-        .and_then(|socket| rules::install(&socket, ports).map_err(|error| match error {
+    let installed = Socket::open(Family::Netfilter).and_then(|socket| {
+        rules::install(&socket, ports).map_err(|error| match error {
             dockerd_sys::netlink::NetlinkError::Refused { source, .. } => source,
             dockerd_sys::netlink::NetlinkError::Socket(source) => source,
-        }));
+        })
+    });
     match installed {
         Ok(()) => Ok(Listening { udp, tcp, direct: false }),
         Err(error) => {

@@ -137,8 +137,7 @@ pub fn generate(host: &HostFile, source: &str, overrides: &Overrides) -> Generat
     let search = if overrides.search.is_empty() { &host.search[..] } else { &overrides.search };
     let search: Vec<&str> = search.iter().map(String::as_str).collect();
     // The dot is taken out of what was set; the host's own stays as it is.
-    let search: Vec<&str> =
-        search.into_iter().filter(|domain| overrides.search.is_empty() || *domain != ".").collect();
+    let search: Vec<&str> = search.into_iter().filter(|domain| overrides.search.is_empty() || *domain != ".").collect();
     let from_host = overrides.options.is_empty();
     let options = if from_host { &host.options } else { &overrides.options };
     let ndots_set = options.iter().any(|option| name_of(option) == "ndots");
@@ -301,7 +300,9 @@ sortlist 1.2.3.0
 
     #[test]
     fn servers_are_asked_from_where_they_were_named() {
-        let host = HostFile::parse("nameserver 127.0.0.53 # stub\n;nameserver 9.9.9.9\nnameserver fe80::1%eth0\noptions ndots:1\n");
+        let host = HostFile::parse(
+            "nameserver 127.0.0.53 # stub\n;nameserver 9.9.9.9\nnameserver fe80::1%eth0\noptions ndots:1\n",
+        );
         let generated = generate(&host, SOURCE, &Overrides::default());
         assert!(generated.ndots_set);
         let find = |name: &str| (name == "eth0").then_some(7);

@@ -4,7 +4,9 @@
 
 use std::ops::Range;
 
-use hickory_proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode, emit_message_parts};
+use hickory_proto::op::{
+    Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode, emit_message_parts,
+};
 use hickory_proto::rr::{Name, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncoder};
 
@@ -261,6 +263,84 @@ fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
             length @ 1..=63 => at += 1 + usize::from(length),
             192.. => return Some(at + 2),
             _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::RData;
+    use hickory_proto::rr::rdata::A;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names() -> impl Strategy<Value = Name> {
+        let label = "[a-zA-Z0-9_-]{1,20}";
+        prop::collection::vec(label, 1..6).prop_map(|labels| {
+            let mut name = Name::from_labels(labels.iter().map(String::as_bytes)).expect("a name");
+            name.set_fqdn(true);
+            name
+        })
+    }
+
+    proptest! {
+        /// Queries are read as they were written, and have the same key however they are spelt.
+        #[test]
+        fn queries_are_read(name in names(), kind in 1u16..300, id: u16, payload in prop::option::of(512u16..5000)) {
+            let write = |name: Name| {
+                let mut message = Message::query();
+                message.metadata.id = id;
+                message.add_query(Query::query(name, kind.into()));
+                message.edns = payload.map(|payload| {
+                    let mut edns = Edns::new();
+                    edns.set_max_payload(payload);
+                    edns
+                });
+                message.to_vec().expect("written")
+            };
+            let read = |bytes: &[u8]| match read(bytes, Transport::Udp) {
+                Received::Query(asked) => Ok(asked),
+                other => Err(TestCaseError::fail(format!("{other:?}"))),
+            };
+            let (bytes, lower) = (write(name.clone()), write(name.to_lowercase()));
+            let asked = read(&bytes)?;
+            prop_assert_eq!(asked.metadata.id, id);
+            prop_assert!(asked.question.name().eq_case(&name));
+            prop_assert_eq!(asked.question.query_type(), RecordType::from(kind));
+            prop_assert_eq!(asked.limit(), payload.unwrap_or(512));
+            prop_assert_eq!(asked.key(&bytes), read(&lower)?.key(&lower));
+            let mut out = String::new();
+            prop_assert!(text(&name, &mut out));
+            let labels: Vec<_> = name.iter().map(String::from_utf8_lossy).collect();
+            prop_assert_eq!(out, labels.join(".").to_ascii_lowercase());
+            // Nothing that is cut short is taken for whole.
+            for length in 0..bytes.len() {
+                let cut = super::read(&bytes[..length], Transport::Udp);
+                prop_assert!(matches!(cut, Received::Noise | Received::Bad(..)), "{:?}", cut);
+            }
+        }
+
+        /// However many records: what is written fits, says when it is not all, and the records are found in it.
+        #[test]
+        fn responses_fit(name in names(), count in 0usize..200, limit in 512u16..4000) {
+            let question = Query::query(name.clone(), RecordType::A);
+            let record = |n| Record::from_rdata(name.clone(), 600, RData::A(A::new(10, 0, 0, n)));
+            let answers: Vec<_> = (0..count).map(|n| record(n as u8)).collect();
+            let mut metadata = Metadata::new(7, MessageType::Response, OpCode::Query);
+            metadata.recursion_available = true;
+            let response = Response {
+                metadata, question: Some(&question), answers: &answers, additionals: &[], edns: None, limit,
+            };
+            let mut out = Vec::new();
+            prop_assert!(write(&response, &mut out));
+            prop_assert!(out.len() <= usize::from(limit));
+            let found = records(&out).expect("well-formed");
+            let verdict = check(&out, 7, &question).expect("ours");
+            prop_assert_eq!(verdict.truncated, found.len() < count);
+            prop_assert!(found.iter().all(|r| r.ttl == 600 && r.data.len() == 4 && r.section == Section::Answer));
+            prop_assert_eq!(check(&out, 8, &question), None);
+            prop_assert_eq!(check(&out, 7, &Query::query(name, RecordType::AAAA)), None);
         }
     }
 }

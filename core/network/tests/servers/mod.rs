@@ -12,7 +12,7 @@ use std::time::Duration;
 use dockerd_sys::{ns, process};
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::A;
-use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 /// How long something may take that should happen soon.
 pub(crate) const LIMIT: Duration = Duration::from_secs(15);
@@ -45,7 +45,7 @@ pub(crate) fn widen(socket: &UdpSocket) {
 /// What a server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Behaviour {
-    /// Everything is at 192.0.2.1.
+    /// Every name has the address 192.0.2.1.
     Answer,
     /// Nothing.
     Silent,
@@ -134,6 +134,8 @@ fn responses(query: &[u8], behaviour: Behaviour, tcp: bool, seen: &Seen) -> Vec<
     let mut all = Vec::new();
     match behaviour {
         Behaviour::Silent => return all,
+        // There is nothing else at that name.
+        _ if query.queries[0].query_type() != RecordType::A => {}
         Behaviour::Answer => _ = response.add_answer(record([192, 0, 2, 1])),
         Behaviour::Fail => response.metadata.response_code = ResponseCode::ServFail,
         Behaviour::Truncate if tcp => _ = response.add_answers((1..=60).map(|n| record([192, 0, 2, n]))),
