@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
 use dockerd_sys::netlink::{Family, Socket};
-use dockerd_sys::{ns, process};
+use dockerd_sys::{chores, ns, process};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::rules::{self, Ports};
@@ -29,6 +29,8 @@ type Job = Box<dyn FnOnce(io::Result<()>) + Send>;
 #[derive(Clone)]
 pub(super) struct Opener {
     jobs: Sender<(Arc<OwnedFd>, Job)>,
+    /// Netlink sockets whose end takes a while.
+    closing: Sender<Socket>,
 }
 
 impl fmt::Debug for Opener {
@@ -65,7 +67,7 @@ impl Opener {
             }
         };
         std::thread::Builder::new().name("dns-netns".to_owned()).spawn(run)?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, closing: chores::start("dns-close", |sockets: Vec<Socket>| drop(sockets))? })
     }
 
     /// Runs `work` in `netns` and then hands its result to `done`, on the thread.
@@ -92,7 +94,8 @@ impl Opener {
 
     /// The sockets of the resolver in `netns`, and the rules that lead there. Blocking.
     pub(super) fn listen(&self, netns: &Arc<OwnedFd>) -> io::Result<Listening> {
-        self.run(netns, listen)
+        let closing = self.closing.clone();
+        self.run(netns, move || listen(&closing))
     }
 
     /// Takes the rules in `netns` away. Blocking.
@@ -134,17 +137,18 @@ pub(super) fn socket(address: SocketAddr, kind: SocketType) -> io::Result<OwnedF
 }
 
 /// In the sandbox.
-fn listen() -> io::Result<Listening> {
+fn listen(closing: &Sender<Socket>) -> io::Result<Listening> {
     let (udp, tcp) = bind_pair()?;
     let ports = Ports { udp: udp.local_addr()?.port(), tcp: tcp.local_addr()?.port() };
-    let installed = Socket::open(Family::Netfilter).and_then(|socket| {
-        rules::install(&socket, ports).map_err(|error| match error {
-            dockerd_sys::netlink::NetlinkError::Refused { source, .. } => source,
-            dockerd_sys::netlink::NetlinkError::Socket(source) => source,
-        })
-    });
-    match installed {
-        Ok(()) => Ok(Listening { udp, tcp, direct: false }),
+    let socket = Socket::open(Family::Netfilter)?;
+    match rules::install(&socket, ports) {
+        Ok(replaced) => {
+            if replaced {
+                // Its end is not waited for; if nobody takes it, that happens here.
+                let _ = closing.send(socket);
+            }
+            Ok(Listening { udp, tcp, direct: false })
+        }
         Err(error) => {
             // A kernel without nf_tables. At the port itself we are reached as well, unless the container takes it first;
             // it can take it no more then.

@@ -16,7 +16,7 @@
 //! container. Where the container's own rules switch it on, it sees port 53 both ways, because it stands between the two
 //! chains.
 
-use dockerd_sys::netlink::message::{ACK, APPEND, CREATE};
+use dockerd_sys::netlink::message::{ACK, APPEND, CREATE, EXCLUSIVE};
 use dockerd_sys::netlink::{Batch, MessageWriter, NetlinkError, Socket};
 
 use super::{ADDRESS, PORT};
@@ -81,10 +81,23 @@ const RAW: i32 = -300;
 const MANGLE: i32 = -150;
 
 /// Leads queries to `ports` from now on, wherever they went before: one transaction over `socket`, which is of the
-/// sandbox's namespace.
-pub(super) fn install(socket: &Socket, ports: Ports) -> Result<(), NetlinkError> {
+/// sandbox's namespace. Returns whether there were rules that had to go first: then closing the socket waits until no
+/// packet uses them any more, some milliseconds.
+pub(super) fn install(socket: &Socket, ports: Ports) -> Result<bool, NetlinkError> {
+    match commit(socket, filled(false, ports)) {
+        Ok(()) => Ok(false),
+        Err(error) if error.is(libc::EEXIST) => commit(socket, filled(true, ports)).map(|()| true),
+        Err(error) => Err(error),
+    }
+}
+
+/// The table and all that is in it. It must not be there, or is made anew if `replace`.
+fn filled(replace: bool, ports: Ports) -> Batch {
     let mut batch = begin();
-    fresh_table(&mut batch);
+    if replace {
+        message(&mut batch, uapi::DEL_TABLE, 0).c_text(uapi::TABLE_NAME, TABLE);
+    }
+    message(&mut batch, uapi::NEW_TABLE, CREATE | EXCLUSIVE).c_text(uapi::TABLE_NAME, TABLE);
     for (chain, priority) in [("replies", RAW), ("queries", MANGLE)] {
         base_chain(&mut batch, chain, priority);
     }
@@ -92,12 +105,13 @@ pub(super) fn install(socket: &Socket, ports: Ports) -> Result<(), NetlinkError>
         rewrite(&mut batch, "replies", SOURCE, protocol, port, PORT);
         rewrite(&mut batch, "queries", DESTINATION, protocol, PORT, port);
     }
-    commit(socket, batch)
+    batch
 }
 
 /// Takes the rules away. Nothing happens if there are none.
 pub(super) fn remove(socket: &Socket) -> Result<(), NetlinkError> {
     let mut batch = begin();
+    // Deleting wants one to be there.
     message(&mut batch, uapi::NEW_TABLE, CREATE).c_text(uapi::TABLE_NAME, TABLE);
     message(&mut batch, uapi::DEL_TABLE, 0).c_text(uapi::TABLE_NAME, TABLE);
     commit(socket, batch)
@@ -123,13 +137,6 @@ fn message(batch: &mut Batch, kind: u16, flags: u16) -> MessageWriter<'_> {
     let mut message = batch.message(uapi::SUBSYSTEM << 8 | kind, flags | ACK);
     message.raw(&header(libc::NFPROTO_IPV4 as u8, 0));
     message
-}
-
-fn fresh_table(batch: &mut Batch) {
-    // Deleting wants one to be there.
-    message(batch, uapi::NEW_TABLE, CREATE).c_text(uapi::TABLE_NAME, TABLE);
-    message(batch, uapi::DEL_TABLE, 0).c_text(uapi::TABLE_NAME, TABLE);
-    message(batch, uapi::NEW_TABLE, CREATE).c_text(uapi::TABLE_NAME, TABLE);
 }
 
 fn base_chain(batch: &mut Batch, name: &str, priority: i32) {
