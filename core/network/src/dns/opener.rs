@@ -142,11 +142,9 @@ fn listen(closing: &Sender<Socket>) -> io::Result<Listening> {
     let ports = Ports { udp: udp.local_addr()?.port(), tcp: tcp.local_addr()?.port() };
     let socket = Socket::open(Family::Netfilter)?;
     match rules::install(&socket, ports) {
-        Ok(replaced) => {
-            if replaced {
-                // Its end is not waited for; if nobody takes it, that happens here.
-                let _ = closing.send(socket);
-            }
+        Ok(()) => {
+            // Its end is not waited for; if nobody takes it, that happens here.
+            let _ = closing.send(socket);
             Ok(Listening { udp, tcp, direct: false })
         }
         Err(error) => {

@@ -16,7 +16,7 @@
 //! container. Where the container's own rules switch it on, it sees port 53 both ways, because it stands between the two
 //! chains.
 
-use dockerd_sys::netlink::message::{ACK, APPEND, CREATE, EXCLUSIVE};
+use dockerd_sys::netlink::message::{ACK, APPEND, CREATE};
 use dockerd_sys::netlink::{Batch, MessageWriter, NetlinkError, Socket};
 
 use super::{ADDRESS, PORT};
@@ -40,6 +40,7 @@ mod uapi {
     pub(super) const DEL_TABLE: u16 = libc::NFT_MSG_DELTABLE as u16;
     pub(super) const NEW_CHAIN: u16 = libc::NFT_MSG_NEWCHAIN as u16;
     pub(super) const NEW_RULE: u16 = libc::NFT_MSG_NEWRULE as u16;
+    pub(super) const DEL_RULE: u16 = libc::NFT_MSG_DELRULE as u16;
     pub(super) const TABLE_NAME: u16 = 1;
     pub(super) const CHAIN_TABLE: u16 = 1;
     pub(super) const CHAIN_NAME: u16 = 3;
@@ -81,31 +82,22 @@ const RAW: i32 = -300;
 const MANGLE: i32 = -150;
 
 /// Leads queries to `ports` from now on, wherever they went before: one transaction over `socket`, which is of the
-/// sandbox's namespace. Returns whether there were rules that had to go first: then closing the socket waits until no
-/// packet uses them any more, some milliseconds.
-pub(super) fn install(socket: &Socket, ports: Ports) -> Result<bool, NetlinkError> {
-    match commit(socket, filled(false, ports)) {
-        Ok(()) => Ok(false),
-        Err(error) if error.is(libc::EEXIST) => commit(socket, filled(true, ports)).map(|()| true),
-        Err(error) => Err(error),
-    }
-}
-
-/// The table and all that is in it. It must not be there, or is made anew if `replace`.
-fn filled(replace: bool, ports: Ports) -> Batch {
+/// sandbox's namespace. Closing the socket waits until no packet uses old rules any more, some milliseconds if there were
+/// any.
+pub(super) fn install(socket: &Socket, ports: Ports) -> Result<(), NetlinkError> {
     let mut batch = begin();
-    if replace {
-        message(&mut batch, uapi::DEL_TABLE, 0).c_text(uapi::TABLE_NAME, TABLE);
-    }
-    message(&mut batch, uapi::NEW_TABLE, CREATE | EXCLUSIVE).c_text(uapi::TABLE_NAME, TABLE);
+    // The table and the chains stay if they are there: taking chains away, or a transaction that is refused, waits for all
+    // processors (12 ms).
+    message(&mut batch, uapi::NEW_TABLE, CREATE).c_text(uapi::TABLE_NAME, TABLE);
     for (chain, priority) in [("replies", RAW), ("queries", MANGLE)] {
         base_chain(&mut batch, chain, priority);
     }
+    message(&mut batch, uapi::DEL_RULE, 0).c_text(uapi::RULE_TABLE, TABLE);
     for (protocol, port) in [(UDP, ports.udp), (TCP, ports.tcp)] {
         rewrite(&mut batch, "replies", SOURCE, protocol, port, PORT);
         rewrite(&mut batch, "queries", DESTINATION, protocol, PORT, port);
     }
-    batch
+    commit(socket, batch)
 }
 
 /// Takes the rules away. Nothing happens if there are none.
