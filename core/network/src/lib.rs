@@ -6,6 +6,7 @@
 
 pub mod bridge;
 pub mod config;
+pub mod dns;
 pub mod driver;
 pub mod error;
 pub mod firewall;

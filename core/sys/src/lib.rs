@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod caps;
 pub mod chores;
 pub mod command;
+pub mod datagrams;
 pub mod fdpass;
 pub mod fuse;
 pub mod inside;
