@@ -172,7 +172,7 @@ fn logs_terminal(t: &Case<'_>) -> Result<()> {
 
 /// A client that goes away hinders nobody.
 fn client_that_disappears(t: &Case<'_>) -> Result<()> {
-    let name = t.start("c", &[], &["sh", "-c", "until test -e /go; do seq 1 100; sleep 0.02; done; exit 8"])?;
+    let name = t.start("c", &[], &["sh", "-c", "until test -e /go; do seq 1 1000; sleep 0.01; done; exit 8"])?;
     for _ in 0..20 {
         let path = format!("/containers/{name}/attach?stream=1&stdout=1&logs=1");
         drop(http::open(&t.host().socket, "POST", &path, &UPGRADE, b"")?);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -83,7 +83,7 @@ impl LogReader {
         Ok(out)
     }
 
-    /// What has come since the last call. Blocking.
+    /// What has come since the last call, as far as the file goes now: it may grow faster than it is read. Blocking.
     pub(crate) fn more(&mut self) -> io::Result<Vec<LogEntry>> {
         let mut out = Vec::new();
         loop {
@@ -98,7 +98,8 @@ impl LogReader {
             }
             let Some((reader, inode)) = &mut self.current else { return Ok(out) };
             let rotated_away = std::fs::metadata(&self.path).is_ok_and(|meta| meta.ino() != *inode);
-            read_lines(reader, &mut self.begun, &self.query, &mut out)?;
+            let left = reader.get_ref().metadata()?.len().saturating_sub(reader.stream_position()?);
+            read_lines(&mut reader.take(left), &mut self.begun, &self.query, &mut out)?;
             if !rotated_away {
                 return Ok(out);
             }
