@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use compat_tests::daemon::Daemon;
 use compat_tests::host::Host;
 use compat_tests::leaks::{Holdings, Watch};
+use compat_tests::network::Network;
 use compat_tests::suite;
 use compat_tests::{Case, LIMIT, PAUSE, Suite, tests};
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
             graceful_stop_ends_containers,
             networks_are_taken_over,
             user_networks_are_taken_over,
+            first_network_of_a_daemon_without_a_bridge,
             networks_made_and_removed_meanwhile,
         ],
     }
@@ -47,7 +49,11 @@ struct Own {
 
 impl Own {
     fn start() -> Result<Self> {
-        let daemon = Daemon::start(&[])?;
+        Self::with(&[])
+    }
+
+    fn with(flags: &[&str]) -> Result<Self> {
+        let daemon = Daemon::start(flags)?;
         let image = suite::import(daemon.host(), "kill")?;
         let own = Self { daemon };
         own.ok(&["tag", &image, "busybox"])?;
@@ -486,6 +492,48 @@ fn user_networks_are_taken_over(_: &Case<'_>) -> Result<()> {
     own.ok(&["rm", "-f", "web"])?;
     own.ok(&["network", "rm", "one", "two", "three"])?;
     own.finish(&watch, &before)
+}
+
+/// The packet filter is left alone until there is something to filter, and has its rules from then on.
+fn first_network_of_a_daemon_without_a_bridge(_: &Case<'_>) -> Result<()> {
+    let mut own = Own::with(&["--bridge", "none"])?;
+    let network = Network::of(own.host())?;
+    let table = || network.command("nft").args(["list", "table", "ip", "dockerd-rs"]).output();
+    ensure!(!table()?.status.success(), "there is a table already");
+    let serve = "echo hello >/tmp/index.html; httpd -f -h /tmp";
+    for (name, subnet) in [("one", "10.74.0.0/24"), ("two", "10.75.0.0/24")] {
+        own.ok(&[
+            "network",
+            "create",
+            "--subnet",
+            subnet,
+            "-o",
+            &format!("com.docker.network.bridge.name=br-{name}"),
+            name,
+        ])?;
+        own.ok(&["run", "-d", "--name", name, "--network", name, "-p", "80", "busybox", "sh", "-c", serve])?;
+    }
+    for _ in 0..2 {
+        let rules = String::from_utf8_lossy(&table()?.stdout).into_owned();
+        for link in ["br-one", "br-two"] {
+            ensure!(rules.contains(&format!("oifname \"{link}\" drop")), "{rules}");
+        }
+        let port = own.ok(&["port", "one", "80/tcp"])?;
+        let url = format!(
+            "http://127.0.0.1:{}",
+            port.lines().next().unwrap_or_default().rsplit(':').next().unwrap_or_default()
+        );
+        let ask = ["run", "--rm", "--network", "host", "busybox", "wget", "-qO-", &url];
+        own.wait_for(&ask, |out| out == "hello")?;
+        own.ok(&["exec", "one", "ping", "-c", "1", "10.74.0.1"])?;
+        let other = own.host().docker(&["exec", "one", "wget", "-qO-", "-T", "2", "http://10.75.0.2"], "");
+        ensure!(other.code != 0, "one network reaches the other: {}", other.out);
+        own.daemon.kill()?;
+        own.daemon.restart()?;
+    }
+    own.ok(&["rm", "-f", "one", "two"])?;
+    own.ok(&["network", "rm", "one", "two"])?;
+    Ok(())
 }
 
 /// Whatever a kill interrupts: a network that is listed has its bridge, and no other bridge is left.

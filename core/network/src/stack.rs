@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dockerd_sys::netlink::{Family, Socket};
 use dockerd_types::ContainerId;
@@ -127,10 +128,13 @@ pub struct NetworkStack {
     networks: Mutex<Vec<Arc<dyn NetworkDriver>>>,
     bridge: Option<Arc<BridgeNetwork>>,
     firewall: Arc<dyn Firewall>,
-    filters: bool,
+    /// Whether the packet filter has our rules: from the first bridge on.
+    installed: AtomicBool,
     publisher: PortPublisher,
     sweeper: Sweeper,
-    drop_foreign: bool,
+    /// Whether what concerns no bridge is dropped; known from the first bridge on.
+    drop_foreign: OnceLock<bool>,
+    forwarding_marker: PathBuf,
     pool: SandboxPool,
     sandboxes: Mutex<HashMap<ContainerId, HeldSandbox>>,
     /// Links an earlier daemon made; looked at once.
@@ -149,12 +153,8 @@ impl NetworkStack {
         let StackOptions { config, predefined, bridges, forwarding_marker, runtime } = options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let link = setup::set_up(&socket, &config)?;
-        let mut drop_foreign = false;
-        if config.ip_forward && (link.is_some() || !bridges.is_empty()) {
-            drop_foreign = forward(&forwarding_marker)? && !config.ip_forward_no_drop;
-        }
-        let filters = config.firewall && (link.is_some() || !bridges.is_empty());
-        let firewall: Arc<dyn Firewall> = if filters { Arc::new(NftFirewall::open()?) } else { Arc::new(NoFirewall) };
+        let firewall: Arc<dyn Firewall> =
+            if config.firewall { Arc::new(NftFirewall::default()) } else { Arc::new(NoFirewall) };
         let pool = SandboxPool::start()?;
         let none = pool.add_shelf(Blueprint::Plain);
         let publisher = PortPublisher::new(PublisherOptions {
@@ -167,10 +167,11 @@ impl NetworkStack {
             networks: Mutex::default(),
             bridge: None,
             firewall,
-            filters,
+            installed: AtomicBool::new(false),
             publisher,
             sweeper: Sweeper::start()?,
-            drop_foreign,
+            drop_foreign: OnceLock::new(),
+            forwarding_marker,
             pool,
             sandboxes: Mutex::default(),
             leftovers: Mutex::default(),
@@ -227,7 +228,7 @@ impl NetworkStack {
         settings: BridgeSettings,
         prepare: bool,
     ) -> Result<Arc<BridgeNetwork>, NetworkError> {
-        if self.filters {
+        if self.config.firewall {
             setup::route_loopback(&link.name)?;
         }
         // Before the pool makes new ones.
@@ -300,7 +301,10 @@ impl NetworkStack {
     }
 
     fn replace_rules(&self) -> Result<(), NetworkError> {
-        self.firewall.replace_bridges(&self.rules(), self.drop_foreign)
+        if !self.installed.load(Ordering::Relaxed) {
+            return self.install();
+        }
+        self.firewall.replace_bridges(&self.rules(), self.pass_on()?)
     }
 
     /// The first subnet of the pools that is neither one of `taken` nor routed on the host. Blocking.
@@ -331,10 +335,28 @@ impl NetworkStack {
         self.pool.refill();
     }
 
-    /// Sets the packet filter's rules with everything that is published, in one transaction.
+    /// Has the host pass packets on; whether it did not before, so that what concerns no bridge is to be dropped.
+    fn pass_on(&self) -> Result<bool, NetworkError> {
+        if let Some(known) = self.drop_foreign.get() {
+            return Ok(*known);
+        }
+        let config = &self.config;
+        let drop = config.ip_forward && forward(&self.forwarding_marker)? && !config.ip_forward_no_drop;
+        Ok(*self.drop_foreign.get_or_init(|| drop))
+    }
+
+    /// Sets the packet filter's rules with everything that is published, in one transaction. A host without bridges is left
+    /// as it is. At the start and under the turn of those who make networks.
     fn install(&self) -> Result<(), NetworkError> {
+        let bridges = self.rules();
+        if bridges.is_empty() {
+            return Ok(());
+        }
+        let drop_foreign = self.pass_on()?;
         let forwards = lock(&self.sandboxes).values().flat_map(HeldSandbox::forwards).collect();
-        self.firewall.install(&Ruleset { bridges: self.rules(), forwards, drop_foreign: self.drop_foreign })
+        self.firewall.install(&Ruleset { bridges, forwards, drop_foreign })?;
+        self.installed.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 

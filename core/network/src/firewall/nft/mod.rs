@@ -17,7 +17,7 @@ use message::Transaction;
 /// The table's name; it is ours alone in its network namespace.
 pub const TABLE: &str = "dockerd-rs";
 
-/// The driver.
+/// The driver; works in the network namespace of those who call it.
 #[derive(Debug, Default)]
 pub struct NftFirewall {
     /// Sockets nobody uses at the moment. No lock is held while the kernel works.
@@ -28,12 +28,6 @@ pub struct NftFirewall {
 const KEPT: usize = 4;
 
 impl NftFirewall {
-    /// Uses the calling thread's network namespace from now on.
-    pub fn open() -> Result<Self, NetworkError> {
-        let socket = Socket::open(Family::Netfilter).map_err(NetworkError::io("open netfilter socket"))?;
-        Ok(Self { idle: Mutex::new(vec![socket]) })
-    }
-
     fn commit(&self, transaction: Transaction, action: &'static str) -> Result<(), NetworkError> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
