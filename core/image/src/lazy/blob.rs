@@ -33,6 +33,8 @@ use super::ranges::Ranges;
 const BLOCK: u64 = 4096;
 /// Least that is fetched for somebody who waits: what lies beside it is wanted soon, and costs less than a further request.
 const LEAST: u64 = 64 << 10;
+/// Most that is fetched ahead for somebody who reads on and on: far registries answer late, whatever they are asked for.
+const LARGEST: u64 = 4 << 20;
 /// Most that is asked for in one request while nobody waits.
 const MOST: u64 = 32 << 20;
 /// Bytes that are written at a time.
@@ -136,6 +138,50 @@ struct State {
     waiting: usize,
     source: Option<Arc<dyn Source>>,
     gone: bool,
+    /// Where the last one who waited had got to, and how far beyond that was fetched.
+    reached: u64,
+    ahead: u64,
+}
+
+impl State {
+    /// What to fetch for somebody who waits for `gap`: with what lies behind it, more and more of it as long as it is asked for in
+    /// its order. `None` while others fetch what is waited for.
+    fn ahead(&mut self, gap: Range<u64>, size: u64) -> Option<Range<u64>> {
+        if self.under_way.gaps(gap.clone()).is_empty() {
+            return None;
+        }
+        let follows = gap.start >= self.reached && gap.start - self.reached <= LEAST;
+        self.ahead = if follows && self.reached > 0 { (self.ahead * 2).clamp(LEAST, LARGEST) } else { LEAST };
+        let wanted = aligned(gap.start..gap.end.max(gap.start.saturating_add(self.ahead).min(size)), size);
+        self.reached = wanted.end;
+        Some(wanted)
+    }
+}
+
+/// Attempts of one who wants bytes.
+struct Attempts {
+    most: u32,
+    failed: u32,
+    pause: Duration,
+}
+
+impl Attempts {
+    fn new(most: u32) -> Self {
+        Self { most: most.max(1), failed: 0, pause: PAUSE }
+    }
+
+    /// Waits before the next attempt, or gives the error back: it will not pass, or there were enough. With `progress`, some
+    /// bytes came before it.
+    async fn after(&mut self, error: FetchError, progress: bool, blob: &Digest) -> Result<(), FetchError> {
+        self.failed = if progress { 1 } else { self.failed + 1 };
+        if self.failed >= self.most || !error.may_pass() {
+            return Err(error);
+        }
+        tracing::info!(%blob, %error, "a part of a layer is asked for again");
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
 }
 
 /// Bytes somebody fetches; released when dropped.
@@ -226,13 +272,13 @@ impl SparseBlob {
 
     /// Waits until the bytes `range` are here, fetching what is not.
     pub(super) async fn need(&self, range: Range<u64>) -> Result<(), FetchError> {
-        let mut changed = self.changed.subscribe();
         if self.lock().present.covers(range.clone()) {
             return Ok(());
         }
         self.change(|state| state.waiting += 1);
         let _waiting = Waiting(self);
-        let (mut failed, mut pause) = (0, PAUSE);
+        let mut changed = self.changed.subscribe();
+        let mut attempts = Attempts::new(ATTEMPTS);
         loop {
             changed.borrow_and_update();
             let claim = {
@@ -241,45 +287,27 @@ impl SparseBlob {
                     return Err(FetchError::Gone);
                 }
                 let Some(gap) = state.present.gaps(range.clone()).into_iter().next() else { return Ok(()) };
-                let wanted = aligned(gap.start..gap.end.max(gap.start.saturating_add(LEAST).min(self.size)), self.size);
-                let free = state.under_way.gaps(gap.clone()).into_iter().next().map(|_| wanted);
-                free.and_then(|wanted| {
-                    // What follows may be here or under way already.
-                    let start = state
-                        .present
-                        .gaps(wanted)
-                        .into_iter()
-                        .find_map(|gap| state.under_way.gaps(gap).into_iter().next())?;
-                    state.under_way.add(start.clone());
-                    Some(Claim { blob: self, range: start })
-                })
+                let wanted = state.ahead(gap, self.size);
+                let free = wanted.and_then(|wanted| state.present.first_gap_in(&state.under_way, wanted));
+                free.map(|range| self.claim(&mut state, range))
             };
             let Some(claim) = claim else {
                 // Somebody else brings it.
                 changed.changed().await.map_err(|_| FetchError::Gone)?;
                 continue;
             };
-            let result = self.fetch(claim.range.clone(), false).await;
-            drop(claim);
-            let Err(error) = result else {
-                (failed, pause) = (0, PAUSE);
-                continue;
-            };
-            failed += 1;
-            if failed >= ATTEMPTS || !error.may_pass() {
-                return Err(error);
+            match self.fetch(claim, false).await {
+                Ok(()) => attempts = Attempts::new(ATTEMPTS),
+                Err(error) => attempts.after(error, false, &self.digest).await?,
             }
-            tracing::info!(blob = %self.digest, %error, "a part of a layer is asked for again");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
     /// Fetches all that is missing, while nobody waits for anything else. Ends when all is here, or with the error that does not
     /// pass.
-    pub(super) async fn fill(&self, attempts: u32) -> Result<(), FetchError> {
+    pub(super) async fn fill(&self, most: u32) -> Result<(), FetchError> {
         let mut changed = self.changed.subscribe();
-        let (mut failed, mut pause) = (0, PAUSE);
+        let mut attempts = Attempts::new(most);
         loop {
             changed.borrow_and_update();
             let claim = {
@@ -290,14 +318,13 @@ impl SparseBlob {
                 if state.present.covers(0..self.size) {
                     return Ok(());
                 }
-                let gap = match state.waiting {
-                    0 => state.present.first_gap(&state.under_way, self.size, MOST),
+                let free = match state.waiting {
+                    0 => state.present.first_gap_in(&state.under_way, 0..self.size),
                     _ => None,
                 };
-                gap.map(|range| {
-                    let range = aligned(range, self.size);
-                    state.under_way.add(range.clone());
-                    Claim { blob: self, range }
+                free.map(|free| {
+                    let range = aligned(free.start..free.end.min(free.start + MOST), self.size);
+                    self.claim(&mut state, range)
                 })
             };
             let Some(claim) = claim else {
@@ -305,33 +332,29 @@ impl SparseBlob {
                 continue;
             };
             let before = self.fetched();
-            let result = self.fetch(claim.range.clone(), true).await;
-            drop(claim);
-            let Err(error) = result else {
-                (failed, pause) = (0, PAUSE);
-                continue;
-            };
-            failed = if self.fetched() > before { 1 } else { failed + 1 };
-            if failed >= attempts.max(1) || !error.may_pass() {
-                return Err(error);
+            match self.fetch(claim, true).await {
+                Ok(()) => attempts = Attempts::new(most),
+                Err(error) => attempts.after(error, self.fetched() > before, &self.digest).await?,
             }
-            tracing::info!(blob = %self.digest, %error, "the rest of a layer is asked for again");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// Fetches `range`, which begins and ends at blocks, and marks what has come. With `yields` the rest is left when somebody
-    /// waits for anything.
-    async fn fetch(&self, range: Range<u64>, yields: bool) -> Result<(), FetchError> {
+    fn claim(&self, state: &mut State, range: Range<u64>) -> Claim<'_> {
+        state.under_way.add(range.clone());
+        Claim { blob: self, range }
+    }
+
+    /// Fetches what `claim` is about, which begins and ends at blocks, and marks what has come. With `yields` the rest is left
+    /// when somebody waits for anything.
+    async fn fetch(&self, claim: Claim<'_>, yields: bool) -> Result<(), FetchError> {
+        let range = claim.range.clone();
         let source = self.source().await?;
         let wanted_elsewhere = async {
-            let mut changed = self.changed.subscribe();
-            while !yields || self.lock().waiting == 0 {
-                if changed.changed().await.is_err() {
-                    return;
-                }
+            if !yields {
+                return std::future::pending().await;
             }
+            // Its sender lives as long as this.
+            let _ = self.changed.subscribe().wait_for(|_| self.lock().waiting > 0).await;
         };
         let mut wanted_elsewhere = std::pin::pin!(wanted_elsewhere);
         let asked = tokio::select! {

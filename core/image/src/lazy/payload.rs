@@ -20,6 +20,8 @@ use crate::toc::{Codec, LazyLayer};
 /// How long somebody who reads waits between rounds of attempts. Readers rather wait than get an error, which would leave pages
 /// behind that nobody who waits for them can be killed on (`dockerd_sys::fuse`).
 const PAUSE: Duration = Duration::from_secs(10);
+/// Most bytes of the blob that one read may be answered from in one go; what lies further apart is none of one another's business.
+const TOGETHER: u64 = 4 << 20;
 
 /// A payload.
 #[derive(Debug)]
@@ -112,6 +114,13 @@ impl Payload {
         let chunks = self.layer.all_chunks();
         let first = chunks.partition_point(|chunk| chunk.payload().end <= range.start);
         let end = chunks.partition_point(|chunk| chunk.payload().start < range.end);
+        // Together first: each by itself would be a round trip.
+        let missing = |at: &usize| !self.lock().is_done(*at) && chunks[*at].codec() != Codec::Zeros;
+        let blobs = (first..end).filter(missing).map(|at| chunks[at].blob());
+        let all = blobs.reduce(|all, blob| all.start.min(blob.start)..all.end.max(blob.end));
+        if let Some(all) = all.filter(|all| all.end - all.start <= TOGETHER) {
+            self.blob.need(all).await?;
+        }
         for chunk in first..end {
             self.bring_chunk(chunk).await?;
         }

@@ -73,11 +73,9 @@ impl Ranges {
         self.0.iter().map(|(first, last)| last - first).sum()
     }
 
-    /// The first bytes of `0..end` that are in neither of both, at most `most`.
-    pub(super) fn first_gap(&self, other: &Self, end: u64, most: u64) -> Option<Range<u64>> {
-        let free = |gap: Range<u64>| other.gaps(gap).into_iter().next();
-        let gap = self.gaps(0..end).into_iter().find_map(free)?;
-        Some(gap.start..gap.end.min(gap.start.saturating_add(most)))
+    /// The first part of `range` that is in neither of both.
+    pub(super) fn first_gap_in(&self, other: &Self, range: Range<u64>) -> Option<Range<u64>> {
+        self.gaps(range).into_iter().find_map(|gap| other.gaps(gap).into_iter().next())
     }
 }
 
@@ -117,10 +115,10 @@ mod tests {
         let (mut here, mut under_way) = (Ranges::default(), Ranges::default());
         here.add(0..10);
         under_way.add(10..20);
-        assert_eq!(here.first_gap(&under_way, 100, 30), Some(20..50));
-        assert_eq!(here.first_gap(&under_way, 25, 30), Some(20..25));
-        assert_eq!(here.first_gap(&under_way, 20, 30), None);
+        assert_eq!(here.first_gap_in(&under_way, 0..100), Some(20..100));
+        assert_eq!(here.first_gap_in(&under_way, 5..25), Some(20..25));
+        assert_eq!(here.first_gap_in(&under_way, 0..20), None);
         under_way.add(0..100);
-        assert_eq!(here.first_gap(&under_way, 100, 30), None);
+        assert_eq!(here.first_gap_in(&under_way, 0..100), None);
     }
 }

@@ -121,6 +121,21 @@ async fn who_waits_goes_first_and_the_rest_goes_on_later() {
 }
 
 #[tokio::test]
+async fn who_reads_on_gets_more_at_a_time() {
+    let bed = bed(OFTEN);
+    for start in (100_000..900_000).step_by(20_000) {
+        bed.blob.need(start..start + 20_000).await.expect("fetched");
+        bed.check(start..start + 20_000);
+    }
+    let asked = bed.asked();
+    assert!(asked.len() <= 5, "{asked:?}");
+    assert!(asked.windows(2).all(|pair| pair[0].end == pair[1].start), "{asked:?}");
+    // Somewhere else it begins anew.
+    bed.blob.need(0..10).await.expect("fetched");
+    assert_eq!(bed.asked()[asked.len()], 0..65_536);
+}
+
+#[tokio::test]
 async fn what_two_need_is_fetched_once() {
     let bed = bed(OFTEN);
     let all = (0..20).map(|_| bed.blob.need(100_000..150_000));
