@@ -1,5 +1,6 @@
 //! `--security-opt`, parsed.
 
+use dockerd_types::boolean::parse_bool;
 use dockerd_types::container::HostConfig;
 
 use super::create_error::CreateError;
@@ -73,15 +74,6 @@ impl SecurityOptions {
             _ => return Err(CreateError::SecurityOpt { place: 2, option: option.to_owned() }),
         }
         Ok(())
-    }
-}
-
-/// The texts Go's `strconv.ParseBool` takes.
-fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
     }
 }
 

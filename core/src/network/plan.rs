@@ -9,6 +9,7 @@ use dockerd_network::bridge::BridgeSettings;
 use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::ipam::Subnet;
 use dockerd_network::stack::BridgeOrder;
+use dockerd_types::boolean::parse_bool;
 use dockerd_types::container::Labels;
 use dockerd_types::{ErrorKind, Kinded, NetworkId, Timestamp};
 
@@ -425,15 +426,6 @@ fn gateway(pool: &PoolDocument) -> Ipv4Addr {
     let taken = |address: &Ipv4Addr| pool.auxiliary.values().any(|other| other == address);
     let free = (first.to_bits()..=pool.subnet.last().to_bits()).map(Ipv4Addr::from_bits);
     free.into_iter().find(|address| !taken(address)).unwrap_or(first)
-}
-
-/// Booleans as Go's `strconv.ParseBool` reads them.
-fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

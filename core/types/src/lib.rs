@@ -2,6 +2,7 @@
 //! description of a container. No I/O, no clock, no kernel; anything here may be used anywhere.
 #![forbid(unsafe_code)]
 
+pub mod boolean;
 pub mod container;
 pub mod digest;
 pub mod error;
