@@ -151,6 +151,13 @@ impl<'a> Case<'a> {
         Ok(name)
     }
 
+    /// Asks `url` until its server is up and says `hello`; from a container with these options.
+    pub fn fetch(&self, options: &[&str], url: &str) -> Result<()> {
+        let ask = [self.image, "wget", "-qO-", url];
+        let asked = self.wait_for(&[&["run", "--rm"], options, &ask].concat(), "hello");
+        asked.with_context(|| format!("{options:?} {url}"))
+    }
+
     /// A container that sleeps until it is told to end.
     pub fn sleeper(&self, what: &str, options: &[&str]) -> Result<String> {
         self.start(what, options, &["sleep", "100000"])

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 pub mod case;
 pub mod certificate;
+pub mod check;
 pub mod daemon;
 pub mod expected;
 pub mod faults;

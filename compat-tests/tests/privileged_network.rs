@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use compat_tests::check::{equal, has};
 use compat_tests::{Case, Suite, tests};
 
 /// Serves `hello` on port 80.
@@ -43,24 +44,8 @@ fn serve(case: &Case<'_>, name: &str, options: &[&str]) -> Result<String> {
     case.start(name, &[&BRIDGE, options].concat(), &SERVER)
 }
 
-/// Asks a URL from a container with these options, until the server is up.
-fn fetch(case: &Case<'_>, options: &[&str], url: &str) -> Result<()> {
-    let ask = [case.image(), "wget", "-qO-", url];
-    case.wait_for(&[&["run", "--rm"], options, &ask].concat(), "hello").with_context(|| format!("{options:?} {url}"))
-}
-
 fn from_host(case: &Case<'_>, url: &str) -> Result<()> {
-    fetch(case, &["--network", "host"], url)
-}
-
-fn equal<T: PartialEq + std::fmt::Debug>(found: T, wanted: T) -> Result<()> {
-    ensure!(found == wanted, "{found:?}, not {wanted:?}");
-    Ok(())
-}
-
-fn has(text: &str, part: &str) -> Result<()> {
-    ensure!(text.contains(part), "no {part:?} in {text:?}");
-    Ok(())
+    case.fetch(&["--network", "host"], url)
 }
 
 fn addresses_and_files(case: &Case<'_>) -> Result<()> {
@@ -83,7 +68,7 @@ fn addresses_and_files(case: &Case<'_>) -> Result<()> {
     ensure!(routes.starts_with("default via 172.17.0.1 dev eth0"), "{routes}");
     equal(inside(&["cat", "/proc/sys/net/ipv6/conf/eth0/disable_ipv6"])?.as_str(), "1")?;
     // Containers reach each other.
-    fetch(case, &BRIDGE, &format!("http://{address}"))?;
+    case.fetch(&BRIDGE, &format!("http://{address}"))?;
     // Without an option it is the bridge, too.
     let mode = case.docker(&["run", "--rm", case.image(), "hostname", "-i"]).ok()?;
     ensure!(mode.starts_with("172.17."), "{mode}");
@@ -115,8 +100,8 @@ fn published_ports_are_reached(case: &Case<'_>) -> Result<()> {
         from_host(case, &format!("http://{address}"))?;
     }
     // From another container, and from the same one.
-    fetch(case, &BRIDGE, &format!("http://172.17.0.1:{all}"))?;
-    fetch(case, &["--network", &format!("container:{name}")], &format!("http://172.17.0.1:{all}"))?;
+    case.fetch(&BRIDGE, &format!("http://172.17.0.1:{all}"))?;
+    case.fetch(&["--network", &format!("container:{name}")], &format!("http://172.17.0.1:{all}"))?;
     case.docker(&["rm", "-f", &name]).ok()?;
     let url = format!("http://127.0.0.1:{all}");
     let gone = case.docker(&["run", "--rm", "--network", "host", case.image(), "wget", "-qO-", &url]);
@@ -198,7 +183,7 @@ fn joined_host_and_no_network(case: &Case<'_>) -> Result<()> {
     let owner = serve(case, "a", &[])?;
     let joined = format!("container:{owner}");
     let joined = ["--network", joined.as_str()];
-    fetch(case, &joined, "http://127.0.0.1")?;
+    case.fetch(&joined, "http://127.0.0.1")?;
     equal(case.shell(&joined, "cat /etc/hostname")?, case.inspect(&owner, "{{.Config.Hostname}}"))?;
     let joiner = case.sleeper("b", &joined)?;
     let networks = "{{len .NetworkSettings.Networks}}[{{.NetworkSettings.SandboxID}}]";

@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use compat_tests::check::{equal, has};
 use compat_tests::{Case, Suite, tests};
 use serde_json::{Value, json};
 
@@ -52,16 +53,6 @@ fn range(case: &Case<'_>) -> String {
     format!("10.{}.{}", 40 + number % 150, number / 150 % 250)
 }
 
-fn equal<T: PartialEq + std::fmt::Debug>(found: T, wanted: T) -> Result<()> {
-    ensure!(found == wanted, "{found:?}, not {wanted:?}");
-    Ok(())
-}
-
-fn has(text: &str, part: &str) -> Result<()> {
-    ensure!(text.contains(part), "no {part:?} in {text:?}");
-    Ok(())
-}
-
 fn make(case: &Case<'_>, what: &str, options: &[&str]) -> Result<String> {
     let name = case.network(what);
     case.docker(&[&["network", "create"], options, &[&name]].concat()).ok()?;
@@ -70,12 +61,6 @@ fn make(case: &Case<'_>, what: &str, options: &[&str]) -> Result<String> {
 
 fn inspected(case: &Case<'_>, network: &str) -> Result<Value> {
     case.http("GET", &format!("/networks/{network}"))?.json()
-}
-
-/// Asks `url` until its server is up; from a container with these options.
-fn fetch(case: &Case<'_>, options: &[&str], url: &str) -> Result<()> {
-    let ask = [case.image(), "wget", "-qO-", url];
-    case.wait_for(&[&["run", "--rm"], options, &ask].concat(), "hello").with_context(|| format!("{options:?} {url}"))
 }
 
 fn address(case: &Case<'_>, container: &str, network: &str) -> String {
@@ -400,8 +385,8 @@ fn who_reaches_whom(case: &Case<'_>) -> Result<()> {
     let d = case.sleeper("d", &["--network", "bridge"])?;
     let (ip_a, ip_c) = (address(case, &a, &one), address(case, &c, &other));
     ensure!(reaches(case, &b, &ip_a), "containers of one network");
-    fetch(case, &["--network", &one], &format!("http://{ip_a}"))?;
-    fetch(case, &["--network", "host"], &format!("http://{ip_a}"))?;
+    case.fetch(&["--network", &one], &format!("http://{ip_a}"))?;
+    case.fetch(&["--network", "host"], &format!("http://{ip_a}"))?;
     for (from, to) in [(&c, &ip_a), (&d, &ip_a), (&a, &ip_c), (&d, &ip_c)] {
         ensure!(!reaches(case, from, to), "{from} reached {to} on another network");
     }
@@ -423,7 +408,7 @@ fn internal_networks(case: &Case<'_>) -> Result<()> {
     equal(case.inspect(&a, &format!("[{{{{(index .NetworkSettings.Networks {closed:?}).Gateway}}}}]")).as_str(), "[]")?;
     // Nothing is published there.
     equal(case.docker(&["port", &a]).ok()?, String::new())?;
-    fetch(case, &["--network", "host"], &format!("http://{ip_a}"))
+    case.fetch(&["--network", "host"], &format!("http://{ip_a}"))
 }
 
 fn containers_apart(case: &Case<'_>) -> Result<()> {
@@ -431,7 +416,7 @@ fn containers_apart(case: &Case<'_>) -> Result<()> {
     let a = case.start("a", &["--network", &network], &SERVER)?;
     let b = case.sleeper("b", &["--network", &network])?;
     let ip = address(case, &a, &network);
-    fetch(case, &["--network", "host"], &format!("http://{ip}"))?;
+    case.fetch(&["--network", "host"], &format!("http://{ip}"))?;
     let frames = std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables").unwrap_or_default();
     // The stock daemon keeps them apart only where frames pass the packet filter.
     if case.is_ours() || frames.trim() == "1" {
@@ -454,7 +439,7 @@ fn published_ports(case: &Case<'_>) -> Result<()> {
         for url in
             [format!("http://127.0.0.1:{all}"), format!("http://[::1]:{all}"), format!("http://127.0.0.1:{local}")]
         {
-            fetch(case, &["--network", "host"], &url)?;
+            case.fetch(&["--network", "host"], &url)?;
         }
         Ok(())
     };
