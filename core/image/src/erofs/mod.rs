@@ -32,6 +32,9 @@ pub(crate) use write::reseal;
 pub use write::write;
 pub use xattr::Attribute;
 
+/// No name in the table of devices, where their order says which is which.
+pub(crate) const NO_TAG: [u8; 64] = [0; 64];
+
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -254,7 +254,7 @@ impl ImageStore {
     /// Whether containers saw the files that the layer has.
     fn compare(&self, layer: &PendingLayer, tar: &Spool) -> Result<(), ImageError> {
         let broken = |error: crate::toc::Mismatch| ImageError::Archive(error.to_string());
-        let (table, scanned) = (layer.table()?, erofs::scan(tar.reader()?, super::layer::NO_TAG)?);
+        let (table, scanned) = (layer.table()?, erofs::scan(tar.reader()?, erofs::NO_TAG)?);
         table.same_tree(&scanned.tree).map_err(broken)?;
         let file = File::open(tar.path()).map_err(ImageError::io("read layer"))?;
         table.check_contents(&scanned.tree, &file).map_err(broken)

@@ -20,14 +20,13 @@ use tokio::task::AbortHandle;
 
 use super::blob::{FetchError, SparseBlob};
 use super::payload::Payload;
+use crate::erofs::NO_TAG;
 use crate::error::ImageError;
 use crate::toc::{Kind, LazyLayer, Toc};
 
 const DOCUMENT: &str = "layer.json";
 const TOC: &str = "toc";
 const BLOB: &str = "blob";
-/// No name is needed in the table of devices: their order says which is which.
-pub(super) const NO_TAG: [u8; 64] = [0; 64];
 
 /// `layer.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::transfer::{Transfers, blocking};
 use super::{PullError, Way};
+use crate::erofs::NO_TAG;
 use crate::lazy::Held;
 use crate::store::{Image, ImageStore};
 use crate::toc::{LazyLayer, Locator, Next, Toc, TocError, locate};
@@ -52,7 +53,7 @@ impl ImageStore {
         diff_ids: &[Digest],
         slots: &Arc<Semaphore>,
         ways: &mut [Way],
-    ) -> Result<(), PullError> {
+    ) {
         let deciding = ways.iter_mut().zip(blobs).zip(diff_ids).map(|((way, blob), diff_id)| async move {
             let Way::Perhaps(locator) = way else { return };
             *way = match self.later(repository, reference, blob, diff_id, locator).await {
@@ -64,7 +65,6 @@ impl ImageStore {
             };
         });
         futures_util::future::join_all(deciding).await;
-        Ok(())
     }
 
     async fn later(
@@ -83,7 +83,7 @@ impl ImageStore {
         let reference = reference.clone();
         let taken = blocking(move || {
             // What makes no tree is not kept.
-            let parsed = LazyLayer::parse(toc.kind, &toc.json, [0; 64]);
+            let parsed = LazyLayer::parse(toc.kind, &toc.json, NO_TAG);
             if !parsed.as_ref().is_ok_and(|layer| layer.payload_size > 0) {
                 return Ok(Err(parsed.err().map_or(Hindrance::Empty, Hindrance::Toc)));
             }

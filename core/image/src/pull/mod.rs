@@ -297,7 +297,7 @@ impl ImageStore {
         let raw =
             small_blob(repository, &remote.config).await.map_err(|error| PullError::Configuration(Arc::new(error)))?;
         let diff_ids = check_config(&raw, remote.layers.len())?;
-        self.decide(repository, &remote.reference, &blobs, &diff_ids, &slots, &mut ways).await?;
+        self.decide(repository, &remote.reference, &blobs, &diff_ids, &slots, &mut ways).await;
         let name = repository_name(&remote.reference);
         let following = remote.layers.iter().zip(&ways).map(|(blob, way)| follow(blob, way, progress));
         let publishing = async {

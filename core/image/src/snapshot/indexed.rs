@@ -14,13 +14,11 @@ use dockerd_types::Digest;
 
 use super::LayerTar;
 use super::directory::LayerDirectory;
-use crate::erofs::{self, Merge, Tree};
+use crate::erofs::{self, Merge, NO_TAG, Tree};
 use crate::error::ImageError;
 
 pub(super) const TAR: &str = "tar";
 pub(super) const INDEX: &str = "index";
-/// No name is needed in the table of devices: their order says which is which.
-pub(super) const NO_TAG: [u8; 64] = [0; 64];
 
 /// Keeps the layer `tar` in the empty directory `to`; bytes of its files.
 pub(super) fn write(tar: &mut LayerTar<'_>, to: &Path) -> Result<u64, ImageError> {

@@ -25,12 +25,12 @@ use dockerd_types::Digest;
 use super::difference::{Difference, differences};
 use super::directory::LayerDirectory;
 use super::extract::extract_to;
-use super::indexed::{self, NO_TAG};
+use super::indexed;
 use super::{
     Change, ChangeKind, LayerTar, SnapshotDriver, Staged, Unnamed, boot_id, initial, make_dir, open_dir, sweep,
 };
 use crate::diff;
-use crate::erofs::{self, Merge, Tree};
+use crate::erofs::{self, Merge, NO_TAG, Tree};
 use crate::error::ImageError;
 use crate::trash::{Trash, is_temporary};
 use crate::untar::TarFile;
