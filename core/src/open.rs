@@ -107,7 +107,7 @@ impl Services {
         let (runtimes, exits, adopted) =
             opened.map_err(|error| EngineError::io("open runtimes", std::io::Error::other(error)))?;
         // Before anything is read of a container.
-        let (keeper, mut credentials) = lazy::adopt(&store, Arc::new(runtimes.clone())).await;
+        let (keeper, credentials) = lazy::adopt(&store, Arc::new(runtimes.clone())).await;
         let table = Arc::new(ExecTable::default());
         let parts = Parts {
             images: Arc::new(StoredImages::new(store.clone())),
@@ -123,7 +123,9 @@ impl Services {
         tokio::spawn(boot::keep_again(core.clone(), runtimes.replacements()));
         let images =
             ImageService { registries: Arc::new(Registries::new(core.live())?), core: core.clone(), store, keeper };
-        images.resume(&mut credentials).await;
+        let resuming = images.clone();
+        // Names of registries may have to be looked up; nobody is to wait for that.
+        tokio::spawn(async move { resuming.resume(credentials).await });
         Ok(Arc::new(Self {
             containers: engine.containers.clone(),
             execs: ExecService::new(core.clone(), table),

@@ -139,7 +139,7 @@ impl From<Secret> for Credentials {
 
 impl ImageService {
     /// Goes on fetching layers that a daemon before had not finished.
-    pub(crate) async fn resume(&self, credentials: &mut HashMap<String, Credentials>) {
+    pub(crate) async fn resume(&self, mut credentials: HashMap<String, Credentials>) {
         let live = self.core.live();
         for waiting in self.store.waiting_layers() {
             let credentials = credentials.remove(waiting.blob.hex());
