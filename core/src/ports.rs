@@ -162,8 +162,8 @@ pub struct NetworkFacts {
     pub name: String,
     /// Whether every daemon has it.
     pub predefined: bool,
-    /// Whether a user named its subnet, and which.
-    pub configured: Option<Subnet>,
+    /// The subnets a user named.
+    pub configured: Vec<Subnet>,
 }
 
 /// Networks.

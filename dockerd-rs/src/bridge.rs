@@ -1,6 +1,7 @@
 //! Settings of the default bridge and of the addresses networks are made of, from flags and file.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+use std::str::FromStr;
 
 use dockerd_core::config::{AddressPool, BridgeChoice, NetworkConfig, Subnet};
 use serde_json::Value;
@@ -18,33 +19,47 @@ pub(crate) fn network(settings: &Settings) -> Result<NetworkConfig, ConfigError>
         Some("none") => BridgeChoice::None,
         Some(name) => BridgeChoice::Existing(name.to_owned()),
     };
-    let bip = text("bip").map(Subnet::parse_with_address).transpose().map_err(|e| invalid(&e))?;
+    let ipv6 = flag("ipv6", false);
+    let subnet = |key: &str, ipv6: bool| -> Result<Option<(IpAddr, Subnet)>, ConfigError> {
+        let parsed = text(key).map(Subnet::parse_with_address).transpose().map_err(|e| invalid(&e))?;
+        let family = if ipv6 { "IPv6" } else { "IPv4" };
+        let wrong = || ConfigError::Value(format!("{key}: an {family} network is expected"));
+        parsed.map(|found| (found.1.is_ipv6() == ipv6).then_some(found).ok_or_else(wrong)).transpose()
+    };
+    let bip = subnet("bip", false)?;
     if text("bridge").is_some() && bip.is_some() {
         let why = "You specified -b & --bip, mutually exclusive options. Please specify only one";
         return Err(ConfigError::Value(why.to_owned()));
     }
-    let address = |key: &str| -> Result<Option<Ipv4Addr>, ConfigError> {
-        let wrong = |_| ConfigError::Value(format!("{key}: only IPv4 addresses are supported"));
-        text(key).map(|text| text.parse().map_err(wrong)).transpose()
-    };
     let mtu = settings.get("mtu").and_then(Value::as_i64).filter(|mtu| *mtu != 0);
     let mtu = mtu.map(|mtu| u32::try_from(mtu).map_err(|_| ConfigError::Value(format!("invalid default MTU: {mtu}"))));
     Ok(NetworkConfig {
         bridge,
         bip,
-        fixed_cidr: text("fixed-cidr").map(str::parse).transpose().map_err(|e| invalid(&e))?,
-        default_gateway: address("default-gateway")?,
+        fixed_cidr: subnet("fixed-cidr", false)?.map(|(_, subnet)| subnet),
+        default_gateway: address(text("default-gateway"), "default-gateway")?,
+        ipv6,
+        bip6: subnet("bip6", true)?.filter(|_| ipv6),
+        fixed_cidr_v6: subnet("fixed-cidr-v6", true)?.map(|(_, subnet)| subnet).filter(|_| ipv6),
+        default_gateway_v6: address(text("default-gateway-v6"), "default-gateway-v6")?.filter(|_| ipv6),
         mtu: mtu.transpose()?.unwrap_or(defaults.mtu),
         icc: flag("icc", true),
-        publish_address: address("ip")?.unwrap_or(defaults.publish_address),
+        publish_address: address(text("ip"), "ip")?.unwrap_or(defaults.publish_address),
         ip_forward: flag("ip-forward", true),
         ip_forward_no_drop: flag("ip-forward-no-drop", false),
         masquerade: flag("ip-masq", true),
         firewall: flag("iptables", true),
+        firewall_ipv6: flag("ip6tables", true),
         userland_proxy: flag("userland-proxy", true),
         direct_routing: flag("allow-direct-routing", false),
         pools: pools(settings)?.unwrap_or(defaults.pools),
     })
+}
+
+/// An address of the family asked for.
+fn address<A: FromStr>(text: Option<&str>, key: &str) -> Result<Option<A>, ConfigError> {
+    let wrong = |text: &str| ConfigError::Value(format!("{key}: invalid address {text}"));
+    text.map(|text| text.parse().map_err(|_| wrong(text))).transpose()
 }
 
 /// `default-address-pools`; `None` when there are none.
@@ -55,7 +70,7 @@ fn pools(settings: &Settings) -> Result<Option<Vec<AddressPool>>, ConfigError> {
     let pool = |entry: &Value| {
         let base: Subnet = entry.get("base")?.as_str()?.parse().ok()?;
         let size = u8::try_from(entry.get("size")?.as_u64()?).ok()?;
-        (size >= base.prefix() && size <= 32).then_some(AddressPool { base, size })
+        (size >= base.prefix() && size <= base.prefix() + base.rest()).then_some(AddressPool { base, size })
     };
     let wrong = |entry: &Value| ConfigError::Value(format!("invalid default address pool: {entry}"));
     list.iter().map(|entry| pool(entry).ok_or_else(|| wrong(entry))).collect::<Result<_, _>>().map(Some)
@@ -85,11 +100,11 @@ mod tests {
         let config = network(&["--bridge", "none", "--iptables=false", "--userland-proxy=false", "--ip", "127.0.0.1"]);
         let config = config.expect("valid");
         assert_eq!((config.bridge, config.firewall, config.userland_proxy), (BridgeChoice::None, false, false));
-        assert_eq!(config.publish_address, Ipv4Addr::LOCALHOST);
+        assert_eq!(config.publish_address, IpAddr::from([127, 0, 0, 1]));
         let config = network(&["--default-address-pool", "base=10.0.0.0/8,size=24"]).expect("valid");
         assert_eq!(config.pools.len(), 1);
         for wrong in
-            [&["--bip", "10.0.0.1"][..], &["--bridge", "b", "--bip", "10.0.0.1/8"], &["--ip", "::1"], &["--mtu", "-5"]]
+            [&["--bip", "10.0.0.1"][..], &["--bridge", "b", "--bip", "10.0.0.1/8"], &["--ip", "x"], &["--mtu", "-5"]]
         {
             assert!(network(wrong).is_err(), "{wrong:?}");
         }

@@ -82,7 +82,6 @@ const W: Support = Support::Works;
 const NO_PROXY_BIN: Support = Support::Ignored("published ports never need a proxy process here");
 const NO_CONTAINERD: Support = Support::Ignored("no containerd is used");
 const NO_SWARM: Support = Support::Ignored("swarm is not built yet");
-const NO_IPV6: Support = Support::Refused("IPv6 on the default bridge is not built yet");
 
 const fn flag(
     name: &'static str,
@@ -127,7 +126,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("allow-direct-routing", "allow-direct-routing", Kind::Bool, "", "Allow remote access to published ports on container IP addresses", W),
     flag("authorization-plugin", "authorization-plugins", Kind::List, "", "Authorization plugins to load", Support::Refused("authorization plugins are not built yet")),
     flag("bip", "bip", Kind::Text, "", "IPv4 address for the default bridge", W),
-    flag("bip6", "bip6", Kind::Text, "", "IPv6 address for the default bridge", NO_IPV6),
+    flag("bip6", "bip6", Kind::Text, "", "IPv6 address for the default bridge", W),
     short('b', flag("bridge", "bridge", Kind::Text, "", "Attach containers to a network bridge", W)),
     flag("cdi-spec-dir", "cdi-spec-dirs", Kind::List, "", "CDI specification directories to use", Support::Ignored("CDI devices are not built yet")),
     flag("cgroup-parent", "cgroup-parent", Kind::Text, "", "Set parent cgroup for all containers", W),
@@ -143,7 +142,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("default-address-pool", "default-address-pools", Kind::Pools, "", "Default address pools for node specific local networks", W),
     flag("default-cgroupns-mode", "default-cgroupns-mode", Kind::Text, "", "Default mode for containers cgroup namespace (\"host\" | \"private\")", W),
     flag("default-gateway", "default-gateway", Kind::Ip, "", "Default gateway IPv4 address for the default bridge network", W),
-    flag("default-gateway-v6", "default-gateway-v6", Kind::Ip, "", "Default gateway IPv6 address for the default bridge network", NO_IPV6),
+    flag("default-gateway-v6", "default-gateway-v6", Kind::Ip, "", "Default gateway IPv6 address for the default bridge network", W),
     flag("default-ipc-mode", "default-ipc-mode", Kind::Text, "private", "Default mode for containers ipc (\"shareable\" | \"private\")", W),
     flag("default-network-opt", "default-network-opts", Kind::MapMap, "map[]", "Default network options", Support::Ignored("user-defined networks are not built yet")),
     flag("default-runtime", "default-runtime", Kind::Text, "runc", "Default OCI runtime for containers", W),
@@ -157,7 +156,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("experimental", "experimental", Kind::Bool, "", "Enable experimental features", W),
     flag("feature", "features", Kind::BoolMap, "map[]", "Enable feature in the daemon", Support::Ignored("no feature switches exist yet")),
     flag("fixed-cidr", "fixed-cidr", Kind::Text, "", "IPv4 subnet for the default bridge network", W),
-    flag("fixed-cidr-v6", "fixed-cidr-v6", Kind::Text, "", "IPv6 subnet for the default bridge network", NO_IPV6),
+    flag("fixed-cidr-v6", "fixed-cidr-v6", Kind::Text, "", "IPv6 subnet for the default bridge network", W),
     short('G', flag("group", "group", Kind::Text, "docker", "Group for the unix socket", W)),
     flag("help", "", Kind::Bool, "", "Print usage", W),
     short('H', flag("host", "hosts", Kind::HostList, "", "Daemon socket(s) to connect to", W)),
@@ -174,9 +173,9 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("ip-forward", "ip-forward", Kind::Bool, "true", "Enable IP forwarding in system configuration", W),
     flag("ip-forward-no-drop", "ip-forward-no-drop", Kind::Bool, "", "Do not set the filter-FORWARD policy to DROP when enabling IP forwarding", W),
     flag("ip-masq", "ip-masq", Kind::Bool, "true", "Enable IP masquerading for the default bridge network", W),
-    flag("ip6tables", "ip6tables", Kind::Bool, "true", "Enable addition of ip6tables rules", Support::Ignored("no IPv6 rules are made yet")),
+    flag("ip6tables", "ip6tables", Kind::Bool, "true", "Enable addition of ip6tables rules", W),
     flag("iptables", "iptables", Kind::Bool, "true", "Enable addition of iptables rules", W),
-    flag("ipv6", "ipv6", Kind::Bool, "", "Enable IPv6 networking for the default bridge network", NO_IPV6),
+    flag("ipv6", "ipv6", Kind::Bool, "", "Enable IPv6 networking for the default bridge network", W),
     flag("label", "labels", Kind::LabelList, "", "Set key=value labels to the daemon", W),
     hidden(flag("lazy-pull", "lazy-pull", Kind::Bool, "", "Use layers with a table of contents before they are fetched", W)),
     flag("live-restore", "live-restore", Kind::Bool, "", "Enable live restore of docker when containers are still running", W),

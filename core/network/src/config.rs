@@ -1,6 +1,6 @@
 //! Settings of the default bridge and of what all networks share, resolved by the daemon.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::ipam::{AddressPool, Subnet, pool};
 
@@ -24,17 +24,25 @@ pub struct NetworkConfig {
     /// `--bridge`.
     pub bridge: BridgeChoice,
     /// `--bip`: the bridge's own address and subnet.
-    pub bip: Option<(Ipv4Addr, Subnet)>,
+    pub bip: Option<(IpAddr, Subnet)>,
     /// `--fixed-cidr`: containers' addresses come from here.
     pub fixed_cidr: Option<Subnet>,
     /// `--default-gateway`.
     pub default_gateway: Option<Ipv4Addr>,
+    /// `--ipv6`: whether the default bridge has it.
+    pub ipv6: bool,
+    /// `--bip6`: the bridge's own address of IPv6 and its subnet.
+    pub bip6: Option<(IpAddr, Subnet)>,
+    /// `--fixed-cidr-v6`: the default bridge's IPv6 network, or where containers' addresses in it come from.
+    pub fixed_cidr_v6: Option<Subnet>,
+    /// `--default-gateway-v6`.
+    pub default_gateway_v6: Option<Ipv6Addr>,
     /// `--mtu`.
     pub mtu: u32,
     /// `--icc`.
     pub icc: bool,
     /// `--ip`: where ports are published that name no address.
-    pub publish_address: Ipv4Addr,
+    pub publish_address: IpAddr,
     /// `--ip-forward`.
     pub ip_forward: bool,
     /// `--ip-forward-no-drop`.
@@ -43,6 +51,8 @@ pub struct NetworkConfig {
     pub masquerade: bool,
     /// `--iptables`: whether the packet filter is ours to set.
     pub firewall: bool,
+    /// `--ip6tables`: the same for IPv6.
+    pub firewall_ipv6: bool,
     /// `--userland-proxy`: whether the daemon itself forwards what the packet filter cannot.
     pub userland_proxy: bool,
     /// `--allow-direct-routing`.
@@ -58,13 +68,18 @@ impl Default for NetworkConfig {
             bip: None,
             fixed_cidr: None,
             default_gateway: None,
+            ipv6: false,
+            bip6: None,
+            fixed_cidr_v6: None,
+            default_gateway_v6: None,
             mtu: 1500,
             icc: true,
-            publish_address: Ipv4Addr::UNSPECIFIED,
+            publish_address: Ipv4Addr::UNSPECIFIED.into(),
             ip_forward: true,
             ip_forward_no_drop: false,
             masquerade: true,
             firewall: true,
+            firewall_ipv6: true,
             userland_proxy: true,
             direct_routing: false,
             pools: pool::defaults(),

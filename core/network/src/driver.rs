@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, EndpointId};
 
 use crate::error::NetworkError;
-use crate::firewall::BridgeRules;
-use crate::ipam::Subnet;
+use crate::firewall::{BridgeRules, GatewayMode};
+use crate::ipam::SubnetPlan;
+use crate::link::MacAddress;
 use crate::pool::ShelfId;
 use crate::sandbox::LinkPlan;
 
@@ -26,14 +27,21 @@ pub struct NetworkIdentity {
 /// What inspect shows of a network's addresses and options.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkDetails {
-    /// Its subnet.
-    pub subnet: Option<Subnet>,
-    /// The part of it endpoints get addresses from.
-    pub range: Option<Subnet>,
-    /// The gateway.
-    pub gateway: Option<Ipv4Addr>,
+    /// Its subnets.
+    pub subnets: Vec<SubnetPlan>,
     /// Driver options, by name.
     pub options: BTreeMap<String, String>,
+}
+
+/// How a network publishes ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishPolicy {
+    /// The host's address for ports that name none; unspecified: all, of both families.
+    pub address: IpAddr,
+    /// How IPv4 reaches its containers.
+    pub ipv4: GatewayMode,
+    /// How IPv6 does.
+    pub ipv6: GatewayMode,
 }
 
 /// One network. It hands out addresses and says what links look like; sandboxes are put together in [`crate::stack`].
@@ -46,8 +54,9 @@ pub trait NetworkDriver: Send + Sync + Debug {
     /// Where sandboxes prepared for this network lie; `None`: its containers live in the host's.
     fn shelf(&self) -> Option<ShelfId>;
     /// What a container's link to it looks like; `None`: there is none.
-    fn link(&self) -> Option<LinkPlan>;
-    /// Allots what a container has on it: addresses, hardware address, an endpoint's id.
+    fn link(&self) -> Option<&LinkPlan>;
+    /// Allots what a container has on it: addresses, hardware address, an endpoint's id. May block where others give the
+    /// addresses.
     fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError>;
     /// Takes over what a container that outlived a daemon has.
     fn keep(&self, container: &ContainerId, state: &EndpointState);
@@ -58,8 +67,8 @@ pub trait NetworkDriver: Send + Sync + Debug {
     fn close(&self, patience: Duration) -> Result<(), NetworkError>;
     /// Takes [`NetworkDriver::close`] back.
     fn reopen(&self);
-    /// Where ports are published that name no address; `None`: it publishes none.
-    fn publish_address(&self) -> Option<Ipv4Addr>;
+    /// How it publishes ports; `None`: not at all.
+    fn publishing(&self) -> Option<PublishPolicy>;
     /// What the packet filter is to do for it.
     fn rules(&self) -> Option<BridgeRules>;
     /// For inspect.
@@ -73,6 +82,12 @@ pub(crate) fn endpoint_id() -> EndpointId {
             return id;
         }
     }
+}
+
+/// The hardware address asked for, else one of our own.
+pub(crate) fn hardware_address(config: &EndpointConfig) -> MacAddress {
+    let wished = config.mac_address.as_deref().and_then(MacAddress::parse);
+    wished.unwrap_or_else(|| MacAddress::local(crate::random()))
 }
 
 /// The state of an endpoint without addresses.

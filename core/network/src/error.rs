@@ -1,7 +1,7 @@
 //! What can go wrong with networks, in the stock daemon's words where clients see it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use dockerd_sys::netlink::NetlinkError;
 use dockerd_types::network::Port;
@@ -24,7 +24,7 @@ pub enum NetworkError {
         /// Wanted on the host.
         host: SocketAddr,
         /// The container's address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The container's port.
         port: Port,
         /// What the kernel said.
@@ -70,8 +70,10 @@ pub enum NetworkError {
     #[error("{0} is not a bridge")]
     NotABridge(String),
     /// The subnet is used up.
-    #[error("no available IPv4 addresses on this network's address pools: {network} ({id})")]
+    #[error("no available {family} addresses on this network's address pools: {network} ({id})")]
     AddressesExhausted {
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
         /// The network's name.
         network: String,
         /// Its id.
@@ -112,6 +114,9 @@ pub enum NetworkError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A driver option of an endpoint.
+    #[error("{0}")]
+    EndpointOption(String),
     /// The thread that makes sandboxes has ended.
     #[error("no network sandboxes can be made: {0}")]
     PoolClosed(String),
@@ -134,7 +139,7 @@ impl Kinded for NetworkError {
             Self::Subnet(_) | Self::OutsideSubnet { .. } => ErrorKind::InvalidArgument,
             Self::External { source, .. } => source.kind(),
             Self::AddressInUse | Self::InUse { .. } | Self::NotABridge(_) => ErrorKind::PermissionDenied,
-            Self::AddressOutside(_) => ErrorKind::InvalidArgument,
+            Self::AddressOutside(_) | Self::EndpointOption(_) => ErrorKind::InvalidArgument,
             Self::NotConnected { .. } => ErrorKind::PermissionDenied,
             Self::Closed { .. } => ErrorKind::NotFound,
             Self::PortAllocated(_)
@@ -172,7 +177,7 @@ mod tests {
         let host = "0.0.0.0:8300".parse().expect("address");
         let port = Port::parse("80").expect("port");
         let source = io::Error::from(io::ErrorKind::AddrInUse);
-        let error = NetworkError::HostPort { host, address: Ipv4Addr::new(172, 17, 0, 3), port, source };
+        let error = NetworkError::HostPort { host, address: [172, 17, 0, 3].into(), port, source };
         assert_eq!(
             error.to_string(),
             "failed to bind host port for 0.0.0.0:8300:172.17.0.3:80/tcp: address already in use"

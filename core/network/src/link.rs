@@ -1,7 +1,7 @@
 //! Links, addresses and routes: rtnetlink(7) requests written into a batch, and the few questions asked of the kernel.
 //! Which links there should be is decided elsewhere.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use dockerd_sys::netlink::message::{self, ACK, CREATE, DUMP, EXCLUSIVE, MessageWriter, REPLACE};
@@ -22,7 +22,10 @@ const ADDRESS_HEADER: usize = 8;
 /// `sizeof(struct rtmsg)`.
 const ROUTE_HEADER: usize = 12;
 const UP: u32 = libc::IFF_UP as u32;
-const INET: u8 = libc::AF_INET as u8;
+/// `IFA_FLAGS` of `linux/if_addr.h`.
+const ADDRESS_FLAGS: u16 = 8;
+/// `IFA_F_NODAD`: the address is usable at once, nobody else is asked whether he has it.
+const NO_DETECTION: u32 = 2;
 
 /// A hardware address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +144,13 @@ pub fn set_up(batch: &mut Batch, index: u32) {
     batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, UP, UP));
 }
 
+/// Gives a link another name; it is down for a moment.
+pub fn rename(batch: &mut Batch, index: u32, name: &str) {
+    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, UP));
+    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).c_text(libc::IFLA_IFNAME, name);
+    set_up(batch, index);
+}
+
 /// Changes a link's hardware address.
 pub fn set_mac(batch: &mut Batch, index: u32, mac: MacAddress) {
     batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).bytes(libc::IFLA_ADDRESS, &mac.0);
@@ -156,50 +166,67 @@ pub fn delete(batch: &mut Batch, index: u32) {
     batch.message(libc::RTM_DELLINK, ACK).raw(&link_header(index, 0, 0));
 }
 
+/// The family as the kernel numbers it, and the address's bytes.
+fn encode(address: IpAddr) -> (u8, Vec<u8>) {
+    match address {
+        IpAddr::V4(address) => (libc::AF_INET as u8, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6 as u8, address.octets().to_vec()),
+    }
+}
+
 fn address<'a>(
     batch: &'a mut Batch,
     kind: u16,
     flags: u16,
     index: u32,
-    address: Ipv4Addr,
+    address: IpAddr,
     prefix: u8,
 ) -> MessageWriter<'a> {
-    let mut header = [INET, prefix, 0, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+    let (family, bytes) = encode(address);
+    let scope = match address {
+        IpAddr::V4(address) if address.is_link_local() => libc::RT_SCOPE_LINK,
+        _ => libc::RT_SCOPE_UNIVERSE,
+    };
+    let mut header = [family, prefix, 0, scope, 0, 0, 0, 0];
     header[4..].copy_from_slice(&index.to_ne_bytes());
     let mut message = batch.message(kind, flags);
-    message.raw(&header).bytes(libc::IFA_LOCAL, &address.octets()).bytes(libc::IFA_ADDRESS, &address.octets());
+    message.raw(&header).bytes(libc::IFA_LOCAL, &bytes).bytes(libc::IFA_ADDRESS, &bytes);
     message
 }
 
-/// Gives a link an address with the broadcast address of its subnet.
-pub fn add_address(batch: &mut Batch, index: u32, own: Ipv4Addr, prefix: u8) {
+/// Gives a link an address: of IPv4 with the broadcast address of its subnet, of IPv6 usable at once, since its addresses
+/// are given by one who knows them all.
+pub fn add_address(batch: &mut Batch, index: u32, own: IpAddr, prefix: u8) {
     let mut message = address(batch, libc::RTM_NEWADDR, ACK | CREATE | EXCLUSIVE, index, own, prefix);
-    if let Some(subnet) = Subnet::containing(own, prefix).filter(|subnet| subnet.prefix() < 31) {
-        message.bytes(libc::IFA_BROADCAST, &subnet.last().octets());
+    if own.is_ipv6() {
+        message.u32(ADDRESS_FLAGS, NO_DETECTION);
+    } else if let Some(subnet) = Subnet::containing(own, prefix).filter(|subnet| subnet.has_broadcast()) {
+        message.bytes(libc::IFA_BROADCAST, &encode(subnet.last()).1);
     }
 }
 
 /// Takes an address from a link.
-pub fn delete_address(batch: &mut Batch, index: u32, own: Ipv4Addr, prefix: u8) {
+pub fn delete_address(batch: &mut Batch, index: u32, own: IpAddr, prefix: u8) {
     address(batch, libc::RTM_DELADDR, ACK, index, own, prefix);
 }
 
 /// The default route; there must be none yet.
-pub fn add_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) {
+pub fn add_default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
     default_route(batch, libc::RTM_NEWROUTE, ACK | CREATE | EXCLUSIVE, index, gateway);
 }
 
 /// The default route, in the place of what was one.
-pub fn replace_default_route(batch: &mut Batch, index: u32, gateway: Ipv4Addr) {
+pub fn replace_default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
     default_route(batch, libc::RTM_NEWROUTE, ACK | CREATE | REPLACE, index, gateway);
 }
 
-fn default_route(batch: &mut Batch, kind: u16, flags: u16, index: u32, gateway: Ipv4Addr) {
+fn default_route(batch: &mut Batch, kind: u16, flags: u16, index: u32, gateway: IpAddr) {
+    let (family, bytes) = encode(gateway);
     let mut header = [0; ROUTE_HEADER];
-    header[0] = INET;
+    header[0] = family;
     header[4..8].copy_from_slice(&[libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST]);
     let mut message = batch.message(kind, flags);
-    message.raw(&header).bytes(libc::RTA_GATEWAY, &gateway.octets()).u32(libc::RTA_OIF, index);
+    message.raw(&header).bytes(libc::RTA_GATEWAY, &bytes).u32(libc::RTA_OIF, index);
 }
 
 /// Notes `alias` on the link of that name, so that it is known again. In one batch with what makes the link there is no
@@ -250,29 +277,30 @@ pub fn all(socket: &Socket) -> Result<Vec<Link>, NetlinkError> {
     Ok(found)
 }
 
-/// IPv4 addresses of a link.
-pub fn addresses(socket: &Socket, index: u32) -> Result<Vec<(Ipv4Addr, u8)>, NetlinkError> {
+/// Addresses of a link, those that belong to the link alone left out.
+pub fn addresses(socket: &Socket, index: u32) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
     let mut batch = Batch::new();
-    let mut header = [0; ADDRESS_HEADER];
-    header[0] = INET;
-    batch.message(libc::RTM_GETADDR, DUMP).raw(&header);
+    batch.message(libc::RTM_GETADDR, DUMP).raw(&[0; ADDRESS_HEADER]);
     let mut found = Vec::new();
     socket.query(&batch, |message| {
         let own = message.body.get(4..8).and_then(message::read_u32) == Some(index);
-        let address = message.body.get(ADDRESS_HEADER..).and_then(|rest| message::attribute(rest, libc::IFA_LOCAL));
-        if let Some(address) = address.and_then(read_address).filter(|_| own) {
-            found.push((address, message.body[1]));
-        }
+        let Some(rest) = message.body.get(ADDRESS_HEADER..).filter(|_| own) else { return };
+        // IPv6 has its own address in the second one.
+        let address = message::attribute(rest, libc::IFA_LOCAL).or_else(|| message::attribute(rest, libc::IFA_ADDRESS));
+        let address = address.and_then(read_address).filter(|address| !is_link_local(*address));
+        found.extend(address.map(|address| (address, message.body[1])));
     })?;
     Ok(found)
 }
 
-/// Destinations of the namespace's IPv4 routes, without the default route.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// Destinations of the namespace's routes, without default routes.
 pub fn routed_subnets(socket: &Socket) -> Result<Vec<Subnet>, NetlinkError> {
     let mut batch = Batch::new();
-    let mut header = [0; ROUTE_HEADER];
-    header[0] = INET;
-    batch.message(libc::RTM_GETROUTE, DUMP).raw(&header);
+    batch.message(libc::RTM_GETROUTE, DUMP).raw(&[0; ROUTE_HEADER]);
     let mut found = Vec::new();
     socket.query(&batch, |message| {
         let Some(rest) = message.body.get(ROUTE_HEADER..) else { return };
@@ -281,13 +309,15 @@ pub fn routed_subnets(socket: &Socket) -> Result<Vec<Subnet>, NetlinkError> {
             return;
         }
         let destination = message::attribute(rest, libc::RTA_DST).and_then(read_address);
+        let destination = destination.filter(|address| !is_link_local(*address));
         found.extend(destination.and_then(|address| Subnet::containing(address, message.body[1])));
     })?;
     Ok(found)
 }
 
-fn read_address(payload: &[u8]) -> Option<Ipv4Addr> {
-    Some(Ipv4Addr::from(<[u8; 4]>::try_from(payload).ok()?))
+fn read_address(payload: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(payload).map(|bytes| Ipv4Addr::from(bytes).into());
+    four.or_else(|_| <[u8; 16]>::try_from(payload).map(|bytes| Ipv6Addr::from(bytes).into())).ok()
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use dockerd_sys::{ns, process};
 use crate::error::NetworkError;
 use crate::link::{self, VethOrder};
 
-/// Name of the link inside, as containers know it.
-pub const INNER_NAME: &str = "eth0";
+/// What names of links inside begin with, as containers know them.
+pub const INNER_PREFIX: &str = "eth";
 
 /// Noted on the host's ends of our links, so that a later daemon knows them.
 pub const LINK_ALIAS: &str = "dockerd-rs";
@@ -23,20 +23,19 @@ pub const LINK_ALIAS: &str = "dockerd-rs";
 const SETTINGS: [(&str, &str); 2] =
     [("ipv4/ip_unprivileged_port_start", "0"), ("ipv4/ping_group_range", "0 2147483647")];
 
-/// Settings of the link inside, below `/proc/sys/net`.
-const INNER_SETTINGS: [(&str, &str); 2] = [
-    // The network has no IPv6.
-    ("ipv6/conf/eth0/disable_ipv6", "1"),
-    // Neighbours that knew the address with another hardware address are told when ours is set.
-    ("ipv4/conf/eth0/arp_notify", "1"),
-];
+/// Settings of a link inside, below `/proc/sys/net`: neighbours that knew the address with another hardware address are
+/// told when ours is set.
+const INNER_SETTINGS: [(&str, &str); 1] = [("ipv4/conf/eth0/arp_notify", "1")];
+/// Those of a network with IPv6, and of one without.
+const INNER_IPV6: [(&str, &str); 2] = [("ipv6/conf/eth0/disable_ipv6", "0"), ("ipv6/conf/eth0/ndisc_notify", "1")];
+const INNER_NO_IPV6: [(&str, &str); 1] = [("ipv6/conf/eth0/disable_ipv6", "1")];
 
-/// The two ends of a container's link.
+/// A container's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VethPort {
-    /// Number of the host's end.
-    pub host: u32,
-    /// Number of the container's end, inside.
+pub struct LinkPort {
+    /// Number of the host's end, where it has one.
+    pub host: Option<u32>,
+    /// Number of the link inside.
     pub inner: u32,
 }
 
@@ -46,18 +45,51 @@ pub struct SandboxHandle {
     /// A netlink socket inside.
     pub socket: Socket,
     /// The link it was made with, where it has one.
-    pub port: Option<VethPort>,
+    pub port: Option<LinkPort>,
 }
 
-/// A link into a bridge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a container's link into a network is like.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkPlan {
-    /// The bridge.
-    pub bridge: u32,
+    /// What it is.
+    pub kind: LinkKind,
     /// Largest packet.
     pub mtu: u32,
-    /// Whether its port is kept from the others'.
-    pub isolated: bool,
+    /// Whether it has IPv6.
+    pub ipv6: bool,
+    /// What its name inside begins with; a number follows.
+    pub prefix: String,
+}
+
+impl LinkPlan {
+    /// The name inside that was asked for, else the first of the plan's that is not `taken`.
+    pub fn name(&self, wished: Option<&str>, taken: impl Fn(&str) -> bool) -> String {
+        let drawn = || (0..).map(|number| self.numbered(number)).find(|name| !taken(name));
+        wished.map(str::to_owned).or_else(drawn).unwrap_or_default()
+    }
+
+    fn numbered(&self, number: usize) -> String {
+        format!("{}{number}", self.prefix)
+    }
+
+    /// The bridge it is a port of.
+    pub fn bridge(&self) -> Option<u32> {
+        match self.kind {
+            LinkKind::Port { bridge, .. } => Some(bridge),
+        }
+    }
+}
+
+/// Kinds of links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A pair whose other end is a port of a bridge of the host.
+    Port {
+        /// The bridge.
+        bridge: u32,
+        /// Whether the port is kept from the others'.
+        isolated: bool,
+    },
 }
 
 /// A network namespace ready for use, loopback up.
@@ -74,8 +106,8 @@ pub struct Sandbox {
 pub enum Blueprint {
     /// Nothing.
     Plain,
-    /// A link into a bridge.
-    Bridged(LinkPlan),
+    /// A link.
+    Linked(LinkPlan),
 }
 
 /// Makes sandboxes. Lives on one dedicated thread.
@@ -117,36 +149,54 @@ impl Workshop {
         set_all(&SETTINGS)?;
         let port = match blueprint {
             Blueprint::Plain => None,
-            Blueprint::Bridged(plan) => Some(plug(&self.socket, &netns, &socket, INNER_NAME, *plan)?),
+            Blueprint::Linked(plan) => Some(plug(&self.socket, &netns, &socket, &plan.numbered(0), plan)?),
         };
         Ok(Sandbox { netns, handle: SandboxHandle { socket, port } })
     }
 }
 
 /// Makes a link of that name, up; the calling thread is in `netns`, `inside` a socket of it, `host` one of the host's.
-fn plug(host: &Socket, netns: &OwnedFd, inside: &Socket, name: &str, plan: LinkPlan) -> Result<VethPort, NetworkError> {
+fn plug(
+    host: &Socket,
+    netns: &OwnedFd,
+    inside: &Socket,
+    name: &str,
+    plan: &LinkPlan,
+) -> Result<LinkPort, NetworkError> {
     let failed = NetworkError::kernel("make the container's link");
-    let host_name = add_pair(host, netns, name, plan).map_err(failed)?;
-    for (setting, value) in INNER_SETTINGS {
+    let host_name = match plan.kind {
+        LinkKind::Port { bridge, isolated } => {
+            Some(add_pair(host, netns, name, plan.mtu, bridge, isolated).map_err(failed)?)
+        }
+    };
+    let family: &[(&str, &str)] = if plan.ipv6 { &INNER_IPV6 } else { &INNER_NO_IPV6 };
+    for (setting, value) in INNER_SETTINGS.iter().chain(family) {
         set(&setting.replace("eth0", name), value)?;
     }
     // Not asked by netlink: that would first settle the state of the new links, behind an RCU grace period each.
     let find = |socket: &Socket, name: &str| {
         ns::interface_index(socket, name).map_err(NetworkError::io("find the container's link"))
     };
-    let (inner, host) = (find(inside, name)?, find(host, &host_name)?);
+    let inner = find(inside, name)?;
+    let host = host_name.map(|name| find(host, &name)).transpose()?;
     let mut batch = Batch::new();
     link::set_up(&mut batch, inner);
     inside.transact(&batch).map_err(NetworkError::kernel("bring up the container's link"))?;
-    Ok(VethPort { host, inner })
+    Ok(LinkPort { host, inner })
 }
 
 /// Names are drawn; one that is taken is drawn again.
-fn add_pair(host: &Socket, netns: &OwnedFd, name: &str, plan: LinkPlan) -> Result<String, NetlinkError> {
+fn add_pair(
+    host: &Socket,
+    netns: &OwnedFd,
+    name: &str,
+    mtu: u32,
+    bridge: u32,
+    isolated: bool,
+) -> Result<String, NetlinkError> {
     loop {
         let host_name = format!("veth{}", dockerd_types::ids::hex(&crate::random::<4>()).split_at(7).0);
         let mut batch = Batch::new();
-        let LinkPlan { bridge, mtu, isolated } = plan;
         let order = VethOrder {
             host_name: &host_name,
             inner_name: name,
@@ -170,20 +220,39 @@ fn taken(host: &Socket, name: &str) -> bool {
     link::by_name(host, name).is_ok_and(|found| found.is_some())
 }
 
-/// Makes one more link in a sandbox that is in use, on a thread that ends with it. Blocking.
+/// Makes one more link in a sandbox that is in use. Blocking.
 pub fn add_link(
     host: &Socket,
     netns: &OwnedFd,
     inside: &Socket,
     name: &str,
-    plan: LinkPlan,
-) -> Result<VethPort, NetworkError> {
+    plan: &LinkPlan,
+) -> Result<LinkPort, NetworkError> {
+    within(netns, || plug(host, netns, inside, name, plan))
+}
+
+/// Writes settings below `/proc/sys/net` of a sandbox. Blocking.
+pub fn change_settings(netns: &OwnedFd, settings: &[(String, String)]) -> Result<(), NetworkError> {
+    let write = |(setting, value): &(String, String)| {
+        let path = Path::new("/proc/sys/net").join(setting);
+        fs::write(&path, value).map_err(NetworkError::io(format!("failed to set sysctl {}={value}", path.display())))
+    };
+    within(netns, || settings.iter().try_for_each(write))
+}
+
+/// A netlink socket in a sandbox that is in use. Blocking.
+pub fn socket_in(netns: &OwnedFd) -> Result<Socket, NetworkError> {
+    within(netns, || Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket")))
+}
+
+/// Does something in a sandbox that is in use, on a thread that ends with it.
+fn within<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> Result<T, NetworkError> + Send) -> Result<T, NetworkError> {
     let work = || {
         ns::enter(netns, process::NEW_NET).map_err(NetworkError::io("enter the container's network namespace"))?;
-        plug(host, netns, inside, name, plan)
+        work()
     };
     let joined = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("netns-link".to_owned()).spawn_scoped(scope, work);
+        let thread = std::thread::Builder::new().name("netns-visit".to_owned()).spawn_scoped(scope, work);
         thread.map(std::thread::ScopedJoinHandle::join)
     });
     match joined {
@@ -206,26 +275,13 @@ fn set(setting: &str, value: &str) -> Result<(), NetworkError> {
     }
 }
 
-/// A netlink socket in a sandbox that is in use. Blocking.
-pub fn socket_in(netns: &OwnedFd) -> Result<Socket, NetworkError> {
-    let work = || {
-        ns::enter(netns, process::NEW_NET)?;
-        Socket::open(Family::Route)
-    };
-    let opened = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("netns-socket".to_owned()).spawn_scoped(scope, work)?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    });
-    opened.map_err(NetworkError::io("enter the container's network namespace"))
-}
-
 /// A sandbox that is there already.
 #[derive(Debug)]
 pub struct Reopened {
     /// A netlink socket inside.
     pub socket: Socket,
     /// The links asked for, in that order; `None` for those that are gone.
-    pub ports: Vec<Option<VethPort>>,
+    pub ports: Vec<Option<LinkPort>>,
 }
 
 /// Opens the sandboxes of these processes, with links of these names. Spawns one thread for all.
@@ -244,7 +300,7 @@ fn reopen_one(pid: i32, links: &[String]) -> io::Result<Reopened> {
     let socket = Socket::open(Family::Route)?;
     let find = |name: &String| {
         let found = link::by_name(&socket, name).map_err(io::Error::other)?;
-        Ok(found.and_then(|link| Some(VethPort { host: link.peer?, inner: link.index })))
+        Ok(found.map(|link| LinkPort { host: link.peer, inner: link.index }))
     };
     let ports = links.iter().map(find).collect::<io::Result<_>>()?;
     Ok(Reopened { socket, ports })

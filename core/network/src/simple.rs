@@ -1,13 +1,12 @@
 //! The two networks without links of our own: `host` leaves a container in the host's namespace, `none` gives it one
 //! with loopback only.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dockerd_types::ContainerId;
 use dockerd_types::network::{EndpointConfig, EndpointState};
 
-use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, bare_endpoint};
+use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, bare_endpoint};
 use crate::error::NetworkError;
 use crate::firewall::BridgeRules;
 use crate::pool::ShelfId;
@@ -37,7 +36,7 @@ impl NetworkDriver for SimpleNetwork {
         self.shelf
     }
 
-    fn link(&self) -> Option<LinkPlan> {
+    fn link(&self) -> Option<&LinkPlan> {
         None
     }
 
@@ -56,7 +55,7 @@ impl NetworkDriver for SimpleNetwork {
 
     fn reopen(&self) {}
 
-    fn publish_address(&self) -> Option<Ipv4Addr> {
+    fn publishing(&self) -> Option<PublishPolicy> {
         None
     }
 

@@ -4,10 +4,11 @@
 //! A sandbox is changed by its container's task only, one change after the other; while that works with the kernel the
 //! sandbox is out of the table, so no lock is held. A network is made and removed under the engine's turn for that.
 
+mod options;
 mod sandboxes;
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,18 +19,18 @@ use dockerd_types::ContainerId;
 use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
 use tokio::runtime::Handle;
 
-use crate::bridge::setup::BridgeLink;
+use crate::bridge::setup::{BridgeLink, DefaultBridge};
 use crate::bridge::sweep::Sweeper;
-use crate::bridge::{BridgeNetwork, BridgeSettings, setup, sweep};
+use crate::bridge::{BridgeFamily, BridgeNetwork, BridgeSettings, setup, sweep};
 use crate::config::NetworkConfig;
 use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
 use crate::firewall::nft::NftFirewall;
-use crate::firewall::{BridgeRules, Firewall, NoFirewall, Ruleset};
+use crate::firewall::{BridgeRules, DropForeign, Firewall, GatewayMode, NoFirewall, Ruleset};
 use crate::ipam::{Subnet, pool};
 use crate::pool::SandboxPool;
 use crate::portmap::{PortPublisher, PublisherOptions};
-use crate::sandbox::{Blueprint, LinkPlan};
+use crate::sandbox::{Blueprint, INNER_PREFIX, LinkKind, LinkPlan};
 use crate::simple::SimpleNetwork;
 use sandboxes::HeldSandbox;
 
@@ -51,12 +52,28 @@ pub struct StackOptions {
     pub config: NetworkConfig,
     /// Who the predefined networks are.
     pub predefined: Predefined,
-    /// The user-defined bridge networks.
-    pub bridges: Vec<BridgeOrder>,
+    /// The user-defined networks.
+    pub networks: Vec<NetworkOrder>,
     /// A file that says that this daemon made the host pass packets on; lost with the reboot, as that switch is.
     pub forwarding_marker: PathBuf,
     /// Where proxies run.
     pub runtime: Handle,
+}
+
+/// A user-defined network, by its driver.
+#[derive(Debug, Clone)]
+pub enum NetworkOrder {
+    /// `bridge`.
+    Bridge(BridgeOrder),
+}
+
+impl NetworkOrder {
+    /// Who it is.
+    pub fn identity(&self) -> &NetworkIdentity {
+        match self {
+            Self::Bridge(order) => &order.identity,
+        }
+    }
 }
 
 /// A user-defined bridge network.
@@ -66,9 +83,7 @@ pub struct BridgeOrder {
     pub identity: NetworkIdentity,
     /// Name of its link.
     pub link: String,
-    /// Its subnet.
-    pub subnet: Subnet,
-    /// What it is like; the gateway is the bridge's own address.
+    /// What it is like.
     pub settings: BridgeSettings,
 }
 
@@ -132,8 +147,8 @@ pub struct NetworkStack {
     installed: AtomicBool,
     publisher: PortPublisher,
     sweeper: Sweeper,
-    /// Whether what concerns no bridge is dropped; known from the first bridge on.
-    drop_foreign: OnceLock<bool>,
+    /// Whether what concerns no bridge is dropped, of each family; known from its first bridge on.
+    drop_foreign: [OnceLock<bool>; 2],
     forwarding_marker: PathBuf,
     pool: SandboxPool,
     sandboxes: Mutex<HashMap<ContainerId, HeldSandbox>>,
@@ -150,7 +165,7 @@ impl NetworkStack {
     /// Sets the bridges up in the calling thread's network namespace and begins to make sandboxes. A user-defined network
     /// that cannot be set up is missing and logged. Blocking.
     pub fn open(options: StackOptions) -> Result<Self, NetworkError> {
-        let StackOptions { config, predefined, bridges, forwarding_marker, runtime } = options;
+        let StackOptions { config, predefined, networks, forwarding_marker, runtime } = options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let link = setup::set_up(&socket, &config)?;
         let firewall: Arc<dyn Firewall> =
@@ -170,7 +185,7 @@ impl NetworkStack {
             installed: AtomicBool::new(false),
             publisher,
             sweeper: Sweeper::start()?,
-            drop_foreign: OnceLock::new(),
+            drop_foreign: Default::default(),
             forwarding_marker,
             pool,
             sandboxes: Mutex::default(),
@@ -184,7 +199,7 @@ impl NetworkStack {
         }
         lock(&stack.networks).push(simple(predefined.host, "host", None));
         lock(&stack.networks).push(simple(predefined.none, "null", Some(none)));
-        stack.reconcile(&socket, bridges)?;
+        stack.reconcile(&socket, networks)?;
         Ok(stack)
     }
 
@@ -192,9 +207,10 @@ impl NetworkStack {
         &self,
         socket: &Socket,
         identity: NetworkIdentity,
-        link: BridgeLink,
+        bridge: DefaultBridge,
     ) -> Result<Arc<BridgeNetwork>, NetworkError> {
         let config = &self.config;
+        let DefaultBridge { link, ipv4, ipv6 } = bridge;
         let flag = |value: bool| value.to_string();
         let options = [
             ("com.docker.network.bridge.default_bridge", flag(true)),
@@ -204,15 +220,26 @@ impl NetworkStack {
             ("com.docker.network.bridge.name", link.name.clone()),
             ("com.docker.network.driver.mtu", config.mtu.to_string()),
         ];
+        let family =
+            |(address, subnet): (IpAddr, Subnet), gateway: Option<IpAddr>, range: Option<Subnet>| BridgeFamily {
+                subnet,
+                address: Some(address),
+                gateway: Some(gateway.unwrap_or(address)),
+                range,
+                reserved: Vec::new(),
+                mode: GatewayMode::Nat,
+                source: None,
+            };
         let settings = BridgeSettings {
-            gateway: config.default_gateway.unwrap_or(link.address),
-            range: config.fixed_cidr,
-            reserved: Vec::new(),
+            ipv4: Some(family(ipv4, config.default_gateway.map(IpAddr::V4), config.fixed_cidr)),
+            ipv6: ipv6.map(|ipv6| family(ipv6, config.default_gateway_v6.map(IpAddr::V6), config.fixed_cidr_v6)),
             mtu: config.mtu,
+            prefix: INNER_PREFIX.to_owned(),
             icc: config.icc,
             masquerade: config.masquerade,
             internal: false,
             direct_routing: config.direct_routing,
+            trusted: Vec::new(),
             publish_address: config.publish_address,
             options: options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         };
@@ -235,8 +262,9 @@ impl NetworkStack {
         lock(&self.leftovers).extend(sweep::ours(socket, link.index)?);
         // Where frames between ports pass the packet filter, its rules tell published ports from others.
         let isolated = !settings.icc && !setup::frames_are_filtered();
-        let plan = LinkPlan { bridge: link.index, mtu: settings.mtu, isolated };
-        let blueprint = Blueprint::Bridged(plan);
+        let kind = LinkKind::Port { bridge: link.index, isolated };
+        let plan = LinkPlan { kind, mtu: settings.mtu, ipv6: settings.ipv6.is_some(), prefix: settings.prefix.clone() };
+        let blueprint = Blueprint::Linked(plan.clone());
         let shelf = if prepare { self.pool.add_shelf(blueprint) } else { self.pool.add_idle_shelf(blueprint) };
         BridgeNetwork::new(identity, link, settings, plan, shelf)
             .map(Arc::new)
@@ -244,48 +272,56 @@ impl NetworkStack {
     }
 
     /// Every network has its bridge, and every bridge of ours its network.
-    fn reconcile(&self, socket: &Socket, orders: Vec<BridgeOrder>) -> Result<(), NetworkError> {
+    fn reconcile(&self, socket: &Socket, orders: Vec<NetworkOrder>) -> Result<(), NetworkError> {
         for order in orders {
-            let network = order.identity.name.clone();
-            match self.make_bridge(socket, order) {
-                Ok((driver, _)) => lock(&self.networks).push(driver),
+            let network = order.identity().name.clone();
+            match self.make(socket, order) {
+                Ok(driver) => lock(&self.networks).push(driver),
                 Err(error) => tracing::error!(network, %error, "a network could not be set up"),
             }
         }
-        let bridges = self.networks().iter().filter_map(|network| Some(network.link()?.bridge)).collect::<Vec<_>>();
+        let bridges = self.networks().iter().filter_map(|network| network.link()?.bridge()).collect::<Vec<_>>();
         setup::remove_strangers(socket, &bridges)
     }
 
-    fn make_bridge(&self, socket: &Socket, order: BridgeOrder) -> Result<(Arc<BridgeNetwork>, u32), NetworkError> {
-        let BridgeOrder { identity, link, subnet, settings } = order;
-        let bridge = setup::ensure(socket, &link, settings.mtu, settings.gateway, subnet)?;
-        let index = bridge.index;
-        let driver = self.driver(socket, identity, bridge, settings, false);
-        let driver = driver.inspect_err(|_| _ = setup::remove_own(socket, index))?;
-        Ok((driver, index))
+    /// What a network has in the kernel before anybody joins it, and its driver.
+    fn make(&self, socket: &Socket, order: NetworkOrder) -> Result<Arc<dyn NetworkDriver>, NetworkError> {
+        match order {
+            NetworkOrder::Bridge(BridgeOrder { identity, link, settings }) => {
+                let bridge = setup::ensure(socket, &link, settings.mtu, &settings.addresses())?;
+                let index = bridge.index;
+                let driver = self.driver(socket, identity, bridge, settings, false);
+                Ok(driver.inspect_err(|_| _ = setup::remove_own(socket, index))?)
+            }
+        }
+    }
+
+    /// Takes away what [`NetworkStack::make`] made.
+    fn unmake(&self, socket: &Socket, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
+        match driver.link().and_then(LinkPlan::bridge) {
+            Some(bridge) => setup::remove_own(socket, bridge),
+            None => Ok(()),
+        }
     }
 
     /// Makes a network. One at a time. Blocking.
-    pub fn add_bridge(&self, order: BridgeOrder) -> Result<Arc<dyn NetworkDriver>, NetworkError> {
+    pub fn add(&self, order: NetworkOrder) -> Result<Arc<dyn NetworkDriver>, NetworkError> {
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-        let (driver, index) = self.make_bridge(&socket, order)?;
-        let driver: Arc<dyn NetworkDriver> = driver;
+        let driver = self.make(&socket, order)?;
         lock(&self.networks).push(driver.clone());
         if let Err(error) = self.replace_rules() {
             self.forget(&*driver);
-            let _ = setup::remove_own(&socket, index);
+            let _ = self.unmake(&socket, &*driver);
             return Err(error);
         }
         Ok(driver)
     }
 
     /// Removes a network that was closed: nobody is on it. One at a time. Blocking.
-    pub fn remove_bridge(&self, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
+    pub fn remove(&self, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
         self.forget(driver);
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-        if let Some(plan) = driver.link() {
-            setup::remove_own(&socket, plan.bridge)?;
-        }
+        self.unmake(&socket, driver)?;
         self.replace_rules()
     }
 
@@ -304,15 +340,17 @@ impl NetworkStack {
         if !self.installed.load(Ordering::Relaxed) {
             return self.install();
         }
-        self.firewall.replace_bridges(&self.rules(), self.pass_on()?)
+        let bridges = self.rules();
+        let drop_foreign = self.pass_on(&bridges)?;
+        self.firewall.replace_bridges(&bridges, drop_foreign)
     }
 
-    /// The first subnet of the pools that is neither one of `taken` nor routed on the host. Blocking.
-    pub fn free_subnet(&self, taken: &[Subnet]) -> Result<Subnet, NetworkError> {
+    /// The first subnet of the pools of a family that is neither one of `taken` nor routed on the host. Blocking.
+    pub fn free_subnet(&self, ipv6: bool, taken: &[Subnet]) -> Result<Subnet, NetworkError> {
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let mut all = setup::routed(&socket)?;
         all.extend(taken);
-        pool::first_free(&self.config.pools, &all).ok_or(NetworkError::PoolsExhausted)
+        pool::first_free(&self.config.pools, ipv6, &all).ok_or(NetworkError::PoolsExhausted)
     }
 
     /// All networks.
@@ -322,7 +360,10 @@ impl NetworkStack {
 
     /// The default bridge's address.
     pub fn gateway(&self) -> Option<Ipv4Addr> {
-        self.bridge.as_ref().map(|bridge| bridge.address())
+        match self.bridge.as_ref()?.settings().ipv4.as_ref()?.address? {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
     }
 
     /// Settings of the default bridge, which networks take over where they say nothing.
@@ -335,14 +376,27 @@ impl NetworkStack {
         self.pool.refill();
     }
 
-    /// Has the host pass packets on; whether it did not before, so that what concerns no bridge is to be dropped.
-    fn pass_on(&self) -> Result<bool, NetworkError> {
-        if let Some(known) = self.drop_foreign.get() {
-            return Ok(*known);
-        }
-        let config = &self.config;
-        let drop = config.ip_forward && forward(&self.forwarding_marker)? && !config.ip_forward_no_drop;
-        Ok(*self.drop_foreign.get_or_init(|| drop))
+    /// Has the host pass packets on of the families there are bridges for; whether it did not before, so that what concerns
+    /// no bridge is to be dropped.
+    fn pass_on(&self, bridges: &[BridgeRules]) -> Result<DropForeign, NetworkError> {
+        let family = |ipv6: bool, wanted: bool| -> Result<bool, NetworkError> {
+            let known = &self.drop_foreign[usize::from(ipv6)];
+            if let Some(known) = known.get() {
+                return Ok(*known);
+            }
+            if !wanted {
+                return Ok(false);
+            }
+            let config = &self.config;
+            let marker =
+                if ipv6 { self.forwarding_marker.with_extension("v6") } else { self.forwarding_marker.clone() };
+            let drop = config.ip_forward && forward(&marker, ipv6)? && !config.ip_forward_no_drop;
+            Ok(*known.get_or_init(|| drop))
+        };
+        Ok(DropForeign {
+            ipv4: family(false, bridges.iter().any(|bridge| bridge.ipv4.is_some()))?,
+            ipv6: family(true, bridges.iter().any(|bridge| bridge.ipv6.is_some()))?,
+        })
     }
 
     /// Sets the packet filter's rules with everything that is published, in one transaction. A host without bridges is left
@@ -352,7 +406,7 @@ impl NetworkStack {
         if bridges.is_empty() {
             return Ok(());
         }
-        let drop_foreign = self.pass_on()?;
+        let drop_foreign = self.pass_on(&bridges)?;
         let forwards = lock(&self.sandboxes).values().flat_map(HeldSandbox::forwards).collect();
         self.firewall.install(&Ruleset { bridges, forwards, drop_foreign })?;
         self.installed.store(true, Ordering::Relaxed);
@@ -361,8 +415,8 @@ impl NetworkStack {
 }
 
 /// Whether the host passes packets on because of us, now or at an earlier start since it booted.
-fn forward(marker: &Path) -> Result<bool, NetworkError> {
-    if setup::enable_forwarding()? {
+fn forward(marker: &Path, ipv6: bool) -> Result<bool, NetworkError> {
+    if setup::enable_forwarding(ipv6)? {
         std::fs::write(marker, "").map_err(NetworkError::io(format!("write {}", marker.display())))?;
         return Ok(true);
     }

@@ -190,11 +190,11 @@ fn privileged_a_shared_namespace_loses_its_link() {
 #[test]
 fn privileged_settings_of_the_bridge() {
     let config = NetworkConfig {
-        bip: Some((Ipv4Addr::new(10, 7, 0, 1), "10.7.0.0/24".parse().expect("subnet"))),
+        bip: Some((Ipv4Addr::new(10, 7, 0, 1).into(), "10.7.0.0/24".parse().expect("subnet"))),
         fixed_cidr: Some("10.7.0.128/25".parse().expect("subnet")),
         icc: false,
         mtu: 1400,
-        publish_address: LOCAL,
+        publish_address: LOCAL.into(),
         ..NetworkConfig::default()
     };
     world::on_host_with(config, |host| {

@@ -254,16 +254,19 @@ pub(super) fn check_endpoint(network: &NetworkFacts, config: &EndpointConfig) ->
     if network.predefined && !config.aliases.is_empty() {
         problems.push("network-scoped alias is supported only for containers in user defined networks".to_owned());
     }
-    if network.predefined && (config.ipv4.is_some() || config.ipv6.is_some()) {
+    let wished = [config.ipv4.map(IpAddr::V4), config.ipv6.map(IpAddr::V6)];
+    if network.predefined && wished.iter().any(Option::is_some) {
         problems.push("user specified IP address is supported on user defined networks only".to_owned());
-    } else if let Some(address) = config.ipv4.map(IpAddr::V4).or_else(|| config.ipv6.map(IpAddr::V6)) {
-        match (network.configured, address) {
-            (None, _) => problems.push(
-                "user specified IP address is supported only when connecting to networks with user configured subnets"
-                    .to_owned(),
-            ),
-            (Some(subnet), IpAddr::V4(ip)) if subnet.contains(ip) => {}
-            _ => problems.push(format!("no configured subnet or ip-range contain the IP address {address}")),
+    } else if network.configured.is_empty() && wished.iter().any(Option::is_some) {
+        problems.push(
+            "user specified IP address is supported only when connecting to networks with user configured subnets"
+                .to_owned(),
+        );
+    } else {
+        for address in wished.into_iter().flatten() {
+            if !network.configured.iter().any(|subnet| subnet.contains(address)) {
+                problems.push(format!("no configured subnet or ip-range contain the IP address {address}"));
+            }
         }
     }
     match problems.len() {

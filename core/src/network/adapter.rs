@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dockerd_network::driver::NetworkIdentity;
+use dockerd_network::ipam::pool;
 use dockerd_network::stack::{Attachment, KeptContainer, Predefined, SandboxRequest, StackOptions};
 use dockerd_network::{NetworkConfig, NetworkDriver, NetworkError, NetworkStack};
 use dockerd_runtime::BoxFuture;
@@ -15,7 +16,7 @@ use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, Kinded, NetworkId, Timestamp};
 use tokio::runtime::Handle;
 
-use super::document::{self, NetworkRecord, PREDEFINED, UserNetwork};
+use super::document::{self, NetworkRecord, NetworksDocument, PREDEFINED, UserNetwork};
 use super::plan;
 use crate::container::names;
 use crate::error::EngineError;
@@ -63,8 +64,11 @@ fn networking(error: NetworkError) -> EngineError {
 
 impl StackNetworks {
     /// Sets the networks up. Blocking.
-    pub(crate) fn open(layout: &Layout, config: NetworkConfig, runtime: Handle) -> Result<Self, EngineError> {
-        let records = document::load(layout)?;
+    pub(crate) fn open(layout: &Layout, mut config: NetworkConfig, runtime: Handle) -> Result<Self, EngineError> {
+        let NetworksDocument { networks: records, global_id } = document::load(layout)?;
+        if !config.pools.iter().any(|pool| pool.base.is_ipv6()) {
+            config.pools.extend(global_id.and_then(pool::unique_local));
+        }
         let identity = |name: &str| {
             let id = records.iter().find(|record| record.name == name).map(|record| record.id.clone());
             id.map(|id| NetworkIdentity { id, name: name.to_owned() })
@@ -77,9 +81,9 @@ impl StackNetworks {
             let order = plan::order(network, &config);
             order.inspect_err(|error| tracing::error!(network = network.name, %error, "its document cannot be used"))
         };
-        let bridges = users.iter().filter_map(|network| order(network).ok()).collect();
+        let networks = users.iter().filter_map(|network| order(network).ok()).collect();
         let forwarding_marker = layout.forwarding_marker();
-        let options = StackOptions { config: config.clone(), predefined, bridges, forwarding_marker, runtime };
+        let options = StackOptions { config: config.clone(), predefined, networks, forwarding_marker, runtime };
         let stack = NetworkStack::open(options).map_err(EngineError::module)?;
         let netns_dir = layout.netns_dir();
         link_namespace(&netns_dir.join("default"), std::process::id());
@@ -229,7 +233,7 @@ impl Networks for StackNetworks {
         let driver = self.find(name)?;
         let NetworkIdentity { id, name } = driver.identity().clone();
         let user = self.user(&id);
-        let configured = user.as_ref().and_then(UserNetwork::configured);
+        let configured = user.as_ref().map(UserNetwork::configured).unwrap_or_default();
         Some(NetworkFacts { id, name, predefined: user.is_none(), configured })
     }
 

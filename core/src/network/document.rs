@@ -2,7 +2,7 @@
 //! user-defined network has `<id>.json`, written before anything of it is in the kernel. Blocking.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 use dockerd_network::ipam::Subnet;
@@ -27,9 +27,12 @@ pub(super) struct NetworkRecord {
 }
 
 /// The document.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NetworksDocument {
     pub(super) networks: Vec<NetworkRecord>,
+    /// What makes this engine's own IPv6 networks unlike others'.
+    #[serde(default)]
+    pub(super) global_id: Option<[u8; 5]>,
 }
 
 impl Document for NetworksDocument {
@@ -65,16 +68,15 @@ pub(super) struct PoolDocument {
     pub(super) drawn: bool,
     pub(super) range: Option<Subnet>,
     /// `None`: the first address, which inspect does not show then.
-    pub(super) gateway: Option<Ipv4Addr>,
+    pub(super) gateway: Option<IpAddr>,
     /// Addresses that are others', by name.
-    pub(super) auxiliary: BTreeMap<String, Ipv4Addr>,
+    pub(super) auxiliary: BTreeMap<String, IpAddr>,
 }
 
 impl UserNetwork {
-    /// The subnet, if it was not drawn from the pools: then addresses in it may be asked for.
-    pub(super) fn configured(&self) -> Option<Subnet> {
-        let pool = self.pools.first()?;
-        (!pool.drawn).then_some(pool.subnet)
+    /// Subnets that were not drawn from the daemon's pools: addresses in them may be asked for.
+    pub(super) fn configured(&self) -> Vec<Subnet> {
+        self.pools.iter().filter(|pool| !pool.drawn).map(|pool| pool.subnet).collect()
     }
 }
 
@@ -133,19 +135,20 @@ pub(super) fn new_id() -> NetworkId {
     }
 }
 
-/// Reads the document; predefined networks that are not in it are added and stored.
-pub(super) fn load(layout: &Layout) -> Result<Vec<NetworkRecord>, EngineError> {
+/// Reads the document; what is not in it is added and stored.
+pub(super) fn load(layout: &Layout) -> Result<NetworksDocument, EngineError> {
     let path = layout.networks_document();
     let mut stored = read(&path)?;
     let missing: Vec<&str> =
         PREDEFINED.into_iter().filter(|name| !stored.networks.iter().any(|n| n.name == *name)).collect();
-    if !missing.is_empty() {
+    if !missing.is_empty() || stored.global_id.is_none() {
         let created = Timestamp::now();
         let record = |name: &str| NetworkRecord { id: new_id(), name: name.to_owned(), created };
         stored.networks.extend(missing.into_iter().map(record));
+        stored.global_id.get_or_insert_with(names::random);
         document::write(&path, &stored, Durability::Disk)?;
     }
-    Ok(stored.networks)
+    Ok(stored)
 }
 
 fn read(path: &Path) -> Result<NetworksDocument, EngineError> {
@@ -165,7 +168,7 @@ mod tests {
         let layout = Layout::new(dir.path().join("data"), dir.path().join("exec"));
         layout.create().expect("directories");
         let first = load(&layout).expect("made");
-        assert_eq!(first.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), PREDEFINED);
+        assert_eq!(first.networks.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), PREDEFINED);
         assert_eq!(load(&layout).expect("read"), first);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dockerd_network::NetworkDriver;
 use dockerd_network::driver::NetworkIdentity;
+use dockerd_network::ipam::{Subnet, SubnetPlan};
 use dockerd_types::container::Labels;
 use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, ErrorKind, Filters, Kinded, NetworkId, Timestamp};
@@ -35,6 +36,10 @@ pub struct NetworkView {
     pub driver: &'static str,
     /// When it was made.
     pub created: Timestamp,
+    /// Whether it has IPv4.
+    pub enable_ipv4: bool,
+    /// Whether it has IPv6.
+    pub enable_ipv6: bool,
     /// Whether nothing leads in or out.
     pub internal: bool,
     /// Whether others than services may join.
@@ -187,7 +192,7 @@ impl NetworkService {
             // Should we die after this, the next daemon removes the bridge: nothing speaks for it any more.
             document::forget(networks.layout(), &id).inspect_err(|_| driver.reopen())?;
             networks.forget(&id);
-            networks.stack().remove_bridge(&*driver).map_err(EngineError::module)
+            networks.stack().remove(&*driver).map_err(EngineError::module)
         });
         removed.await??;
         self.event("destroy", &network.id, &network.name, &network.driver);
@@ -257,20 +262,22 @@ impl NetworkService {
             Some(network) => view_of(network, driver.kind()),
             None => {
                 let details = driver.details();
-                let pool = details.subnet.map(|subnet| PoolView {
-                    subnet: subnet.to_string(),
-                    range: details.range.map(|range| range.to_string()).unwrap_or_default(),
-                    gateway: details.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+                let pool = |plan: SubnetPlan| PoolView {
+                    subnet: plan.subnet.to_string(),
+                    range: plan.range.map(|range| range.to_string()).unwrap_or_default(),
+                    gateway: plan.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
                     auxiliary: BTreeMap::new(),
-                });
+                };
                 NetworkView {
                     driver: driver.kind(),
                     created: self.networks.created(&identity.id).unwrap_or_else(|| Timestamp::from_unix_nanos(0)),
                     identity,
+                    enable_ipv4: true,
+                    enable_ipv6: details.subnets.iter().any(|plan| plan.subnet.is_ipv6()),
                     internal: false,
                     attachable: false,
                     ipam_options: None,
-                    pools: pool.into_iter().collect(),
+                    pools: details.subnets.into_iter().map(pool).collect(),
                     options: details.options,
                     labels: Labels::new(),
                     predefined: true,
@@ -283,6 +290,7 @@ impl NetworkService {
 
 fn view_of(network: UserNetwork, driver: &'static str) -> NetworkView {
     let UserNetwork { id, name, created, internal, attachable, ipam_options, pools, options, labels, .. } = network;
+    let UserNetwork { enable_ipv4, enable_ipv6, .. } = network;
     let pool = |pool: document::PoolDocument| PoolView {
         subnet: pool.subnet.to_string(),
         range: pool.range.map(|range| range.to_string()).unwrap_or_default(),
@@ -293,6 +301,8 @@ fn view_of(network: UserNetwork, driver: &'static str) -> NetworkView {
         identity: NetworkIdentity { id, name },
         driver,
         created,
+        enable_ipv4,
+        enable_ipv6,
         internal,
         attachable,
         ipam_options,
@@ -307,17 +317,21 @@ fn view_of(network: UserNetwork, driver: &'static str) -> NetworkView {
 /// Document, bridge, rules. A failure leaves nothing. Blocking; under the turn.
 fn make(networks: &StackNetworks, request: CreateNetwork) -> Result<UserNetwork, EngineError> {
     let stack = networks.stack();
-    let mut taken: Vec<_> = stack.networks().iter().filter_map(|network| network.details().subnet).collect();
+    let subnets = |network: &Arc<dyn NetworkDriver>| network.details().subnets.into_iter().map(|plan| plan.subnet);
+    let mut taken: Vec<_> = stack.networks().iter().flat_map(subnets).collect();
     let users = networks.users();
     // Also of those whose bridge could not be made.
     taken.extend(users.iter().flat_map(|network| network.pools.iter().map(|pool| pool.subnet)));
-    let draws = request.pools.iter().all(|pool| pool.subnet.is_empty());
-    let free = draws.then(|| stack.free_subnet(&taken)).transpose().map_err(EngineError::module)?;
+    let free = |ipv6: bool, wanted: bool| -> Result<Option<Subnet>, EngineError> {
+        let given = request.pools.iter().any(|pool| !pool.subnet.is_empty() && pool.subnet.contains(':') == ipv6);
+        (wanted && !given).then(|| stack.free_subnet(ipv6, &taken)).transpose().map_err(EngineError::module)
+    };
+    let free = [free(false, request.enable_ipv4.unwrap_or(true))?, free(true, request.enable_ipv6.unwrap_or(false))?];
     let around = Surroundings { networks: &users, taken: &taken, free };
     let network = plan::plan(request, document::new_id(), Timestamp::now(), &around).map_err(EngineError::module)?;
     let order = plan::order(&network, stack.config()).map_err(EngineError::module)?;
     document::store(networks.layout(), &network)?;
-    if let Err(error) = stack.add_bridge(order) {
+    if let Err(error) = stack.add(order) {
         if let Err(error) = document::forget(networks.layout(), &network.id) {
             tracing::warn!(network = network.name, %error, "the document of a network that was not made stays");
         }

@@ -196,6 +196,25 @@ pub struct EndpointState {
     pub dns_names: Vec<String>,
 }
 
+impl EndpointState {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv4 = self.ipv4.map(|(address, _)| IpAddr::V4(address));
+        ipv4.into_iter().chain(self.ipv6.map(|(address, _)| IpAddr::V6(address)))
+    }
+
+    /// The same with the bits of their prefixes.
+    pub fn prefixed_addresses(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        let ipv4 = self.ipv4.map(|(address, prefix)| (IpAddr::V4(address), prefix));
+        ipv4.into_iter().chain(self.ipv6.map(|(address, prefix)| (IpAddr::V6(address), prefix)))
+    }
+
+    /// Where its default routes would lead, IPv4 first.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        self.gateway4.map(IpAddr::V4).into_iter().chain(self.gateway6.map(IpAddr::V6))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

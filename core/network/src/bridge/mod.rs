@@ -7,54 +7,77 @@
 pub mod setup;
 pub(crate) mod sweep;
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use dockerd_types::ContainerId;
 use dockerd_types::network::{EndpointConfig, EndpointState};
 
-use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, bare_endpoint};
+use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, bare_endpoint, hardware_address};
 use crate::error::NetworkError;
-use crate::firewall::BridgeRules;
-use crate::ipam::{Allocator, Subnet};
-use crate::link::MacAddress;
+use crate::firewall::{BridgeRules, FamilyRules, GatewayMode};
+use crate::ipam::{Leases, Subnet, SubnetPlan};
 use crate::pool::ShelfId;
 use crate::sandbox::LinkPlan;
 use setup::BridgeLink;
 
-/// What a bridge network is like, resolved.
+/// One family of a bridge network, resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BridgeSettings {
-    /// Where containers' default route leads; the bridge's own address unless somebody else is the router.
-    pub gateway: Ipv4Addr,
+pub struct BridgeFamily {
+    /// Its subnet.
+    pub subnet: Subnet,
+    /// The bridge's own address; `None`: it has none.
+    pub address: Option<IpAddr>,
+    /// Where containers' default route leads: the bridge's own address unless somebody else is the router; `None`: nowhere.
+    pub gateway: Option<IpAddr>,
     /// The part of the subnet containers get addresses from.
     pub range: Option<Subnet>,
     /// Addresses nobody gets.
-    pub reserved: Vec<Ipv4Addr>,
+    pub reserved: Vec<IpAddr>,
+    /// How containers and the world reach each other.
+    pub mode: GatewayMode,
+    /// What the outside sees instead of containers' addresses; `None`: an address of the link packets leave by.
+    pub source: Option<IpAddr>,
+}
+
+/// What a bridge network is like, resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeSettings {
+    /// IPv4, if it has it.
+    pub ipv4: Option<BridgeFamily>,
+    /// IPv6, if it has it.
+    pub ipv6: Option<BridgeFamily>,
     /// Largest packet.
     pub mtu: u32,
+    /// What names of links inside begin with.
+    pub prefix: String,
     /// Whether containers may speak to each other unasked.
     pub icc: bool,
-    /// Whether the outside sees the host's address instead of the container's.
+    /// Whether the outside sees another address instead of the container's.
     pub masquerade: bool,
     /// Whether nothing leads in or out.
     pub internal: bool,
     /// Whether others may reach containers at their own addresses.
     pub direct_routing: bool,
+    /// Links of the host from which others may in any case.
+    pub trusted: Vec<String>,
     /// Where ports are published that name no address.
-    pub publish_address: Ipv4Addr,
+    pub publish_address: IpAddr,
     /// Options as inspect shows them.
     pub options: BTreeMap<String, String>,
 }
 
-/// Who has what.
-#[derive(Debug)]
-struct Leases {
-    free: Allocator,
-    held: HashMap<ContainerId, Ipv4Addr>,
-    closed: bool,
+impl BridgeSettings {
+    /// Its families.
+    pub fn families(&self) -> impl Iterator<Item = &BridgeFamily> {
+        self.ipv4.iter().chain(&self.ipv6)
+    }
+
+    /// The bridge's own addresses with the bits of their prefixes.
+    pub fn addresses(&self) -> Vec<(IpAddr, u8)> {
+        self.families().filter_map(|family| Some((family.address?, family.subnet.prefix()))).collect()
+    }
 }
 
 /// One bridge.
@@ -65,9 +88,7 @@ pub struct BridgeNetwork {
     settings: BridgeSettings,
     plan: LinkPlan,
     shelf: ShelfId,
-    leases: Mutex<Leases>,
-    /// Somebody gave something back.
-    released: Condvar,
+    leases: Leases,
 }
 
 impl BridgeNetwork {
@@ -79,72 +100,38 @@ impl BridgeNetwork {
         plan: LinkPlan,
         shelf: ShelfId,
     ) -> Result<Self, NetworkError> {
-        let outside = |setting, value: Ipv4Addr| {
-            Err(NetworkError::OutsideSubnet { setting, value: value.into(), subnet: bridge.subnet.to_string() })
-        };
-        if !bridge.subnet.contains(settings.gateway) {
-            return outside("default gateway", settings.gateway);
+        let mut subnets = Vec::new();
+        for family in settings.families() {
+            let outside = |setting, value: IpAddr| {
+                Err(NetworkError::OutsideSubnet { setting, value, subnet: family.subnet.to_string() })
+            };
+            if let Some(gateway) = family.gateway.filter(|gateway| !family.subnet.contains(*gateway)) {
+                return outside("default gateway", gateway);
+            }
+            if let Some(range) = family.range.filter(|range| !family.subnet.overlaps(*range)) {
+                return outside("fixed CIDR", range.first());
+            }
+            subnets.push(SubnetPlan {
+                subnet: family.subnet,
+                range: family.range,
+                // Nothing leads out of an internal network; its gateway is nobody else's all the same.
+                gateway: family.gateway.filter(|_| !settings.internal),
+                reserved: family.reserved.iter().copied().chain(family.address).chain(family.gateway).collect(),
+            });
         }
-        if let Some(range) = settings.range.filter(|range| !bridge.subnet.overlaps(*range)) {
-            return outside("fixed CIDR", range.first());
-        }
-        let mut free = Allocator::new(bridge.subnet, settings.range);
-        for address in [bridge.address, settings.gateway].into_iter().chain(settings.reserved.iter().copied()) {
-            free.reserve(address);
-        }
-        let leases = Mutex::new(Leases { free, held: HashMap::new(), closed: false });
-        Ok(Self { identity, bridge, settings, plan, shelf, leases, released: Condvar::new() })
+        let leases = Leases::new(identity.clone(), subnets);
+        Ok(Self { identity, bridge, settings, plan, shelf, leases })
     }
 
-    /// The bridge's own address.
-    pub fn address(&self) -> Ipv4Addr {
-        self.bridge.address
+    /// What it is like.
+    pub fn settings(&self) -> &BridgeSettings {
+        &self.settings
     }
 
     /// The bridge's link.
     pub fn bridge(&self) -> &BridgeLink {
         &self.bridge
     }
-
-    fn lock(&self) -> MutexGuard<'_, Leases> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes the address asked for, else the lowest free one.
-    fn take(&self, container: &ContainerId, wished: Option<Ipv4Addr>) -> Result<Ipv4Addr, NetworkError> {
-        let network = || self.identity.name.clone();
-        if let Some(address) = wished.filter(|address| !self.bridge.subnet.contains(*address)) {
-            return Err(NetworkError::AddressOutside(address.into()));
-        }
-        let mut leases = self.lock();
-        if leases.closed {
-            return Err(NetworkError::Closed { network: network() });
-        }
-        let address = match wished {
-            // Outside the range there is no bitmap; those who have such addresses are few.
-            Some(address) => {
-                let subnet = self.bridge.subnet;
-                let ends = subnet.prefix() < 31 && (address == subnet.first() || address == subnet.last());
-                let others = leases.held.values().any(|held| *held == address)
-                    || [self.bridge.address, self.settings.gateway].contains(&address)
-                    || self.settings.reserved.contains(&address);
-                let free = !ends && !others && leases.free.reserve(address);
-                free.then_some(address).ok_or(NetworkError::AddressInUse)?
-            }
-            None => {
-                let exhausted =
-                    || NetworkError::AddressesExhausted { network: network(), id: self.identity.id.to_string() };
-                leases.free.take().ok_or_else(exhausted)?
-            }
-        };
-        leases.held.insert(container.clone(), address);
-        Ok(address)
-    }
-}
-
-fn hardware_address(config: &EndpointConfig) -> MacAddress {
-    let wished = config.mac_address.as_deref().and_then(MacAddress::parse);
-    wished.unwrap_or_else(|| MacAddress::local(crate::random()))
 }
 
 impl NetworkDriver for BridgeNetwork {
@@ -160,158 +147,71 @@ impl NetworkDriver for BridgeNetwork {
         Some(self.shelf)
     }
 
-    fn link(&self) -> Option<LinkPlan> {
-        Some(self.plan)
+    fn link(&self) -> Option<&LinkPlan> {
+        Some(&self.plan)
     }
 
     fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
-        let address = self.take(container, config.ipv4)?;
+        let (ipv4, ipv6) = self.leases.allot(container, config.ipv4, config.ipv6)?;
         Ok(EndpointState {
-            ipv4: Some((address, self.bridge.subnet.prefix())),
-            gateway4: (!self.settings.internal).then_some(self.settings.gateway),
+            ipv4: ipv4.map(|lease| (lease.address, lease.prefix)),
+            gateway4: ipv4.and_then(|lease| lease.gateway),
+            ipv6: ipv6.map(|lease| (lease.address, lease.prefix)),
+            gateway6: ipv6.and_then(|lease| lease.gateway),
             mac_address: hardware_address(config).to_string(),
             ..bare_endpoint(&self.identity)
         })
     }
 
     fn keep(&self, container: &ContainerId, state: &EndpointState) {
-        let Some((address, _)) = state.ipv4 else { return };
-        let mut leases = self.lock();
-        leases.free.reserve(address);
-        leases.held.insert(container.clone(), address);
+        self.leases.keep(container, state.addresses());
     }
 
     fn release(&self, container: &ContainerId) {
-        let mut leases = self.lock();
-        if let Some(address) = leases.held.remove(container) {
-            leases.free.release(address);
-            self.released.notify_all();
-        }
+        self.leases.release(container);
     }
 
     fn reopen(&self) {
-        self.lock().closed = false;
+        self.leases.reopen();
     }
 
     fn close(&self, patience: Duration) -> Result<(), NetworkError> {
-        let waited = self.released.wait_timeout_while(self.lock(), patience, |leases| !leases.held.is_empty());
-        let (mut leases, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if !leases.held.is_empty() {
-            return Err(NetworkError::InUse { network: self.identity.name.clone() });
-        }
-        leases.closed = true;
-        Ok(())
+        self.leases.close(patience)
     }
 
-    fn publish_address(&self) -> Option<Ipv4Addr> {
-        (!self.settings.internal).then_some(self.settings.publish_address)
+    fn publishing(&self) -> Option<PublishPolicy> {
+        let mode = |family: &Option<BridgeFamily>| family.as_ref().map_or(GatewayMode::Nat, |family| family.mode);
+        (!self.settings.internal).then(|| PublishPolicy {
+            address: self.settings.publish_address,
+            ipv4: mode(&self.settings.ipv4),
+            ipv6: mode(&self.settings.ipv6),
+        })
     }
 
     fn rules(&self) -> Option<BridgeRules> {
+        let family = |family: &BridgeFamily| {
+            let BridgeFamily { subnet, mode, source, .. } = *family;
+            FamilyRules { subnet, mode, source }
+        };
         Some(BridgeRules {
             link: self.bridge.name.clone(),
-            subnet: self.bridge.subnet,
+            ipv4: self.settings.ipv4.as_ref().map(family),
+            ipv6: self.settings.ipv6.as_ref().map(family),
             icc: self.settings.icc,
             internal: self.settings.internal,
             masquerade: self.settings.masquerade,
             direct_routing: self.settings.direct_routing,
+            trusted: self.settings.trusted.clone(),
         })
     }
 
     fn details(&self) -> NetworkDetails {
-        NetworkDetails {
-            subnet: Some(self.bridge.subnet),
-            range: self.settings.range,
-            gateway: Some(self.settings.gateway),
-            options: self.settings.options.clone(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::pool::SandboxPool;
-
-    fn network(range: Option<&str>) -> BridgeNetwork {
-        let subnet: Subnet = "10.5.0.0/24".parse().expect("subnet");
-        let pool = SandboxPool::start().expect("pool");
-        let plan = LinkPlan { bridge: 1, mtu: 1500, isolated: false };
-        let shelf = pool.add_idle_shelf(crate::sandbox::Blueprint::Plain);
-        let settings = BridgeSettings {
-            gateway: Ipv4Addr::new(10, 5, 0, 1),
-            range: range.map(|text| text.parse().expect("range")),
-            reserved: vec![Ipv4Addr::new(10, 5, 0, 3)],
-            mtu: 1500,
-            icc: true,
-            masquerade: true,
-            internal: false,
-            direct_routing: false,
-            publish_address: Ipv4Addr::UNSPECIFIED,
-            options: BTreeMap::new(),
+        let plan = |family: &BridgeFamily| SubnetPlan {
+            subnet: family.subnet,
+            range: family.range,
+            gateway: family.gateway,
+            reserved: Vec::new(),
         };
-        let link = BridgeLink { index: 1, name: "br-x".to_owned(), address: settings.gateway, subnet };
-        let id = dockerd_types::NetworkId::from_random([0xa7; 32]).expect("id");
-        BridgeNetwork::new(NetworkIdentity { id, name: "n".to_owned() }, link, settings, plan, shelf).expect("network")
-    }
-
-    fn container(number: u8) -> ContainerId {
-        ContainerId::parse(&format!("{number:064x}")).expect("id")
-    }
-
-    fn asked(last: u8) -> EndpointConfig {
-        EndpointConfig { ipv4: Some(Ipv4Addr::new(10, 5, 0, last)), ..EndpointConfig::default() }
-    }
-
-    #[test]
-    fn addresses_asked_for() {
-        let network = network(Some("10.5.0.128/25"));
-        let any = EndpointConfig::default();
-        let last = |number, config: &EndpointConfig| {
-            network.allot(&container(number), config).map(|state| state.ipv4.map_or(0, |(ip, _)| ip.octets()[3]))
-        };
-        assert_eq!(last(1, &any).ok(), Some(128));
-        // Inside the range and outside it.
-        assert_eq!(last(2, &asked(129)).ok(), Some(129));
-        assert_eq!(last(3, &asked(9)).ok(), Some(9));
-        assert_eq!(last(4, &any).ok(), Some(130));
-        for taken in [1, 9, 128] {
-            assert!(matches!(last(5, &asked(taken)), Err(NetworkError::AddressInUse)), "{taken}");
-        }
-        let outside = EndpointConfig { ipv4: Some(Ipv4Addr::new(10, 6, 0, 1)), ..EndpointConfig::default() };
-        assert!(matches!(last(5, &outside), Err(NetworkError::AddressOutside(_))));
-        assert!(matches!(network.close(Duration::ZERO), Err(NetworkError::InUse { .. })));
-        (1..=4).for_each(|number| network.release(&container(number)));
-        network.close(Duration::ZERO).expect("nobody is on it");
-        assert!(matches!(last(5, &any), Err(NetworkError::Closed { .. })));
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
-        /// Nobody gets what another has, whatever is asked for and given back.
-        #[test]
-        fn addresses_have_one_owner(steps in proptest::collection::vec((0u8..40, proptest::option::of(0u8..=255)), 1..120)) {
-            let network = network(None);
-            let mut owners = HashMap::new();
-            for (number, wished) in steps {
-                if owners.remove(&number).is_some() {
-                    network.release(&container(number));
-                    continue;
-                }
-                let config = wished.map_or_else(EndpointConfig::default, asked);
-                let free = wished.is_none_or(|last| !matches!(last, 0 | 1 | 3 | 255) && !owners.values().any(|o| *o == last));
-                let given = network.allot(&container(number), &config).ok().and_then(|state| state.ipv4);
-                prop_assert_eq!(given.is_some(), free);
-                if let Some((address, _)) = given {
-                    let last = address.octets()[3];
-                    prop_assert!(!matches!(last, 0 | 1 | 3 | 255));
-                    prop_assert!(!owners.values().any(|other| *other == last));
-                    prop_assert!(wished.is_none_or(|wished| wished == last));
-                    owners.insert(number, last);
-                }
-            }
-        }
+        NetworkDetails { subnets: self.settings.families().map(plan).collect(), options: self.settings.options.clone() }
     }
 }

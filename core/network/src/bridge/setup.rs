@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 use dockerd_sys::netlink::{Batch, Socket};
@@ -13,21 +13,28 @@ use crate::ipam::{Subnet, pool};
 use crate::link::{self, Link, MacAddress};
 use crate::sandbox::LINK_ALIAS;
 
-/// A bridge that is up and has its address.
+/// A bridge that is up and has its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeLink {
     /// Its number.
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its own address.
-    pub address: Ipv4Addr,
-    /// Its network.
-    pub subnet: Subnet,
+}
+
+/// The default bridge and the addresses chosen for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultBridge {
+    /// Its link.
+    pub link: BridgeLink,
+    /// Its own address and its subnet.
+    pub ipv4: (IpAddr, Subnet),
+    /// The same of IPv6, if it has it.
+    pub ipv6: Option<(IpAddr, Subnet)>,
 }
 
 /// Finds or makes the default bridge; `None` for `--bridge none`.
-pub fn set_up(socket: &Socket, config: &NetworkConfig) -> Result<Option<BridgeLink>, NetworkError> {
+pub fn set_up(socket: &Socket, config: &NetworkConfig) -> Result<Option<DefaultBridge>, NetworkError> {
     let asked = |source| NetworkError::Kernel { action: "look at the host's links", source };
     let name = match &config.bridge {
         BridgeChoice::None => return Ok(None),
@@ -41,32 +48,33 @@ pub fn set_up(socket: &Socket, config: &NetworkConfig) -> Result<Option<BridgeLi
         (None, _) => make(socket, name, config.mtu, None)?,
     };
     let present = link::addresses(socket, link.index).map_err(asked)?;
-    let (address, subnet) = choose(socket, config, &present)?;
+    let ipv4 = choose(socket, config, &present)?;
+    let ipv6 = config.ipv6.then(|| choose_ipv6(socket, config, &present)).transpose()?;
+    let wanted: Vec<(IpAddr, u8)> =
+        [ipv4].into_iter().chain(ipv6).map(|(address, subnet)| (address, subnet.prefix())).collect();
     let mut batch = Batch::new();
     link::set_up(&mut batch, link.index);
     if link.mtu != config.mtu && config.bridge == BridgeChoice::Default {
         link::set_mtu(&mut batch, link.index, config.mtu);
     }
-    if !present.contains(&(address, subnet.prefix())) {
-        // The bridge is ours: what it had under other settings goes.
-        for (old, prefix) in present.iter().filter(|_| config.bridge == BridgeChoice::Default) {
-            link::delete_address(&mut batch, link.index, *old, *prefix);
-        }
-        link::add_address(&mut batch, link.index, address, subnet.prefix());
+    // The bridge is ours: what it had under other settings goes.
+    let ours = config.bridge == BridgeChoice::Default;
+    for (old, prefix) in present.iter().filter(|old| ours && !wanted.contains(old)) {
+        link::delete_address(&mut batch, link.index, *old, *prefix);
+    }
+    for (address, prefix) in wanted.iter().filter(|address| !present.contains(address)) {
+        link::add_address(&mut batch, link.index, *address, *prefix);
+    }
+    if ipv6.is_some() {
+        enable_ipv6(name)?;
     }
     socket.transact(&batch).map_err(NetworkError::kernel("set up the bridge"))?;
-    Ok(Some(BridgeLink { index: link.index, name: name.to_owned(), address, subnet }))
+    Ok(Some(DefaultBridge { link: BridgeLink { index: link.index, name: name.to_owned() }, ipv4, ipv6 }))
 }
 
-/// Makes sure that the bridge of a user-defined network is there, up and with its address. One that is there already
+/// Makes sure that the bridge of a user-defined network is there, up and with its addresses. One that is there already
 /// under that name is used; it is ours to remove only if we made it, which is what [`LINK_ALIAS`] says.
-pub fn ensure(
-    socket: &Socket,
-    name: &str,
-    mtu: u32,
-    address: Ipv4Addr,
-    subnet: Subnet,
-) -> Result<BridgeLink, NetworkError> {
+pub fn ensure(socket: &Socket, name: &str, mtu: u32, addresses: &[(IpAddr, u8)]) -> Result<BridgeLink, NetworkError> {
     let asked = |source| NetworkError::Kernel { action: "look at the host's links", source };
     let found = link::by_name(socket, name).map_err(asked)?;
     if found.as_ref().is_some_and(|link| link.kind != "bridge") {
@@ -77,19 +85,33 @@ pub fn ensure(
         Some(link) => link,
         None => make(socket, name, mtu, Some(LINK_ALIAS))?,
     };
-    let present = if is_new { Vec::new() } else { link::addresses(socket, link.index).map_err(asked)? };
-    let mut batch = Batch::new();
-    link::set_up(&mut batch, link.index);
-    if !present.contains(&(address, subnet.prefix())) {
-        link::add_address(&mut batch, link.index, address, subnet.prefix());
-    }
-    if let Err(source) = socket.transact(&batch) {
+    let undone = |error| {
         if is_new {
             remove(socket, link.index);
         }
-        return Err(NetworkError::Kernel { action: "set up the bridge", source });
+        error
+    };
+    let present = if is_new { Vec::new() } else { link::addresses(socket, link.index).map_err(asked)? };
+    if addresses.iter().any(|(address, _)| address.is_ipv6()) {
+        enable_ipv6(name).map_err(undone)?;
     }
-    Ok(BridgeLink { index: link.index, name: name.to_owned(), address, subnet })
+    let mut batch = Batch::new();
+    link::set_up(&mut batch, link.index);
+    for (address, prefix) in addresses.iter().filter(|address| !present.contains(address)) {
+        link::add_address(&mut batch, link.index, *address, *prefix);
+    }
+    socket.transact(&batch).map_err(|source| undone(NetworkError::Kernel { action: "set up the bridge", source }))?;
+    Ok(BridgeLink { index: link.index, name: name.to_owned() })
+}
+
+/// Hosts that have IPv6 off for new links have it on a bridge that needs it; routers that announce themselves there are
+/// containers.
+fn enable_ipv6(bridge: &str) -> Result<(), NetworkError> {
+    let dir = Path::new("/proc/sys/net/ipv6/conf").join(bridge);
+    for (name, value) in [("disable_ipv6", "0"), ("accept_ra", "0")] {
+        fs::write(dir.join(name), value).map_err(NetworkError::io(format!("set {name} of {bridge}")))?;
+    }
+    Ok(())
 }
 
 /// Removes a bridge if we made it, by its number.
@@ -139,34 +161,47 @@ fn make(socket: &Socket, name: &str, mtu: u32, alias: Option<&str>) -> Result<Li
 }
 
 /// What was configured, else what the bridge has, else the first subnet of the pools the host has no route to.
-fn choose(
+fn choose(socket: &Socket, config: &NetworkConfig, present: &[(IpAddr, u8)]) -> Result<(IpAddr, Subnet), NetworkError> {
+    let chosen = config.bip.or_else(|| first_of(present, false));
+    let chosen = chosen.or_else(|| config.fixed_cidr.map(|range| (range.first_host(), range)));
+    chosen.map_or_else(|| draw(socket, config, false), Ok)
+}
+
+/// The same of IPv6, where the range for containers is the network unless the bridge's own address says another one.
+fn choose_ipv6(
     socket: &Socket,
     config: &NetworkConfig,
-    present: &[(Ipv4Addr, u8)],
-) -> Result<(Ipv4Addr, Subnet), NetworkError> {
-    let chosen = config.bip.or_else(|| {
-        let (address, prefix) = *present.first()?;
-        Some((address, Subnet::containing(address, prefix)?))
-    });
-    if let Some(chosen) = chosen {
-        return Ok(chosen);
-    }
-    if let Some(range) = config.fixed_cidr {
-        return Ok((range.first_host(), range));
-    }
-    let taken = link::routed_subnets(socket).map_err(NetworkError::kernel("look at the host's routes"))?;
-    let subnet = pool::first_free(&config.pools, &taken).ok_or(NetworkError::PoolsExhausted)?;
+    present: &[(IpAddr, u8)],
+) -> Result<(IpAddr, Subnet), NetworkError> {
+    let chosen = config.bip6.or_else(|| config.fixed_cidr_v6.map(|range| (range.first_host(), range)));
+    let chosen = chosen.or_else(|| first_of(present, true));
+    chosen.map_or_else(|| draw(socket, config, true), Ok)
+}
+
+fn first_of(present: &[(IpAddr, u8)], ipv6: bool) -> Option<(IpAddr, Subnet)> {
+    let (address, prefix) = *present.iter().find(|(address, _)| address.is_ipv6() == ipv6)?;
+    Some((address, Subnet::containing(address, prefix)?))
+}
+
+fn draw(socket: &Socket, config: &NetworkConfig, ipv6: bool) -> Result<(IpAddr, Subnet), NetworkError> {
+    let subnet = pool::first_free(&config.pools, ipv6, &routed(socket)?).ok_or(NetworkError::PoolsExhausted)?;
     Ok((subnet.first_host(), subnet))
 }
 
-/// Lets the host pass packets on; whether it was this call that did it.
-pub fn enable_forwarding() -> Result<bool, NetworkError> {
-    let path = Path::new("/proc/sys/net/ipv4/ip_forward");
-    if fs::read_to_string(path).map_err(NetworkError::io("read ip_forward"))?.trim() == "1" {
-        return Ok(false);
+/// Lets the host pass packets of a family on; whether it was this call that did it.
+pub fn enable_forwarding(ipv6: bool) -> Result<bool, NetworkError> {
+    let switches: &[&str] =
+        if ipv6 { &["ipv6/conf/default/forwarding", "ipv6/conf/all/forwarding"] } else { &["ipv4/ip_forward"] };
+    let mut changed = false;
+    for switch in switches {
+        let path = Path::new("/proc/sys/net").join(switch);
+        let now = fs::read_to_string(&path).map_err(NetworkError::io(format!("read {switch}")))?;
+        if now.trim() != "1" {
+            fs::write(&path, "1").map_err(NetworkError::io(format!("enable {switch}")))?;
+            changed = true;
+        }
     }
-    fs::write(path, "1").map_err(NetworkError::io("enable ip_forward"))?;
-    Ok(true)
+    Ok(changed)
 }
 
 /// Lets what the host sends from 127.0.0.1 to a published port reach the bridge. Our rules keep the loopback addresses

@@ -5,7 +5,7 @@ pub mod nft;
 mod none;
 
 use std::fmt::Debug;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use dockerd_types::network::Protocol;
 
@@ -14,21 +14,68 @@ use crate::ipam::Subnet;
 
 pub use none::NoFirewall;
 
+/// How a network's containers and the world reach each other, per family
+/// (`com.docker.network.bridge.gateway_mode_ipv4` and `..._ipv6`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GatewayMode {
+    /// Published ports are the host's; what is not published is kept from others.
+    #[default]
+    Nat,
+    /// As `Nat`, but containers' own addresses are open to those who have a route.
+    NatUnprotected,
+    /// Containers have addresses others route to: nothing is translated, published ports are let through.
+    Routed,
+    /// The host has no address on the bridge.
+    Isolated,
+}
+
+/// One family of a bridge as far as the packet filter is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FamilyRules {
+    /// The containers' network.
+    pub subnet: Subnet,
+    /// How it and the world reach each other.
+    pub mode: GatewayMode,
+    /// What the outside sees instead of the containers' addresses where they are translated; `None`: the address of the
+    /// host's link the packet leaves by (`com.docker.network.host_ipv4` and `..._ipv6`).
+    pub source: Option<IpAddr>,
+}
+
 /// A bridge as far as the packet filter is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeRules {
     /// The bridge's link.
     pub link: String,
-    /// Its network.
-    pub subnet: Subnet,
+    /// IPv4, if it has it.
+    pub ipv4: Option<FamilyRules>,
+    /// IPv6, if it has it.
+    pub ipv6: Option<FamilyRules>,
     /// Whether containers may speak to each other unasked.
     pub icc: bool,
     /// Whether nothing goes in or out but between its own containers and the host.
     pub internal: bool,
-    /// Whether the outside sees the host's address instead of the container's.
+    /// Whether the outside sees another address instead of the container's.
     pub masquerade: bool,
     /// Whether others may reach published ports at the container's own address.
     pub direct_routing: bool,
+    /// Links of the host from which others may do so in any case.
+    pub trusted: Vec<String>,
+}
+
+impl BridgeRules {
+    /// Its families.
+    pub fn families(&self) -> impl Iterator<Item = &FamilyRules> {
+        self.ipv4.iter().chain(&self.ipv6)
+    }
+}
+
+/// What concerns no bridge of ours is dropped, since the host forwards for its containers only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DropForeign {
+    /// Of IPv4.
+    pub ipv4: bool,
+    /// Of IPv6.
+    pub ipv6: bool,
 }
 
 /// What is set as a whole.
@@ -38,21 +85,33 @@ pub struct Ruleset {
     pub bridges: Vec<BridgeRules>,
     /// All published ports.
     pub forwards: Vec<PortForward>,
-    /// The host forwards for its containers only: what concerns no bridge is dropped.
-    pub drop_foreign: bool,
+    /// What else is dropped.
+    pub drop_foreign: DropForeign,
 }
 
-/// A port of the host that leads to a container.
+/// By what address others reach a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Entry {
+    /// A port of the host, which is translated.
+    Host {
+        /// The host's address; `None`: any of them, of the container's family.
+        address: Option<IpAddr>,
+        /// The host's port.
+        port: u16,
+    },
+    /// The container's own address and port: a network of the mode [`GatewayMode::Routed`].
+    Direct,
+}
+
+/// A port of a container that others may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PortForward {
     /// Transport.
     pub protocol: Protocol,
-    /// The host's address; `None`: any of them.
-    pub host: Option<Ipv4Addr>,
-    /// The host's port.
-    pub port: u16,
+    /// By what address.
+    pub entry: Entry,
     /// Where it leads.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
 }
 
 /// A packet filter. Every method is one transaction: done or not done. Blocking.
@@ -60,7 +119,7 @@ pub trait Firewall: Send + Sync + Debug {
     /// Replaces everything that is ours.
     fn install(&self, rules: &Ruleset) -> Result<(), NetworkError>;
     /// Replaces the rules for bridges; published ports stay. `drop_foreign` as in [`Ruleset`].
-    fn replace_bridges(&self, bridges: &[BridgeRules], drop_foreign: bool) -> Result<(), NetworkError>;
+    fn replace_bridges(&self, bridges: &[BridgeRules], drop_foreign: DropForeign) -> Result<(), NetworkError>;
     /// Publishes.
     fn publish(&self, forwards: &[PortForward]) -> Result<(), NetworkError>;
     /// Ends one publication and begins another, at once.

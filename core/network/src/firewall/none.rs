@@ -1,6 +1,6 @@
 //! `--iptables=false`: the administrator keeps the packet filter to himself.
 
-use super::{BridgeRules, Firewall, PortForward, Ruleset};
+use super::{BridgeRules, DropForeign, Firewall, PortForward, Ruleset};
 use crate::error::NetworkError;
 
 /// Sets no rules.
@@ -12,7 +12,7 @@ impl Firewall for NoFirewall {
         Ok(())
     }
 
-    fn replace_bridges(&self, _bridges: &[BridgeRules], _drop_foreign: bool) -> Result<(), NetworkError> {
+    fn replace_bridges(&self, _bridges: &[BridgeRules], _drop_foreign: DropForeign) -> Result<(), NetworkError> {
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Where subnets of networks without one of their own come from: `--default-address-pool`, Docker's defaults otherwise.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Subnet;
 
@@ -14,15 +14,17 @@ pub struct AddressPool {
 }
 
 impl AddressPool {
-    /// Its subnets, in order. None when `size` is shorter than the base's prefix.
-    fn subnets(self) -> impl Iterator<Item = Subnet> {
-        let step = 1u64 << (32 - u64::from(self.size.min(32)));
-        let (first, last) = (u64::from(self.base.first().to_bits()), u64::from(self.base.last().to_bits()));
-        let count = if self.size < self.base.prefix() || self.size > 32 { 0 } else { (last - first + 1) / step };
-        (0..count).filter_map(move |index| {
-            let bits = u32::try_from(first + index * step).ok()?;
-            Subnet::containing(Ipv4Addr::from_bits(bits), self.size)
-        })
+    /// Its first subnet that overlaps nothing of `taken`. None when `size` is shorter than the base's prefix.
+    fn first_free(self, taken: &[Subnet]) -> Option<Subnet> {
+        let first = Subnet::containing(self.base.first(), self.size).filter(|_| self.size >= self.base.prefix())?;
+        let step = 1u128.checked_shl(first.rest().into())?;
+        let mut offset = 0;
+        loop {
+            let subnet = Subnet::containing(self.base.nth(offset)?, self.size)?;
+            let Some(other) = taken.iter().find(|other| other.overlaps(subnet)) else { return Some(subnet) };
+            // Behind all of the other: an IPv6 pool may have more subnets than could be looked at.
+            offset = (self.base.offset(other.last())? / step).checked_add(1)?.checked_mul(step)?;
+        }
     }
 }
 
@@ -45,9 +47,17 @@ pub fn defaults() -> Vec<AddressPool> {
     .collect()
 }
 
-/// The first subnet of the pools that overlaps nothing of `taken`.
-pub fn first_free(pools: &[AddressPool], taken: &[Subnet]) -> Option<Subnet> {
-    pools.iter().flat_map(|pool| pool.subnets()).find(|subnet| !taken.iter().any(|other| other.overlaps(*subnet)))
+/// The pool of a site's own IPv6 networks, of the random number that makes it unlike others' (RFC 4193, section 3.2).
+pub fn unique_local(global_id: [u8; 5]) -> Option<AddressPool> {
+    let mut octets = [0; 16];
+    octets[0] = 0xfd;
+    octets[1..6].copy_from_slice(&global_id);
+    Subnet::containing(Ipv6Addr::from(octets), 48).map(|base| AddressPool { base, size: 64 })
+}
+
+/// The first subnet of the pools of that family that overlaps nothing of `taken`.
+pub fn first_free(pools: &[AddressPool], ipv6: bool, taken: &[Subnet]) -> Option<Subnet> {
+    pools.iter().filter(|pool| pool.base.is_ipv6() == ipv6).find_map(|pool| pool.first_free(taken))
 }
 
 #[cfg(test)]
@@ -63,13 +73,19 @@ mod tests {
     fn the_next_free_subnet_is_taken() {
         let free = |taken: &[&str]| {
             let taken: Vec<Subnet> = taken.iter().map(|text| subnet(text)).collect();
-            first_free(&defaults(), &taken).map(|found| found.to_string())
+            first_free(&defaults(), false, &taken).map(|found| found.to_string())
         };
         assert_eq!(free(&[]).as_deref(), Some("172.17.0.0/16"));
         assert_eq!(free(&["172.17.3.0/24"]).as_deref(), Some("172.18.0.0/16"));
         assert_eq!(free(&["172.16.0.0/12"]).as_deref(), Some("192.168.0.0/20"));
         assert_eq!(free(&["172.16.0.0/12", "192.168.1.0/24"]).as_deref(), Some("192.168.16.0/20"));
         assert_eq!(free(&["0.0.0.0/0"]), None);
+        let six = [AddressPool { base: subnet("fd00::/48"), size: 64 }];
+        let found = first_free(&six, true, &[subnet("fd00::/64"), subnet("0.0.0.0/0")]);
+        assert_eq!(found, Some(subnet("fd00:0:0:1::/64")));
+        let vast = [AddressPool { base: subnet("fc00::/7"), size: 64 }];
+        assert_eq!(first_free(&vast, true, &[subnet("fc00::/8")]), Some(subnet("fd00::/64")));
+        assert_eq!(first_free(&vast, true, &[subnet("fc00::/7")]), None);
     }
 
     proptest! {
@@ -77,7 +93,7 @@ mod tests {
         fn what_is_found_overlaps_nothing(taken in proptest::collection::vec((any::<u32>(), 8u8..=32), 0..20)) {
             let taken: Vec<Subnet> =
                 taken.iter().filter_map(|(bits, prefix)| Subnet::containing(Ipv4Addr::from_bits(*bits), *prefix)).collect();
-            if let Some(found) = first_free(&defaults(), &taken) {
+            if let Some(found) = first_free(&defaults(), false, &taken) {
                 prop_assert!(taken.iter().all(|other| !other.overlaps(found)));
             }
         }

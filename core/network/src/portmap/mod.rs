@@ -15,7 +15,7 @@ use dockerd_types::network::{HostPort, Port, PortBinding, PortBindings, Protocol
 use tokio::runtime::Handle;
 
 use crate::error::NetworkError;
-use crate::firewall::{Firewall, PortForward};
+use crate::firewall::{Entry, Firewall, GatewayMode, PortForward};
 use allocator::{PortAllocator, Refusal};
 use proxy::Proxy;
 
@@ -44,6 +44,17 @@ pub struct PublisherOptions {
     pub proxies: Option<Handle>,
     /// Whether the host has IPv6.
     pub ipv6: bool,
+}
+
+/// Where a container's published ports lead, and how its network publishes. The two families may be two networks'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortTarget {
+    /// Its address of IPv4 and its network's mode.
+    pub ipv4: Option<(Ipv4Addr, GatewayMode)>,
+    /// The same of IPv6.
+    pub ipv6: Option<(Ipv6Addr, GatewayMode)>,
+    /// The host's address for ports that name none; unspecified: all, of both families.
+    pub default_address: IpAddr,
 }
 
 /// One port a container has on the host.
@@ -94,15 +105,12 @@ impl PortPublisher {
         Self { ports, firewall, proxies, ipv6 }
     }
 
-    /// Publishes all of `wanted` at `container`, or nothing; what names no address of the host on `default_address`.
-    /// Blocking.
-    pub fn publish(
-        &self,
-        container: Ipv4Addr,
-        default_address: Ipv4Addr,
-        wanted: &PortBindings,
-    ) -> Result<Publications, NetworkError> {
+    /// Publishes all of `wanted` at `target`, or nothing. Blocking.
+    pub fn publish(&self, target: &PortTarget, wanted: &PortBindings) -> Result<Publications, NetworkError> {
         let mut done = Publications::default();
+        let (Some((container, _)), IpAddr::V4(default_address)) = (target.ipv4, target.default_address) else {
+            return Ok(done);
+        };
         let outcome = self.reserve_all(container, default_address, wanted, &mut done);
         let outcome = outcome.and_then(|()| self.firewall.publish(&done.forwards()));
         match outcome {
@@ -200,7 +208,7 @@ impl PortPublisher {
         };
         for address in addresses {
             let host = SocketAddr::new(*address, host_port);
-            let failed = |source| NetworkError::HostPort { host, address: container, port, source };
+            let failed = |source| NetworkError::HostPort { host, address: container.into(), port, source };
             let held = match port::hold(transport(port.protocol), host) {
                 // Then no program of the host can have the port either.
                 Err(error)
@@ -212,8 +220,9 @@ impl PortPublisher {
             };
             let filtered = match address {
                 IpAddr::V4(ip) if self.firewall.forwards() => {
-                    let host = Some(*ip).filter(|ip| !ip.is_unspecified());
-                    out.forwards.push(PortForward { protocol: port.protocol, host, port: host_port, to });
+                    let address = Some(*ip).filter(|ip| !ip.is_unspecified()).map(IpAddr::V4);
+                    let entry = Entry::Host { address, port: host_port };
+                    out.forwards.push(PortForward { protocol: port.protocol, entry, to: to.into() });
                     true
                 }
                 _ => false,
@@ -230,10 +239,13 @@ impl PortPublisher {
 
     /// Has the same ports lead to another address of the container's, in one transaction. On failure all is as it was.
     /// Blocking.
-    pub fn redirect(&self, publications: &mut Publications, container: Ipv4Addr) -> Result<(), NetworkError> {
+    pub fn redirect(&self, publications: &mut Publications, target: &PortTarget) -> Result<(), NetworkError> {
+        let Some((container, _)) = target.ipv4 else { return Ok(()) };
         let old = publications.forwards();
-        let moved =
-            |forward: &PortForward| PortForward { to: SocketAddrV4::new(container, forward.to.port()), ..*forward };
+        let moved = |forward: &PortForward| PortForward {
+            to: SocketAddr::new(container.into(), forward.to.port()),
+            ..*forward
+        };
         self.firewall.redirect(&old, &old.iter().map(moved).collect::<Vec<_>>())?;
         for publication in &mut publications.0 {
             for forward in &mut publication.forwards {
@@ -248,8 +260,9 @@ impl PortPublisher {
 
     /// Holds again what a container had before the daemon's restart. What another program took meanwhile is lost to it
     /// and reported; the packet filter is not asked, it gets all forwards at once afterwards. Blocking.
-    pub fn restore(&self, container: Ipv4Addr, published: &[PublishedPort]) -> Publications {
+    pub fn restore(&self, target: &PortTarget, published: &[PublishedPort]) -> Publications {
         let mut done = Publications::default();
+        let Some((container, _)) = target.ipv4 else { return done };
         let mut rest: Vec<&PublishedPort> = published.iter().collect();
         while let Some(first) = rest.first().copied() {
             let same = |p: &PublishedPort| (p.container_port, p.host_port) == (first.container_port, first.host_port);

@@ -1,11 +1,12 @@
 //! Containers' sandboxes: joined at a start, changed while they run, taken down, and taken over after a daemon's restart.
 //!
 //! The first network's link was made ahead with the namespace; further ones are made when they are needed. Addresses and
-//! the default route are one batch on the sandbox's own netlink socket. The default route, and with it the published ports,
-//! belong to the network of the highest gateway priority that leads anywhere; by name where several have the same.
+//! the default routes are one batch on the sandbox's own netlink socket. The default route of a family, and with it the
+//! published ports, belong to the network of the highest gateway priority that leads anywhere; by name where several have
+//! the same.
 
 use std::cmp::Reverse;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -14,32 +15,35 @@ use dockerd_sys::ns;
 use dockerd_types::network::{EndpointState, PortBindings, PublishedPort};
 use dockerd_types::{ContainerId, NetworkId};
 
+use super::options::EndpointOptions;
 use super::{Attachment, Joined, KeptContainer, NetworkStack, SandboxRequest, lock};
 use crate::bridge::sweep;
 use crate::driver::NetworkDriver;
 use crate::error::NetworkError;
 use crate::firewall::PortForward;
 use crate::link::{self, MacAddress};
-use crate::portmap::Publications;
-use crate::sandbox::{self, VethPort};
+use crate::portmap::{PortTarget, Publications};
+use crate::sandbox::{self, LinkPort};
 
 /// One network of a sandbox.
 #[derive(Debug)]
 struct Joint {
     network: Arc<dyn NetworkDriver>,
     state: EndpointState,
+    link_local: Vec<IpAddr>,
     priority: i64,
-    port: Option<VethPort>,
+    port: Option<LinkPort>,
 }
 
 impl Joint {
-    /// Where its default route would lead.
-    fn gateway(&self) -> Option<(u32, Ipv4Addr)> {
-        Some((self.port?.inner, self.state.gateway4?))
+    /// Where its default route of a family would lead.
+    fn gateway(&self, ipv6: bool) -> Option<(u32, IpAddr)> {
+        let inner = self.port?.inner;
+        self.state.gateways().find(|gateway| gateway.is_ipv6() == ipv6).map(|gateway| (inner, gateway))
     }
 
-    fn address(&self) -> Option<Ipv4Addr> {
-        self.state.ipv4.map(|(address, _)| address)
+    fn id(&self) -> &NetworkId {
+        &self.network.identity().id
     }
 }
 
@@ -59,15 +63,30 @@ impl HeldSandbox {
         self.publications.forwards()
     }
 
-    /// The network that has the default route.
-    fn router(&self) -> Option<&Joint> {
-        let routers = self.joints.iter().filter(|joint| joint.gateway().is_some());
+    /// The network that has the default route of a family.
+    fn router(&self, ipv6: bool) -> Option<&Joint> {
+        let routers = self.joints.iter().filter(|joint| joint.gateway(ipv6).is_some());
         routers.min_by_key(|joint| (Reverse(joint.priority), joint.network.identity().name.clone()))
     }
 
-    fn free_interface(&self) -> String {
-        let taken = |name: &String| self.joints.iter().any(|joint| joint.state.interface == *name);
-        (0..).map(interface).find(|name| !taken(name)).unwrap_or_default()
+    /// Who the routers are, IPv4 first.
+    fn routers(&self) -> [Option<NetworkId>; 2] {
+        [false, true].map(|ipv6| self.router(ipv6).map(|joint| joint.id().clone()))
+    }
+
+    /// Where published ports lead; `None`: nowhere.
+    fn target(&self) -> Option<(PortTarget, &EndpointState)> {
+        let policy = |joint: &Joint| joint.network.publishing();
+        let (four, six) = (self.router(false), self.router(true));
+        let ipv4 = four.and_then(|joint| Some((joint.state.ipv4?.0, policy(joint)?.ipv4)));
+        let ipv6 = six.and_then(|joint| Some((joint.state.ipv6?.0, policy(joint)?.ipv6)));
+        let router = four.filter(|_| ipv4.is_some()).or(six.filter(|_| ipv6.is_some()))?;
+        let default_address = policy(router)?.address;
+        Some((PortTarget { ipv4, ipv6, default_address }, &router.state))
+    }
+
+    fn has_interface(&self, name: &str) -> bool {
+        self.joints.iter().any(|joint| joint.state.interface == name)
     }
 
     fn states(&self) -> Vec<EndpointState> {
@@ -75,15 +94,14 @@ impl HeldSandbox {
     }
 }
 
-fn interface(number: usize) -> String {
-    format!("eth{number}")
-}
-
 /// Addresses of a link that is up.
 fn configure(batch: &mut Batch, joint: &Joint) {
     let Some(port) = joint.port else { return };
-    if let Some((address, prefix)) = joint.state.ipv4 {
+    for (address, prefix) in joint.state.prefixed_addresses() {
         link::add_address(batch, port.inner, address, prefix);
+    }
+    for address in &joint.link_local {
+        link::add_address(batch, port.inner, *address, if address.is_ipv4() { 16 } else { 64 });
     }
     // After the address: this is when the neighbours are told.
     if let Some(mac) = MacAddress::parse(&joint.state.mac_address) {
@@ -133,27 +151,43 @@ impl NetworkStack {
         held: &mut HeldSandbox,
         attachments: &[Attachment],
     ) -> Result<Option<OwnedFd>, NetworkError> {
+        let mut options = Vec::with_capacity(attachments.len());
         for Attachment { network, config } in attachments {
+            let wishes = EndpointOptions::parse(&config.driver_opts)?;
             let mut state = network.allot(container, config)?;
-            if network.link().is_some() {
-                state.interface = held.free_interface();
+            if let Some(plan) = network.link() {
+                state.interface = plan.name(wishes.interface.as_deref(), |name| held.has_interface(name));
             }
-            held.joints.push(Joint { network: network.clone(), state, priority: config.gw_priority, port: None });
+            let link_local = config.link_local.clone();
+            let priority = config.gw_priority;
+            held.joints.push(Joint { network: network.clone(), state, link_local, priority, port: None });
+            options.push(wishes);
         }
         let Some(shelf) = attachments.first().and_then(|first| first.network.shelf()) else { return Ok(None) };
         let taken = self.pool.take(shelf)?;
         let (netns, handle) = (taken.netns, taken.handle);
-        if let Some(first) = held.joints.first_mut() {
-            first.port = handle.port;
+        let mut batch = Batch::new();
+        if let (Some(first), Some(port)) = (held.joints.first_mut(), handle.port) {
+            first.port = Some(port);
+            let made_as = first.network.link().map(|plan| plan.name(None, |_| false));
+            if made_as.as_deref() != Some(&first.state.interface) {
+                link::rename(&mut batch, port.inner, &first.state.interface);
+            }
         }
         for joint in held.joints.iter_mut().filter(|joint| joint.port.is_none()) {
             let Some(plan) = joint.network.link() else { continue };
             let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
             joint.port = Some(sandbox::add_link(&host, &netns, &handle.socket, &joint.state.interface, plan)?);
         }
+        if !batch.is_empty() {
+            handle.socket.transact(&batch).map_err(NetworkError::kernel("name the container's link"))?;
+        }
+        for (joint, wishes) in held.joints.iter().zip(&options) {
+            wishes.apply(&netns, &joint.state.interface)?;
+        }
         let mut batch = Batch::new();
         held.joints.iter().for_each(|joint| configure(&mut batch, joint));
-        if let Some((index, gateway)) = held.router().and_then(Joint::gateway) {
+        for (index, gateway) in [false, true].into_iter().filter_map(|ipv6| held.router(ipv6)?.gateway(ipv6)) {
             link::add_default_route(&mut batch, index, gateway);
         }
         if !batch.is_empty() {
@@ -165,17 +199,14 @@ impl NetworkStack {
         Ok(Some(netns))
     }
 
-    /// Publishes what the container wants at its router, if it has one.
+    /// Publishes what the container wants at its routers, if it has one.
     fn publish(&self, held: &HeldSandbox) -> Result<Publications, NetworkError> {
-        let Some(router) = held.router().filter(|_| !held.wanted.is_empty()) else {
+        let Some((target, endpoint)) = held.target().filter(|_| !held.wanted.is_empty()) else {
             return Ok(Publications::default());
         };
-        let (Some(address), Some(default)) = (router.address(), router.network.publish_address()) else {
-            return Ok(Publications::default());
-        };
-        self.publisher.publish(address, default, &held.wanted).map_err(|source| NetworkError::External {
+        self.publisher.publish(&target, &held.wanted).map_err(|source| NetworkError::External {
             name: held.name.clone(),
-            endpoint: router.state.endpoint_id.clone(),
+            endpoint: endpoint.endpoint_id.clone(),
             source: Box::new(source),
         })
     }
@@ -189,13 +220,13 @@ impl NetworkStack {
             wanted: PortBindings::new(),
             publications: Publications::default(),
         });
-        let outcome = self.add(container, &mut held, pid, wanted);
+        let outcome = self.attach(container, &mut held, pid, wanted);
         let changed = Changed { endpoints: held.states(), ports: held.publications.list() };
         lock(&self.sandboxes).insert(container.clone(), held);
         outcome.map(|()| changed)
     }
 
-    fn add(
+    fn attach(
         &self,
         container: &ContainerId,
         held: &mut HeldSandbox,
@@ -209,9 +240,10 @@ impl NetworkStack {
             held.socket = Some(sandbox::socket_in(&netns)?);
         }
         let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        let options = EndpointOptions::parse(&config.driver_opts)?;
         let mut state = network.allot(container, &config)?;
-        state.interface = held.free_interface();
-        let before = held.router().map(|joint| joint.network.identity().id.clone());
+        state.interface = plan.name(options.interface.as_deref(), |name| held.has_interface(name));
+        let before = held.routers();
         let made = match &held.socket {
             Some(socket) => sandbox::add_link(&host, &netns, socket, &state.interface, plan),
             None => Err(NetworkError::io("enter the container's network namespace")(
@@ -225,18 +257,21 @@ impl NetworkStack {
                 return Err(error);
             }
         };
-        held.joints.push(Joint { network, state, priority: config.gw_priority, port: Some(port) });
-        let outcome = self.settle(held, before.as_ref(), true);
+        let outcome = options.apply(&netns, &state.interface);
+        let (link_local, priority) = (config.link_local, config.gw_priority);
+        held.joints.push(Joint { network, state, link_local, priority, port: Some(port) });
+        let outcome = outcome.and_then(|()| self.settle(held, &before, true));
         if outcome.is_err()
             && let Some(joint) = held.joints.pop()
         {
             let mut batch = Batch::new();
-            link::delete(&mut batch, port.host);
-            if let Err(error) = host.transact(&batch) {
+            // From inside it can be taken away whatever kind it is.
+            link::delete(&mut batch, port.inner);
+            if let Some(Err(error)) = held.socket.as_ref().map(|socket| socket.transact(&batch)) {
                 tracing::warn!(%container, %error, "the link of a failed connect could not be removed");
             }
             joint.network.release(container);
-            if let Err(error) = self.settle(held, None, false) {
+            if let Err(error) = self.settle(held, &[None, None], false) {
                 tracing::warn!(%container, %error, "the routes of before a failed connect could not be set again");
             }
         }
@@ -260,33 +295,37 @@ impl NetworkStack {
             let network = network.to_string();
             return Err(NetworkError::NotConnected { container: container.to_string(), network });
         };
-        let before = held.router().map(|joint| joint.network.identity().id.clone());
+        let before = held.routers();
         let joint = held.joints.remove(at);
-        if let Some(port) = joint.port {
-            let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        if let (Some(port), Some(socket)) = (joint.port, &held.socket) {
             let mut batch = Batch::new();
-            link::delete(&mut batch, port.host);
+            link::delete(&mut batch, port.inner);
             // A container with the right to may have removed it itself.
-            if let Err(error) = host.transact(&batch) {
+            if let Err(error) = socket.transact(&batch) {
                 tracing::debug!(%container, %error, "the link of a disconnect was gone");
             }
         }
         joint.network.release(container);
-        self.settle(held, before.as_ref(), false)
+        self.settle(held, &before, false)
     }
 
-    /// After a change of the networks: addresses of the newest one, if `is_new`; the default route; published ports.
-    /// `before` had the default route; its link may be gone, and the route with it.
-    fn settle(&self, held: &mut HeldSandbox, before: Option<&NetworkId>, is_new: bool) -> Result<(), NetworkError> {
-        let router = held.router().map(|joint| (joint.network.identity().id.clone(), joint.gateway(), joint.address()));
+    /// After a change of the networks: addresses of the newest one, if `is_new`; the default routes; published ports.
+    /// `before` had the default routes; their links may be gone, and the routes with them.
+    fn settle(
+        &self,
+        held: &mut HeldSandbox,
+        before: &[Option<NetworkId>; 2],
+        is_new: bool,
+    ) -> Result<(), NetworkError> {
         let mut batch = Batch::new();
         if let Some(newest) = held.joints.last().filter(|_| is_new) {
             configure(&mut batch, newest);
         }
-        let moved = router.as_ref().map(|(id, ..)| id) != before;
-        if moved {
+        let moved = held.routers() != *before;
+        for (ipv6, before) in [false, true].into_iter().zip(before) {
             // Where there is no other router now, the route went with its link.
-            if let Some((index, gateway)) = router.as_ref().and_then(|(_, gateway, _)| *gateway) {
+            let router = held.router(ipv6).filter(|joint| Some(joint.id()) != before.as_ref());
+            if let Some((index, gateway)) = router.and_then(|joint| joint.gateway(ipv6)) {
                 link::replace_default_route(&mut batch, index, gateway);
             }
         }
@@ -296,10 +335,10 @@ impl NetworkStack {
         if !moved || held.wanted.is_empty() {
             return Ok(());
         }
-        match router.and_then(|(.., address)| address) {
+        match held.target().map(|(target, _)| target) {
             None => self.publisher.withdraw(std::mem::take(&mut held.publications)),
             Some(_) if held.publications.is_empty() => held.publications = self.publish(held)?,
-            Some(address) => self.publisher.redirect(&mut held.publications, address)?,
+            Some(target) => self.publisher.redirect(&mut held.publications, &target)?,
         }
         Ok(())
     }
@@ -321,8 +360,8 @@ impl NetworkStack {
         if let Some(socket) = &socket {
             let mut batch = Batch::new();
             for joint in &joints {
-                if let (Some(port), Some((address, prefix))) = (joint.port, joint.state.ipv4) {
-                    link::delete_address(&mut batch, port.inner, address, prefix);
+                for (address, prefix) in joint.state.prefixed_addresses() {
+                    joint.port.iter().for_each(|port| link::delete_address(&mut batch, port.inner, address, prefix));
                 }
             }
             // The container may have changed its own links; then the sweeper has the last word.
@@ -335,7 +374,7 @@ impl NetworkStack {
         joints.iter().for_each(|joint| joint.network.release(container));
         // The namespace goes with this, unless another container still uses it.
         drop(socket);
-        joints.iter().filter_map(|joint| joint.port).for_each(|port| self.sweeper.watch(port.host));
+        joints.iter().filter_map(|joint| joint.port?.host).for_each(|host| self.sweeper.watch(host));
     }
 
     /// Takes over what the last daemon's running containers have, removes what is left of others, and sets the packet
@@ -361,8 +400,8 @@ impl NetworkStack {
                 };
                 network.keep(&kept.container, state);
                 let port = ports.get(at).copied().flatten();
-                hosts.extend(port.map(|port| port.host));
-                joints.push(Joint { network, state: state.clone(), priority: *priority, port });
+                hosts.extend(port.and_then(|port| port.host));
+                joints.push(Joint { network, state: state.clone(), link_local: Vec::new(), priority: *priority, port });
             }
             let mut held = HeldSandbox {
                 name: kept.name.clone(),
@@ -371,9 +410,8 @@ impl NetworkStack {
                 wanted: kept.wanted.clone(),
                 publications: Publications::default(),
             };
-            let address = held.router().or_else(|| held.joints.first()).and_then(Joint::address);
-            if let Some(address) = address {
-                held.publications = self.publisher.restore(address, &kept.ports);
+            if let Some((target, _)) = held.target() {
+                held.publications = self.publisher.restore(&target, &kept.ports);
             }
             lock(&self.sandboxes).insert(kept.container.clone(), held);
         }

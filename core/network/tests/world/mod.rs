@@ -163,7 +163,7 @@ impl Host {
         let stack = NetworkStack::open(StackOptions {
             config: config.clone(),
             predefined,
-            bridges: Vec::new(),
+            networks: Vec::new(),
             forwarding_marker: dir.join("ip-forward"),
             runtime: runtime.handle().clone(),
         })?;
@@ -241,7 +241,7 @@ impl Host {
         });
         let netns = made.join().expect("no panic");
         let mut batch = Batch::new();
-        link::add_address(&mut batch, lan, LAN, 24);
+        link::add_address(&mut batch, lan, LAN.into(), 24);
         let order = VethOrder {
             host_name: "lan-port",
             inner_name: "eth0",
@@ -258,8 +258,8 @@ impl Host {
             let index = link::by_name(&socket, "eth0").expect("asked").expect("there").index;
             let mut batch = Batch::new();
             link::set_up(&mut batch, index);
-            link::add_address(&mut batch, index, OUTSIDE, 24);
-            link::add_default_route(&mut batch, index, LAN);
+            link::add_address(&mut batch, index, OUTSIDE.into(), 24);
+            link::add_default_route(&mut batch, index, LAN.into());
             socket.transact(&batch).expect("configured");
         });
         (LAN, netns)

@@ -98,11 +98,12 @@ impl Expressions<'_, '_> {
 
     fn address(&mut self, offset: u32, subnet: Subnet) -> &mut Self {
         let register = REGISTERS[0];
+        let std::net::IpAddr::V4(first) = subnet.first() else { return self };
         self.load_payload(payload::NETWORK, offset, 4, register);
-        if subnet.prefix() < 32 {
-            self.mask(register, subnet.mask().octets());
+        if subnet.rest() > 0 {
+            self.mask(register, u32::MAX.checked_shl(subnet.rest().into()).unwrap_or(0).to_be_bytes());
         }
-        self.compare(register, Is::Equal, &subnet.first().octets())
+        self.compare(register, Is::Equal, &first.octets())
     }
 
     /// `ip saddr`.

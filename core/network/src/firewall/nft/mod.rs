@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use dockerd_sys::netlink::{Family, NetlinkError, Socket};
 
-use super::{BridgeRules, Firewall, PortForward, Ruleset};
+use super::{BridgeRules, DropForeign, Firewall, PortForward, Ruleset};
 use crate::error::NetworkError;
 use message::Transaction;
 
@@ -52,7 +52,7 @@ impl Firewall for NftFirewall {
         self.commit(rules::install(rules), "install the packet filter's rules")
     }
 
-    fn replace_bridges(&self, bridges: &[BridgeRules], drop_foreign: bool) -> Result<(), NetworkError> {
+    fn replace_bridges(&self, bridges: &[BridgeRules], drop_foreign: DropForeign) -> Result<(), NetworkError> {
         self.commit(rules::replace(bridges, drop_foreign), "replace the packet filter's rules")
     }
 

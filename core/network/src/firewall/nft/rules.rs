@@ -29,13 +29,13 @@
 //! }
 //! ```
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use dockerd_types::network::Protocol;
 
 use super::expr::{Is, Verdict, loopback};
 use super::message::{Element, Hook, MapType, Transaction};
-use crate::firewall::{BridgeRules, PortForward, Ruleset};
+use crate::firewall::{BridgeRules, DropForeign, Entry, PortForward, Ruleset};
 
 /// Data types of `nft`; six bits each when put together.
 const IPV4_ADDRESS: u32 = 7;
@@ -93,7 +93,7 @@ pub(super) fn install(rules: &Ruleset) -> Transaction {
 }
 
 /// The rules anew; what is published stays.
-pub(super) fn replace(bridges: &[BridgeRules], drop_foreign: bool) -> Transaction {
+pub(super) fn replace(bridges: &[BridgeRules], drop_foreign: DropForeign) -> Transaction {
     let mut out = Transaction::begin();
     out.no_rules();
     fill(&mut out, bridges, drop_foreign);
@@ -101,7 +101,7 @@ pub(super) fn replace(bridges: &[BridgeRules], drop_foreign: bool) -> Transactio
 }
 
 /// The rules of all chains.
-fn fill(out: &mut Transaction, bridges: &[BridgeRules], drop_foreign: bool) {
+fn fill(out: &mut Transaction, bridges: &[BridgeRules], drop_foreign: DropForeign) {
     out.rule("prerouting", |e| {
         e.input(Is::Not, "lo").destination(loopback()).verdict(Verdict::Return);
     });
@@ -120,13 +120,14 @@ fn fill(out: &mut Transaction, bridges: &[BridgeRules], drop_foreign: bool) {
     for bridge in bridges {
         out.rule("forward", |e| e.input(Is::Equal, &bridge.link).verdict(Verdict::Accept));
     }
-    if drop_foreign {
+    if drop_foreign.ipv4 {
         out.rule("forward", |e| e.verdict(Verdict::Drop));
     }
 }
 
 fn bridge_rules(out: &mut Transaction, bridge: &BridgeRules) {
-    let BridgeRules { link, subnet, icc, internal, masquerade, direct_routing } = bridge;
+    let BridgeRules { link, ipv4, ipv6: _, icc, internal, masquerade, direct_routing, trusted: _ } = bridge;
+    let Some(crate::firewall::FamilyRules { subnet, .. }) = ipv4 else { return };
     out.rule("raw", |e| e.input(Is::Equal, link).destination(loopback()).verdict(Verdict::Drop));
     out.rule("raw", |e| e.input(Is::Equal, link).source(loopback()).verdict(Verdict::Drop));
     out.rule("postrouting", |e| e.output(Is::Equal, link).source(loopback()).masquerade());
@@ -178,19 +179,24 @@ fn add(out: &mut Transaction, forwards: &[PortForward]) {
 
 /// The elements of both maps.
 fn elements(forwards: &[PortForward]) -> (Vec<Element>, Vec<Element>) {
-    let (any, by_address): (Vec<_>, Vec<_>) = forwards.iter().partition(|forward| forward.host.is_none());
-    let encode = |list: Vec<&PortForward>| list.into_iter().map(|forward| (key(forward), value(forward.to))).collect();
-    (encode(any), encode(by_address))
+    let (mut any, mut by_address) = (Vec::new(), Vec::new());
+    for forward in forwards {
+        let SocketAddr::V4(to) = forward.to else { continue };
+        let Entry::Host { address, port } = forward.entry else { continue };
+        let element = (key(address, forward.protocol, port), value(to));
+        if address.is_none() { any.push(element) } else { by_address.push(element) }
+    }
+    (any, by_address)
 }
 
 /// Parts of a key, each padded to a register.
-fn key(forward: &PortForward) -> Vec<u8> {
+fn key(address: Option<IpAddr>, protocol: Protocol, port: u16) -> Vec<u8> {
     let mut out = Vec::with_capacity(12);
-    if let Some(host) = forward.host {
+    if let Some(IpAddr::V4(host)) = address {
         out.extend_from_slice(&host.octets());
     }
-    out.extend_from_slice(&[protocol_number(forward.protocol), 0, 0, 0]);
-    out.extend_from_slice(&forward.port.to_be_bytes());
+    out.extend_from_slice(&[protocol_number(protocol), 0, 0, 0]);
+    out.extend_from_slice(&port.to_be_bytes());
     out.extend_from_slice(&[0; 2]);
     out
 }
@@ -219,17 +225,17 @@ mod tests {
 
     use super::*;
 
-    fn forward(host: Option<Ipv4Addr>, port: u16) -> PortForward {
-        let to = SocketAddrV4::new(Ipv4Addr::new(172, 17, 0, 2), 80);
-        PortForward { protocol: Protocol::Tcp, host, port, to }
+    fn forward(address: Option<IpAddr>, port: u16) -> PortForward {
+        let to = SocketAddr::from(([172, 17, 0, 2], 80));
+        PortForward { protocol: Protocol::Tcp, entry: Entry::Host { address, port }, to }
     }
 
     #[test]
     fn keys_and_values_fill_registers() {
-        assert_eq!(key(&forward(None, 8080)), [6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
-        let local = Some(Ipv4Addr::LOCALHOST);
-        assert_eq!(key(&forward(local, 8080)), [127, 0, 0, 1, 6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
-        assert_eq!(value(forward(None, 1).to), [172, 17, 0, 2, 0, 80, 0, 0]);
+        assert_eq!(key(None, Protocol::Tcp, 8080), [6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
+        let local = Some(Ipv4Addr::LOCALHOST.into());
+        assert_eq!(key(local, Protocol::Tcp, 8080), [127, 0, 0, 1, 6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
+        assert_eq!(value(SocketAddrV4::new(Ipv4Addr::new(172, 17, 0, 2), 80)), [172, 17, 0, 2, 0, 80, 0, 0]);
     }
 
     proptest! {
@@ -237,7 +243,7 @@ mod tests {
         #[test]
         fn every_port_is_in_the_transaction_once(any in 0usize..1200, local in 0usize..1200) {
             let ports = |count: usize, host| (1..=count).map(move |port| forward(host, u16::try_from(port).unwrap_or(1)));
-            let list: Vec<_> = ports(any, None).chain(ports(local, Some(Ipv4Addr::LOCALHOST))).collect();
+            let list: Vec<_> = ports(any, None).chain(ports(local, Some(Ipv4Addr::LOCALHOST.into()))).collect();
             let bytes = publish(&list).bytes();
             let all: Vec<_> = messages(&bytes).collect();
             prop_assert_eq!(all.first().map(|m| m.kind), Some(0x10));

@@ -1,19 +1,18 @@
 //! From what a client asked of a new network to what it will be. Pure: the networks there are and the free subnet are
 //! handed in. Checks and texts are the stock daemon's.
 
+mod bridge;
+mod pools;
+
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use dockerd_network::NetworkConfig;
-use dockerd_network::bridge::BridgeSettings;
-use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::ipam::Subnet;
-use dockerd_network::stack::BridgeOrder;
-use dockerd_types::boolean::parse_bool;
+use dockerd_network::stack::NetworkOrder;
 use dockerd_types::container::Labels;
 use dockerd_types::{ErrorKind, Kinded, NetworkId, Timestamp};
 
-use super::document::{PoolDocument, UserNetwork};
+use super::document::UserNetwork;
 
 /// A network asked for, as the client wrote it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,6 +62,14 @@ pub struct CreatePool {
     pub auxiliary: BTreeMap<String, String>,
 }
 
+impl CreatePool {
+    /// Whether the client said nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { subnet, range, gateway, auxiliary } = self;
+        subnet.is_empty() && range.is_empty() && gateway.is_empty() && auxiliary.is_empty()
+    }
+}
+
 /// Why a network cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
@@ -101,6 +108,9 @@ pub enum PlanError {
     /// A bridge has one subnet.
     #[error("bridge driver doesn't support multiple subnets")]
     SeveralSubnets,
+    /// Only a network nothing leads out of can do without the host.
+    #[error("gateway mode 'isolated' can only be used for an internal network")]
+    NotInternal,
     /// Another network has such addresses.
     #[error("invalid pool request: Pool overlaps with other one on this address space")]
     Overlap,
@@ -140,7 +150,7 @@ pub enum PlanError {
 impl Kinded for PlanError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoName | Self::NoFamily | Self::Pools(_) | Self::Option { .. } | Self::Mtu(_) => {
+            Self::NoName | Self::NoFamily | Self::Pools(_) | Self::Option { .. } | Self::Mtu(_) | Self::NotInternal => {
                 ErrorKind::InvalidArgument
             }
             Self::NameTaken(_) => ErrorKind::Conflict,
@@ -159,22 +169,6 @@ impl Kinded for PlanError {
     }
 }
 
-/// Driver options of bridges, by their names in the API.
-const NAME: &str = "com.docker.network.bridge.name";
-const ICC: &str = "com.docker.network.bridge.enable_icc";
-const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
-const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
-const MTU: &str = "com.docker.network.driver.mtu";
-const GATEWAY_MODES: [&str; 2] =
-    ["com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6"];
-/// What would change traffic and is not built: refused rather than ignored.
-const NOT_BUILT: [&str; 4] = [
-    "com.docker.network.bridge.inhibit_ipv4",
-    "com.docker.network.bridge.trusted_host_interfaces",
-    "com.docker.network.container_iface_prefix",
-    "com.docker.network.host_ipv4",
-];
-
 /// Everything of a request that can be judged by itself.
 pub(super) fn check(request: &CreateNetwork) -> Result<(), PlanError> {
     let not_built = |what: &str| Err(PlanError::NotBuilt(what.to_owned()));
@@ -191,7 +185,7 @@ pub(super) fn check(request: &CreateNetwork) -> Result<(), PlanError> {
     if !ipv4 && !ipv6 && !request.config_only {
         return Err(PlanError::NoFamily);
     }
-    check_pools(&request.pools)?;
+    pools::check(&request.pools, ipv6)?;
     match request.driver.as_str() {
         "" | "bridge" => {}
         "overlay" => return Err(PlanError::NoSwarm),
@@ -205,81 +199,12 @@ pub(super) fn check(request: &CreateNetwork) -> Result<(), PlanError> {
     if request.config_only || !request.config_from.is_empty() {
         return not_built("a network that is a configuration for others");
     }
-    if ipv6 {
-        return not_built("a network with IPv6");
-    }
     match request.ipam_driver.as_str() {
         "" | "default" => {}
         "null" => return not_built("a network without addresses"),
         other => return Err(PlanError::NoDriver(other.to_owned())),
     }
-    if let Some(option) = NOT_BUILT.iter().find(|option| request.options.contains_key(**option)) {
-        return not_built(&format!("the network option {option}"));
-    }
-    if request.pools.len() > 1 {
-        return Err(PlanError::SeveralSubnets);
-    }
     Ok(())
-}
-
-/// All that is wrong with the pools, as the stock daemon lists it.
-fn check_pools(pools: &[CreatePool]) -> Result<(), PlanError> {
-    let mut problems = Vec::new();
-    for CreatePool { subnet, range, gateway, auxiliary } in pools {
-        if subnet.contains(':') {
-            return Err(PlanError::NotBuilt("a network with IPv6".to_owned()));
-        }
-        let parsed = match Subnet::parse_with_address(subnet) {
-            Err(_) if subnet.is_empty() && range.is_empty() && gateway.is_empty() && auxiliary.is_empty() => continue,
-            Err(_) => {
-                problems.push(format!("invalid subnet {subnet}: invalid CIDR block notation"));
-                continue;
-            }
-            Ok((address, parsed)) => {
-                if address != parsed.first() {
-                    problems.push(format!("invalid subnet {subnet}: it should be {parsed}"));
-                }
-                parsed
-            }
-        };
-        if !range.is_empty() {
-            match Subnet::parse_with_address(range) {
-                Err(_) => problems.push(format!("invalid ip-range {range}: invalid CIDR block notation")),
-                Ok((address, range_)) => {
-                    if address != range_.first() {
-                        problems.push(format!("invalid ip-range {range}: it should be {range_}"));
-                    }
-                    if range_.prefix() < parsed.prefix() {
-                        problems.push(format!(
-                            "invalid ip-range {range}: CIDR block is bigger than its parent subnet {parsed}"
-                        ));
-                    }
-                    if !parsed.overlaps(range_) {
-                        problems
-                            .push(format!("invalid ip-range {range}: parent subnet {parsed} doesn't contain ip-range"));
-                    }
-                }
-            }
-        }
-        let mut address = |what: String, text: &String| match text.parse::<Ipv4Addr>() {
-            Err(_) => problems.push(format!("invalid {what}: invalid address")),
-            Ok(address) if !parsed.contains(address) => {
-                problems.push(format!("invalid {what}: parent subnet {parsed} doesn't contain this address"));
-            }
-            Ok(_) => {}
-        };
-        if !gateway.is_empty() {
-            address(format!("gateway {gateway}"), gateway);
-        }
-        for (name, text) in auxiliary {
-            address(format!("auxiliary address {name}"), text);
-        }
-    }
-    match problems.len() {
-        0 => Ok(()),
-        1 => Err(PlanError::Pools(problems.remove(0))),
-        _ => Err(PlanError::Pools(problems.iter().map(|p| format!("* {p}")).collect::<Vec<_>>().join("\n"))),
-    }
 }
 
 /// What is handed in beside the request.
@@ -289,8 +214,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) networks: &'a [UserNetwork],
     /// Subnets of all networks.
     pub(super) taken: &'a [Subnet],
-    /// A free subnet, for a network that names none.
-    pub(super) free: Option<Subnet>,
+    /// Free subnets of IPv4 and IPv6, for families that name none.
+    pub(super) free: [Option<Subnet>; 2],
 }
 
 /// The network a checked request leads to.
@@ -303,18 +228,9 @@ pub(super) fn plan(
     if around.networks.iter().any(|network| network.name == request.name) {
         return Err(PlanError::NameTaken(request.name));
     }
-    let pool = match request.pools.into_iter().find(|pool| !pool.subnet.is_empty()) {
-        Some(pool) => given(pool)?,
-        None => {
-            let subnet = around.free.ok_or(PlanError::Overlap)?;
-            let gateway = Some(subnet.first_host());
-            PoolDocument { subnet, drawn: true, range: None, gateway, auxiliary: BTreeMap::new() }
-        }
-    };
-    if around.taken.iter().any(|taken| taken.overlaps(pool.subnet)) {
-        return Err(PlanError::Overlap);
-    }
-    let link = request.options.get(NAME).filter(|name| !name.is_empty()).cloned();
+    let families = [request.enable_ipv4.unwrap_or(true), request.enable_ipv6.unwrap_or(false)];
+    let pools = pools::choose(request.pools, families, around)?;
+    let link = request.options.get(bridge::NAME).filter(|name| !name.is_empty()).cloned();
     let link = link.unwrap_or_else(|| format!("br-{}", &id.as_str()[..12]));
     let network = UserNetwork {
         id,
@@ -324,10 +240,10 @@ pub(super) fn plan(
         link,
         internal: request.internal,
         attachable: request.attachable,
-        enable_ipv4: true,
-        enable_ipv6: false,
+        enable_ipv4: families[0],
+        enable_ipv6: families[1],
         ipam_options: request.ipam_options,
-        pools: vec![pool],
+        pools,
         options: request.options,
         labels: request.labels,
     };
@@ -342,94 +258,15 @@ pub(super) fn plan(
     Ok(network)
 }
 
-/// A pool that was checked.
-fn given(pool: CreatePool) -> Result<PoolDocument, PlanError> {
-    let CreatePool { subnet, range, gateway, auxiliary } = pool;
-    let bad = |text: &str| PlanError::Pools(format!("invalid subnet {text}: invalid CIDR block notation"));
-    let net = |text: &str| text.parse::<Subnet>().map_err(|_| bad(text));
-    let address = |text: &str| text.parse::<Ipv4Addr>().map_err(|_| bad(text));
-    Ok(PoolDocument {
-        subnet: net(&subnet)?,
-        drawn: false,
-        range: (!range.is_empty()).then(|| net(&range)).transpose()?,
-        gateway: (!gateway.is_empty()).then(|| address(&gateway)).transpose()?,
-        auxiliary: auxiliary.iter().map(|(name, text)| Ok((name.clone(), address(text)?))).collect::<Result<_, _>>()?,
-    })
-}
-
-/// What the bridge driver is told of a network; `defaults` are the default bridge's settings where networks share them.
-pub(super) fn order(network: &UserNetwork, defaults: &NetworkConfig) -> Result<BridgeOrder, PlanError> {
-    let pool = network.pools.first().ok_or(PlanError::Overlap)?;
-    let options = &network.options;
-    let flag = |option: &'static str| match options.get(option) {
-        None => Ok(true),
-        Some(value) => parse_bool(value).ok_or_else(|| PlanError::Option {
-            option,
-            value: value.clone(),
-            why: format!("strconv.ParseBool: parsing {value:?}: invalid syntax"),
-        }),
-    };
-    for option in GATEWAY_MODES {
-        match options.get(option).map(String::as_str) {
-            None | Some("" | "nat") => {}
-            Some("routed" | "isolated" | "nat-unprotected") => {
-                return Err(PlanError::NotBuilt("a gateway mode other than nat".to_owned()));
-            }
-            Some(other) => {
-                let why = format!("unknown gateway mode {other}");
-                return Err(PlanError::Option { option, value: other.to_owned(), why });
-            }
-        }
-    }
-    let mtu = match options.get(MTU) {
-        None => i64::from(defaults.mtu),
-        Some(value) => value.parse().map_err(|_| PlanError::Option {
-            option: MTU,
-            value: value.clone(),
-            why: format!("strconv.Atoi: parsing {value:?}: invalid syntax"),
-        })?,
-    };
-    let publish_address = match options.get(HOST_BINDING).filter(|text| !text.is_empty()) {
-        None => defaults.publish_address,
-        Some(value) => value.parse().map_err(|_| PlanError::Option {
-            option: HOST_BINDING,
-            value: value.clone(),
-            why: "nil ip".to_owned(),
-        })?,
-    };
-    Ok(BridgeOrder {
-        identity: NetworkIdentity { id: network.id.clone(), name: network.name.clone() },
-        link: network.link.clone(),
-        subnet: pool.subnet,
-        settings: BridgeSettings {
-            gateway: gateway(pool),
-            range: pool.range,
-            reserved: pool.auxiliary.values().copied().collect(),
-            mtu: u32::try_from(mtu).map_err(|_| PlanError::Mtu(mtu))?,
-            icc: flag(ICC)?,
-            masquerade: flag(MASQUERADE)?,
-            internal: network.internal,
-            direct_routing: defaults.direct_routing,
-            publish_address,
-            options: options.clone(),
-        },
-    })
-}
-
-/// The bridge's own address: the one asked for, or the first of the range, or of the subnet, that nobody else has.
-fn gateway(pool: &PoolDocument) -> Ipv4Addr {
-    if let Some(gateway) = pool.gateway {
-        return gateway;
-    }
-    let first = pool.range.map_or_else(|| pool.subnet.first_host(), Subnet::first);
-    let first = if first == pool.subnet.first() { pool.subnet.first_host() } else { first };
-    let taken = |address: &Ipv4Addr| pool.auxiliary.values().any(|other| other == address);
-    let free = (first.to_bits()..=pool.subnet.last().to_bits()).map(Ipv4Addr::from_bits);
-    free.into_iter().find(|address| !taken(address)).unwrap_or(first)
+/// What a driver is told of a network; `defaults` are the default bridge's settings where networks share them.
+pub(super) fn order(network: &UserNetwork, defaults: &NetworkConfig) -> Result<NetworkOrder, PlanError> {
+    bridge::order(network, defaults).map(NetworkOrder::Bridge)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -444,7 +281,7 @@ mod tests {
 
     fn planned(request: CreateNetwork, networks: &[UserNetwork], taken: &[Subnet]) -> Result<UserNetwork, PlanError> {
         check(&request)?;
-        let free = "172.18.0.0/16".parse().ok();
+        let free = ["172.18.0.0/16".parse().ok(), "fd00:18::/64".parse().ok()];
         plan(request, id(0xab), Timestamp::from_unix_nanos(0), &Surroundings { networks, taken, free })
     }
 
@@ -461,7 +298,7 @@ mod tests {
         gateway.pools[0].gateway = "x".to_owned();
         assert_eq!(text(gateway), Err("invalid network config:\ninvalid gateway x: invalid address".to_owned()));
         let mut icc = request("10.98.0.0/24");
-        icc.options.insert(ICC.to_owned(), "maybe".to_owned());
+        icc.options.insert(bridge::ICC.to_owned(), "maybe".to_owned());
         let wanted = "failed to parse com.docker.network.bridge.enable_icc value: maybe \
                       (strconv.ParseBool: parsing \"maybe\": invalid syntax)";
         assert_eq!(text(icc), Err(wanted.to_owned()));
@@ -475,15 +312,16 @@ mod tests {
         assert_eq!(made.link, "br-abababababab");
         assert_eq!(
             (made.pools[0].subnet.to_string(), made.pools[0].gateway),
-            ("172.18.0.0/16".to_owned(), Some(Ipv4Addr::new(172, 18, 0, 1)))
+            ("172.18.0.0/16".to_owned(), Some([172, 18, 0, 1].into()))
         );
         // With a range the gateway comes from it; what is named for others is not taken.
         let mut ranged = request("10.5.0.0/16");
         ranged.pools[0].range = "10.5.3.0/24".to_owned();
         ranged.pools[0].auxiliary.insert("a".to_owned(), "10.5.3.0".to_owned());
         let made = planned(ranged, &[], &[]).expect("made");
-        let order = order(&made, &NetworkConfig::default()).expect("right");
-        assert_eq!((order.settings.gateway, made.pools[0].gateway), (Ipv4Addr::new(10, 5, 3, 1), None));
+        let order = bridge::order(&made, &NetworkConfig::default()).expect("right");
+        let gateway = order.settings.ipv4.and_then(|family| family.gateway);
+        assert_eq!((gateway, made.pools[0].gateway), (Some([10, 5, 3, 1].into()), None));
     }
 
     #[test]
@@ -500,14 +338,18 @@ mod tests {
     proptest! {
         /// Whatever is accepted has its gateway in its subnet and overlaps nothing.
         #[test]
-        fn accepted_plans_hold(bits: u32, prefix in 1u8..=32, others in proptest::collection::vec((any::<u32>(), 8u8..=32), 0..6)) {
+        fn accepted_plans_hold(bits: u32, prefix in 1u8..=32, ipv6: bool, others in proptest::collection::vec((any::<u32>(), 8u8..=32), 0..6)) {
             let subnet = Subnet::containing(Ipv4Addr::from_bits(bits), prefix).expect("prefix");
+            let asked = CreateNetwork { enable_ipv6: Some(ipv6), ..request(&subnet.to_string()) };
             let taken: Vec<Subnet> = others.iter().filter_map(|(bits, prefix)| Subnet::containing(Ipv4Addr::from_bits(*bits), *prefix)).collect();
-            match planned(request(&subnet.to_string()), &[], &taken) {
+            match planned(asked, &[], &taken) {
                 Ok(network) => {
                     prop_assert!(taken.iter().all(|other| !other.overlaps(network.pools[0].subnet)));
-                    let order = order(&network, &NetworkConfig::default()).expect("checked");
-                    prop_assert!(order.subnet.contains(order.settings.gateway));
+                    let order = bridge::order(&network, &NetworkConfig::default()).expect("checked");
+                    prop_assert_eq!(order.settings.families().count(), 1 + usize::from(ipv6));
+                    for family in order.settings.families() {
+                        prop_assert!(family.gateway.is_some_and(|gateway| family.subnet.contains(gateway)));
+                    }
                 }
                 Err(error) => {
                     prop_assert_eq!(error, PlanError::Overlap);

@@ -1,0 +1,117 @@
+//! What the bridge driver is told of a network.
+
+use std::net::IpAddr;
+
+use dockerd_network::NetworkConfig;
+use dockerd_network::bridge::{BridgeFamily, BridgeSettings};
+use dockerd_network::driver::NetworkIdentity;
+use dockerd_network::firewall::GatewayMode;
+use dockerd_network::stack::BridgeOrder;
+use dockerd_types::boolean::parse_bool;
+
+use super::{PlanError, pools};
+use crate::network::document::{PoolDocument, UserNetwork};
+
+/// Driver options of bridges, by their names in the API.
+pub(super) const NAME: &str = "com.docker.network.bridge.name";
+pub(super) const ICC: &str = "com.docker.network.bridge.enable_icc";
+const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
+const INHIBIT_IPV4: &str = "com.docker.network.bridge.inhibit_ipv4";
+const TRUSTED: &str = "com.docker.network.bridge.trusted_host_interfaces";
+const MTU: &str = "com.docker.network.driver.mtu";
+const PREFIX: &str = "com.docker.network.container_iface_prefix";
+/// Of IPv4 and IPv6.
+const GATEWAY_MODES: [&str; 2] =
+    ["com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6"];
+const SOURCES: [&str; 2] = ["com.docker.network.host_ipv4", "com.docker.network.host_ipv6"];
+
+/// A network's options, read one at a time.
+struct Options<'a>(&'a UserNetwork);
+
+impl Options<'_> {
+    fn text(&self, option: &str) -> Option<&str> {
+        self.0.options.get(option).map(String::as_str).filter(|text| !text.is_empty())
+    }
+
+    fn wrong(option: &'static str, value: &str, why: impl Into<String>) -> PlanError {
+        PlanError::Option { option, value: value.to_owned(), why: why.into() }
+    }
+
+    fn flag(&self, option: &'static str, default: bool) -> Result<bool, PlanError> {
+        let Some(value) = self.0.options.get(option) else { return Ok(default) };
+        let why = || format!("strconv.ParseBool: parsing {value:?}: invalid syntax");
+        parse_bool(value).ok_or_else(|| Self::wrong(option, value, why()))
+    }
+
+    fn mtu(&self, default: u32) -> Result<u32, PlanError> {
+        let Some(value) = self.0.options.get(MTU) else { return Ok(default) };
+        let why = |_| Self::wrong(MTU, value, format!("strconv.Atoi: parsing {value:?}: invalid syntax"));
+        let mtu: i64 = value.parse().map_err(why)?;
+        u32::try_from(mtu).map_err(|_| PlanError::Mtu(mtu))
+    }
+
+    fn address(&self, option: &'static str) -> Result<Option<IpAddr>, PlanError> {
+        let read = |value: &str| value.parse().map_err(|_| Self::wrong(option, value, "nil ip"));
+        self.text(option).map(read).transpose()
+    }
+
+    fn mode(&self, ipv6: bool) -> Result<GatewayMode, PlanError> {
+        let option = GATEWAY_MODES[usize::from(ipv6)];
+        match self.text(option) {
+            None | Some("nat") => Ok(GatewayMode::Nat),
+            Some("nat-unprotected") => Ok(GatewayMode::NatUnprotected),
+            Some("routed") => Ok(GatewayMode::Routed),
+            Some("isolated") if self.0.internal => Ok(GatewayMode::Isolated),
+            Some("isolated") => Err(PlanError::NotInternal),
+            Some(other) => Err(Self::wrong(option, other, format!("unknown gateway mode {other}"))),
+        }
+    }
+}
+
+/// `defaults` are the default bridge's settings where networks share them.
+pub(super) fn order(network: &UserNetwork, defaults: &NetworkConfig) -> Result<BridgeOrder, PlanError> {
+    let options = Options(network);
+    let own_address = !options.flag(INHIBIT_IPV4, false)?;
+    let family = |ipv6: bool| -> Result<Option<BridgeFamily>, PlanError> {
+        let mode = options.mode(ipv6)?;
+        let mut pools = network.pools.iter().filter(|pool| pool.subnet.is_ipv6() == ipv6);
+        let Some(pool) = pools.next() else { return Ok(None) };
+        if pools.next().is_some() {
+            return Err(PlanError::SeveralSubnets);
+        }
+        let source = options.address(SOURCES[usize::from(ipv6)])?;
+        Ok(Some(bridge_family(pool, mode, source, ipv6 || own_address)))
+    };
+    Ok(BridgeOrder {
+        identity: NetworkIdentity { id: network.id.clone(), name: network.name.clone() },
+        link: network.link.clone(),
+        settings: BridgeSettings {
+            ipv4: family(false)?,
+            ipv6: family(true)?,
+            mtu: options.mtu(defaults.mtu)?,
+            prefix: options.text(PREFIX).unwrap_or(dockerd_network::sandbox::INNER_PREFIX).to_owned(),
+            icc: options.flag(ICC, true)?,
+            masquerade: options.flag(MASQUERADE, true)?,
+            internal: network.internal,
+            direct_routing: defaults.direct_routing,
+            trusted: options.text(TRUSTED).into_iter().flat_map(|list| list.split(':')).map(str::to_owned).collect(),
+            publish_address: options.address(HOST_BINDING)?.unwrap_or(defaults.publish_address),
+            options: network.options.clone(),
+        },
+    })
+}
+
+fn bridge_family(pool: &PoolDocument, mode: GatewayMode, source: Option<IpAddr>, own_address: bool) -> BridgeFamily {
+    let gateway = pools::gateway(pool);
+    let isolated = mode == GatewayMode::Isolated;
+    BridgeFamily {
+        subnet: pool.subnet,
+        address: (own_address && !isolated).then_some(gateway),
+        gateway: (!isolated).then_some(gateway),
+        range: pool.range,
+        reserved: pool.auxiliary.values().copied().collect(),
+        mode,
+        source,
+    }
+}
