@@ -80,7 +80,7 @@ impl HeldSandbox {
         let (four, six) = (self.router(false), self.router(true));
         let ipv4 = four.and_then(|joint| Some((joint.state.ipv4?.0, policy(joint)?.ipv4)));
         let ipv6 = six.and_then(|joint| Some((joint.state.ipv6?.0, policy(joint)?.ipv6)));
-        let router = four.filter(|_| ipv4.is_some()).or(six.filter(|_| ipv6.is_some()))?;
+        let router = four.filter(|_| ipv4.is_some()).or_else(|| six.filter(|_| ipv6.is_some()))?;
         let default_address = policy(router)?.address;
         Some((PortTarget { ipv4, ipv6, default_address }, &router.state))
     }
