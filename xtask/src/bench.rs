@@ -8,7 +8,7 @@ use crate::{cargo, packages, stock, target};
 
 /// Builds, has a stock engine running, and hands everything to the runner together with `arguments`.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    packages::install(&["busybox", "ip", "docker", "nsenter", "docker-registry", "mmdebstrap"])?;
+    packages::install(&["busybox", "ip", "docker", "nsenter", "docker-registry", "mmdebstrap", "iperf3"])?;
     cargo(&["build", "--release", "--package", "dockerd-rs", "--package", "dockerd-bench"])?;
     let target = target()?;
     let built = target.join("release");

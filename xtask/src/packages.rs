@@ -14,7 +14,7 @@ const UNPACKED: [&str; 1] = ["docker-registry"];
 const PYTHON_SDK: &str = "/usr/lib/python3/dist-packages/docker/__init__.py";
 
 /// Programs, or files by their whole path, and the Debian packages they come in; the first the suite has is taken.
-const PACKAGES: [(&str, &[&str]); 14] = [
+const PACKAGES: [(&str, &[&str]); 15] = [
     ("busybox", &["busybox-static"]),
     ("ip", &["iproute2"]),
     ("docker", &["docker-cli", "docker.io"]),
@@ -29,6 +29,7 @@ const PACKAGES: [(&str, &[&str]); 14] = [
     ("modprobe", &["kmod"]),
     ("mmdebstrap", &["mmdebstrap"]),
     ("docker-registry", &["docker-registry"]),
+    ("iperf3", &["iperf3"]),
 ];
 
 /// Where `program` is, looking in the usual places too.

@@ -21,8 +21,43 @@ pub(crate) struct Order<'a> {
     pub(crate) network: &'a str,
     /// Command.
     pub(crate) command: &'a [&'a str],
-    /// Publish port 80 on a free port of the loopback address.
-    pub(crate) publish: bool,
+    /// Ports to publish.
+    pub(crate) ports: Ports,
+}
+
+/// Ports of a container that are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ports {
+    /// None.
+    None,
+    /// Port 80 on a free port of the loopback address.
+    Free,
+    /// So many TCP ports from a first one, on the same numbers of all the host's addresses.
+    Range {
+        /// The first.
+        first: u16,
+        /// How many.
+        count: u16,
+    },
+}
+
+impl Ports {
+    /// Port 80, if there is to be one.
+    pub(crate) fn free_if(publish: bool) -> Self {
+        if publish { Self::Free } else { Self::None }
+    }
+
+    /// What the body of a create says of them.
+    fn bindings(self) -> serde_json::Map<String, Value> {
+        let named = |port: u16| (format!("{port}/tcp"), json!([{ "HostIp": "", "HostPort": port.to_string() }]));
+        match self {
+            Self::None => serde_json::Map::new(),
+            Self::Free => {
+                [("80/tcp".to_owned(), json!([{ "HostIp": "127.0.0.1", "HostPort": "" }]))].into_iter().collect()
+            }
+            Self::Range { first, count } => (first..first + count).map(named).collect(),
+        }
+    }
 }
 
 /// A connection to a daemon.
@@ -55,16 +90,15 @@ impl Api {
 
     /// Makes a container and returns its id.
     pub(crate) fn create(&mut self, order: &Order<'_>) -> Result<String> {
-        let mut body = json!({
+        let bindings = order.ports.bindings();
+        let exposed: serde_json::Map<String, Value> = bindings.keys().map(|port| (port.clone(), json!({}))).collect();
+        let body = json!({
             "Image": order.image,
             "Cmd": order.command,
             "Labels": { LABEL: std::process::id().to_string() },
-            "HostConfig": { "NetworkMode": order.network },
+            "ExposedPorts": exposed,
+            "HostConfig": { "NetworkMode": order.network, "PortBindings": bindings },
         });
-        if order.publish {
-            body["ExposedPorts"] = json!({ "80/tcp": {} });
-            body["HostConfig"]["PortBindings"] = json!({ "80/tcp": [{ "HostIp": "127.0.0.1", "HostPort": "" }] });
-        }
         let reply = self.call("POST", "/containers/create", Body::Json(&body))?.json()?;
         Ok(text(&reply["Id"]))
     }
@@ -110,6 +144,22 @@ impl Api {
     /// Asks for one container; the answer is not taken apart.
     pub(crate) fn inspect(&mut self, id: &str) -> Result<()> {
         self.call("GET", &format!("/containers/{id}/json"), Body::None).map(drop)
+    }
+
+    /// What the daemon says of a container.
+    pub(crate) fn details(&mut self, id: &str) -> Result<Value> {
+        self.call("GET", &format!("/containers/{id}/json"), Body::None)?.json()
+    }
+
+    /// Makes a bridge network.
+    pub(crate) fn create_network(&mut self, name: &str) -> Result<()> {
+        let body = json!({ "Name": name, "Driver": "bridge", "Labels": { LABEL: std::process::id().to_string() } });
+        self.call("POST", "/networks/create", Body::Json(&body)).map(drop)
+    }
+
+    /// Removes a network.
+    pub(crate) fn remove_network(&mut self, name: &str) -> Result<()> {
+        self.call("DELETE", &format!("/networks/{name}"), Body::None).map(drop)
     }
 
     /// Asks for all containers, or the running ones; the answer is not taken apart.

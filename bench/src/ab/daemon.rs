@@ -2,6 +2,7 @@
 //! a network namespace of its own, as the stock one is.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::api::{Api, Order};
+use super::api::{Api, Order, Ports};
 use super::process;
 
 /// How long a daemon may take to answer.
@@ -43,7 +44,7 @@ impl Daemon {
 
     /// Starts `program` with everything it writes below `dir`; layers are kept by `driver`.
     pub(crate) fn start(name: &'static str, program: &Path, dir: &Path, driver: &str) -> Result<Self> {
-        let mut process = OwnProcess::spawn(program, dir, driver)?;
+        let mut process = OwnProcess::spawn(program, dir, driver, None)?;
         let socket = dir.join("docker.sock");
         process.wait_ready(&socket)?;
         Self::connect(name, socket, Some(process))
@@ -60,10 +61,24 @@ impl Daemon {
 
     /// Whether a container with a published port can live on `network` here.
     pub(crate) fn can_publish(&mut self, image: &str, network: &str) -> Result<()> {
-        let id = self.api.create(&Order { image, network, command: &["sleep", "1000"], publish: true })?;
+        let id = self.api.create(&Order { image, network, command: &["sleep", "1000"], ports: Ports::Free })?;
         let started = self.api.start(&id);
         self.api.remove(&id)?;
         started
+    }
+
+    /// Kills the daemon, if it was started here, and starts it again where it was: milliseconds until it answers.
+    pub(crate) fn kill_and_restart(&mut self) -> Result<f64> {
+        let process = self.own.take().context("this daemon was not started here")?;
+        let netns = File::open(format!("/proc/{}/ns/net", process.child.id()))?;
+        let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd()));
+        let begun = Instant::now();
+        self.own = Some(process.replace(&path)?);
+        self.api = Api::new(&self.socket);
+        self.api.ping()?;
+        let took = super::since(begun);
+        self.pid = process::listener(&self.socket)?;
+        Ok(took)
     }
 
     /// Removes all containers of this run and, if it was started here, ends the daemon.
@@ -88,18 +103,32 @@ fn describe(version: &Value) -> String {
 #[derive(Debug)]
 struct OwnProcess {
     child: Child,
+    program: PathBuf,
     dir: PathBuf,
+    driver: String,
 }
 
 impl OwnProcess {
-    fn spawn(program: &Path, dir: &Path, driver: &str) -> Result<Self> {
+    /// In the network namespace that this file is, else in a new one.
+    fn spawn(program: &Path, dir: &Path, driver: &str, netns: Option<&Path>) -> Result<Self> {
         ensure!(program.exists(), "{} is not built", program.display());
         fs::create_dir_all(dir)?;
         let log = File::create(dir.join("log"))?;
         // The daemon follows this process into death, so that an interrupted run leaves none behind.
         let script = "ip link set lo up; exec setpriv --pdeathsig TERM \"$@\"";
-        let mut command = Command::new("unshare");
-        command.args(["--net", "sh", "-c", script, "sh"]).arg(program);
+        let mut command = match netns {
+            None => {
+                let mut command = Command::new("unshare");
+                command.arg("--net");
+                command
+            }
+            Some(netns) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", netns.display()));
+                command
+            }
+        };
+        command.args(["sh", "-c", script, "sh"]).arg(program);
         command.arg("-H").arg(format!("unix://{}", dir.join("docker.sock").display()));
         command.arg("--data-root").arg(dir.join("data")).arg("--exec-root").arg(dir.join("exec"));
         command.arg("--pidfile").arg(dir.join("pid")).args(["--storage-driver", driver]);
@@ -109,7 +138,7 @@ impl OwnProcess {
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().context("start the daemon (are you root?)")?;
-        Ok(Self { child, dir: dir.to_owned() })
+        Ok(Self { child, program: program.to_owned(), dir: dir.to_owned(), driver: driver.to_owned() })
     }
 
     fn wait_ready(&mut self, socket: &Path) -> Result<()> {
@@ -120,9 +149,18 @@ impl OwnProcess {
                 bail!("the daemon ended ({status}): {}", log());
             }
             ensure!(begun.elapsed() < LIMIT, "the daemon does not answer: {}", log());
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(2));
         }
         Ok(())
+    }
+
+    /// The same daemon anew after a sudden death.
+    fn replace(mut self, netns: &Path) -> Result<Self> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let mut next = Self::spawn(&self.program, &self.dir, &self.driver, Some(netns))?;
+        next.wait_ready(&self.dir.join("docker.sock"))?;
+        Ok(next)
     }
 
     fn end(mut self) -> Result<()> {

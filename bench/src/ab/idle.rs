@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::api::Order;
+use super::api::{Order, Ports};
 use super::daemon::Daemon;
 use super::process;
 use super::sample::{Series, Unit};
@@ -43,7 +43,7 @@ pub(super) fn list(bench: &mut Bench) -> Result<()> {
 
 fn list_of(bench: &mut Bench, size: usize, ids: &mut [Vec<String>]) -> Result<()> {
     let network = bench.network.clone();
-    let order = Order { image: IMAGE, network: &network, command: &["true"], publish: false };
+    let order = Order { image: IMAGE, network: &network, command: &["true"], ports: Ports::None };
     for (daemon, ids) in bench.daemons.iter_mut().zip(ids.iter_mut()) {
         while ids.len() < size {
             ids.push(daemon.api.create(&order)?);
@@ -118,7 +118,12 @@ struct Idle {
 }
 
 fn idle_on(bench: &mut Bench, at: usize, early: usize, count: usize, ids: &mut Vec<String>) -> Result<Idle> {
-    let order = Order { image: IMAGE, network: &bench.network, command: &["sleep", "100000"], publish: bench.publish };
+    let order = Order {
+        image: IMAGE,
+        network: &bench.network,
+        command: &["sleep", "100000"],
+        ports: Ports::free_if(bench.publish),
+    };
     let daemon = &mut bench.daemons[at];
     // One life first, so that what the first container costs once is not counted for each.
     let first = daemon.api.create(&order)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::api::{Api, Order};
+use super::api::{Api, Order, Ports};
 use super::sample::{Series, Unit};
 use super::{Bench, IMAGE, millis, since};
 
@@ -40,7 +40,7 @@ pub(super) fn whole_life(bench: &mut Bench) -> Result<()> {
 }
 
 fn one_life(api: &mut Api, network: &str) -> Result<[f64; 6]> {
-    let order = Order { image: IMAGE, network, command: &["true"], publish: false };
+    let order = Order { image: IMAGE, network, command: &["true"], ports: Ports::None };
     let begun = Instant::now();
     let id = api.create(&order)?;
     let created = begun.elapsed();
@@ -85,7 +85,7 @@ pub(super) fn busy(bench: &mut Bench) -> Result<()> {
 
 fn exec_titled(bench: &mut Bench, title: &str, target: Option<f64>) -> Result<()> {
     let mut ids = Vec::new();
-    let order = Order { image: IMAGE, network: &bench.network, command: &["sleep", "100000"], publish: false };
+    let order = Order { image: IMAGE, network: &bench.network, command: &["sleep", "100000"], ports: Ports::None };
     for daemon in &mut bench.daemons {
         let id = daemon.api.create(&order)?;
         daemon.api.start(&id)?;
@@ -108,7 +108,7 @@ fn exec_titled(bench: &mut Bench, title: &str, target: Option<f64>) -> Result<()
 pub(super) fn kill(bench: &mut Bench) -> Result<()> {
     let network = bench.network.clone();
     bench.in_turn(bench.options.rounds, [("kill to wait", Unit::Millis, Some(4.0))], |daemon| {
-        let order = Order { image: IMAGE, network: &network, command: &["sleep", "100000"], publish: false };
+        let order = Order { image: IMAGE, network: &network, command: &["sleep", "100000"], ports: Ports::None };
         let id = daemon.api.create(&order)?;
         daemon.api.start(&id)?;
         let begun = Instant::now();

@@ -8,6 +8,7 @@ mod http;
 mod idle;
 mod images;
 mod life;
+mod networks;
 mod peak;
 mod process;
 mod registry;
@@ -97,7 +98,7 @@ impl Options {
 type Measure = (&'static str, fn(&mut Bench) -> Result<()>);
 
 /// All measures, in the order they are taken.
-const MEASURES: [Measure; 10] = [
+const MEASURES: [Measure; 16] = [
     ("memory", idle::daemon_memory),
     ("ping", life::ping),
     ("life", life::whole_life),
@@ -108,6 +109,12 @@ const MEASURES: [Measure; 10] = [
     ("parallel", life::parallel),
     ("list", idle::list),
     ("idle", idle::idle),
+    ("networks start", networks::start),
+    ("networks create", networks::create),
+    ("networks ports", networks::ports),
+    ("networks parallel", networks::parallel),
+    ("networks traffic", networks::traffic),
+    ("networks restart", networks::restart),
 ];
 /// Measures of images, which write much and come last.
 const LAST: [Measure; 9] = [

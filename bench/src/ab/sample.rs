@@ -9,6 +9,8 @@ pub(crate) enum Unit {
     Millis,
     /// Whole runs per second.
     PerSecond,
+    /// Gigabits per second.
+    Gigabits,
     /// Megabytes, as 1,000,000 bytes.
     Megabytes,
     /// So many times something else.
@@ -21,6 +23,7 @@ impl Unit {
         match self {
             Self::Millis => "ms",
             Self::PerSecond => "/s",
+            Self::Gigabits => "Gbit/s",
             Self::Megabytes => "MB",
             Self::Times => "times",
         }
@@ -28,7 +31,7 @@ impl Unit {
 
     /// Whether a larger number is the better one.
     pub(crate) fn more_is_better(self) -> bool {
-        self == Self::PerSecond
+        matches!(self, Self::PerSecond | Self::Gigabits)
     }
 }
 

@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
+use std::sync::OnceLock;
 
 use dockerd_sys::netlink::message::{self, ACK, CREATE, DUMP, EXCLUSIVE, MessageWriter, REPLACE};
 use dockerd_sys::netlink::{Batch, Message, NetlinkError, Socket};
@@ -22,6 +24,9 @@ const ADDRESS_HEADER: usize = 8;
 /// `sizeof(struct rtmsg)`.
 const ROUTE_HEADER: usize = 12;
 const UP: u32 = libc::IFF_UP as u32;
+/// `IFLA_INET6_ADDR_GEN_MODE` of `linux/if_link.h`, and `IN6_ADDR_GEN_MODE_NONE`: no link-local address.
+const ADDRESS_MODE: u16 = 8;
+const NO_LINK_LOCAL: u8 = 1;
 /// `IFA_FLAGS` of `linux/if_addr.h`.
 const ADDRESS_FLAGS: u16 = 8;
 /// `IFA_F_NODAD`: the address is usable at once, nobody else is asked whether he has it.
@@ -114,7 +119,7 @@ pub struct VethOrder<'a> {
 /// Makes the pair: the host's end up and in the bridge, the container's end down in its namespace.
 pub fn add_veth(batch: &mut Batch, order: VethOrder<'_>) {
     let mut message = batch.message(libc::RTM_NEWLINK, ACK | CREATE | EXCLUSIVE);
-    message.raw(&link_header(0, UP, UP)).c_text(libc::IFLA_IFNAME, order.host_name).u32(libc::IFLA_MTU, order.mtu);
+    message.raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, order.host_name).u32(libc::IFLA_MTU, order.mtu);
     message.u32(libc::IFLA_MASTER, order.bridge);
     // Said outright: else the kernel makes one for each processor and takes them back, behind an RCU grace period.
     message.u32(libc::IFLA_NUM_TX_QUEUES, 1).u32(libc::IFLA_NUM_RX_QUEUES, 1);
@@ -129,14 +134,29 @@ pub fn add_veth(batch: &mut Batch, order: VethOrder<'_>) {
         });
     });
     drop(message);
-    // The settings of the port can only be made on a port.
+    // The settings of the port can only be made on a port; it is nobody's address, and would tell all others on the bridge
+    // of one of its own.
     let mut message = batch.message(libc::RTM_NEWLINK, ACK);
     message.raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, order.host_name).text(libc::IFLA_IFALIAS, order.alias);
+    if kernel_has_ipv6() {
+        message.nest(libc::IFLA_AF_SPEC, |families| {
+            families.nest(libc::AF_INET6 as u16, |ipv6| _ = ipv6.u8(ADDRESS_MODE, NO_LINK_LOCAL));
+        });
+    }
     message.nest(libc::IFLA_LINKINFO, |info| {
         info.text(libc::IFLA_INFO_SLAVE_KIND, "bridge").nest(libc::IFLA_INFO_SLAVE_DATA, |data| {
             data.u8(PORT_HAIRPIN, 1).u8(PORT_ISOLATED, u8::from(order.isolated));
         });
     });
+    drop(message);
+    let mut message = batch.message(libc::RTM_NEWLINK, ACK);
+    message.raw(&link_header(0, UP, UP)).c_text(libc::IFLA_IFNAME, order.host_name);
+}
+
+/// Whether the kernel knows the family at all; where it was booted without, requests that name it are refused.
+fn kernel_has_ipv6() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| Path::new("/proc/sys/net/ipv6").exists())
 }
 
 /// Brings a link up.

@@ -416,7 +416,8 @@ impl NetworkStack {
 
 /// Whether the host passes packets on because of us, now or at an earlier start since it booted.
 fn forward(marker: &Path, ipv6: bool) -> Result<bool, NetworkError> {
-    if setup::enable_forwarding(ipv6)? {
+    let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+    if setup::enable_forwarding(&socket, ipv6)? {
         std::fs::write(marker, "").map_err(NetworkError::io(format!("write {}", marker.display())))?;
         return Ok(true);
     }

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use dockerd_bench::input::{Image, Inputs};
 
-use super::api::Order;
+use super::api::{Order, Ports};
 use super::daemon::Daemon;
 use super::peak::Watch;
 use super::registry::Registry;
@@ -137,7 +137,7 @@ fn read_cold(daemon: &mut Daemon, image: &str) -> Result<f64> {
         "for d in {}; do if [ -d $d ]; then /bin/busybox tar cf /dev/null $d || exit 1; fi; done",
         FILES.join(" ")
     );
-    let order = Order { image, network: "none", command: &["/bin/busybox", "sh", "-c", &script], publish: false };
+    let order = Order { image, network: "none", command: &["/bin/busybox", "sh", "-c", &script], ports: Ports::None };
     let id = daemon.api.create(&order)?;
     let read = drop_caches().and_then(|()| {
         let begun = Instant::now();

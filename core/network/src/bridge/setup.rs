@@ -188,8 +188,22 @@ fn draw(socket: &Socket, config: &NetworkConfig, ipv6: bool) -> Result<(IpAddr, 
     Ok((subnet.first_host(), subnet))
 }
 
+/// Links that take what routers announce go on doing so when the host becomes a router itself, which would end it
+/// (`accept_ra` in the kernel's ip-sysctl.rst): a host that has its own address from there would lose it.
+/// Not so bridges and what is plugged into them: there containers would be the routers.
+fn keep_announcements(socket: &Socket) -> Result<(), NetworkError> {
+    let all = link::all(socket).map_err(NetworkError::kernel("list the host's links"))?;
+    for link in all.iter().filter(|link| link.kind != "bridge" && link.master.is_none() && link.alias != LINK_ALIAS) {
+        let path = Path::new("/proc/sys/net/ipv6/conf").join(&link.name).join("accept_ra");
+        if fs::read_to_string(&path).is_ok_and(|text| text.trim() == "1") {
+            fs::write(&path, "2").map_err(NetworkError::io(format!("set {}", path.display())))?;
+        }
+    }
+    Ok(())
+}
+
 /// Lets the host pass packets of a family on; whether it was this call that did it.
-pub fn enable_forwarding(ipv6: bool) -> Result<bool, NetworkError> {
+pub fn enable_forwarding(socket: &Socket, ipv6: bool) -> Result<bool, NetworkError> {
     let switches: &[&str] =
         if ipv6 { &["ipv6/conf/default/forwarding", "ipv6/conf/all/forwarding"] } else { &["ipv4/ip_forward"] };
     let mut changed = false;
@@ -197,6 +211,9 @@ pub fn enable_forwarding(ipv6: bool) -> Result<bool, NetworkError> {
         let path = Path::new("/proc/sys/net").join(switch);
         let now = fs::read_to_string(&path).map_err(NetworkError::io(format!("read {switch}")))?;
         if now.trim() != "1" {
+            if ipv6 {
+                keep_announcements(socket)?;
+            }
             fs::write(&path, "1").map_err(NetworkError::io(format!("enable {switch}")))?;
             changed = true;
         }

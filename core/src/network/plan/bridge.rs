@@ -1,6 +1,6 @@
 //! What the bridge driver is told of a network.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dockerd_network::NetworkConfig;
 use dockerd_network::bridge::{BridgeFamily, BridgeSettings};
@@ -96,7 +96,8 @@ pub(super) fn order(network: &UserNetwork, defaults: &NetworkConfig) -> Result<B
             internal: network.internal,
             direct_routing: defaults.direct_routing,
             trusted: options.text(TRUSTED).into_iter().flat_map(|list| list.split(':')).map(str::to_owned).collect(),
-            publish_address: options.address(HOST_BINDING)?.unwrap_or(defaults.publish_address),
+            // `--ip` concerns the default bridge.
+            publish_address: options.address(HOST_BINDING)?.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             options: network.options.clone(),
         },
     })
