@@ -194,6 +194,8 @@ pub trait Networks: Send + Sync + Debug {
     fn disconnect(&self, _container: &ContainerId, _network: &NetworkId) -> Result<Attachments, EngineError> {
         Err(EngineError::NotBuilt("network disconnect"))
     }
+    /// Waits until what was given back is gone. Blocking.
+    fn drain(&self) {}
     /// The default bridge's address.
     fn default_gateway(&self) -> Option<Ipv4Addr>;
 }

@@ -27,10 +27,13 @@ pub(crate) async fn shutdown(core: &Arc<Core>) {
     }
     core.reaper.drain().await;
     let core = core.clone();
-    let drained = tokio::task::spawn_blocking(move || core.runtimes.drain());
+    let drained = tokio::task::spawn_blocking(move || {
+        core.network.drain();
+        core.runtimes.drain();
+    });
     // One whose processes cannot be killed must not keep the daemon.
     if !matches!(tokio::time::timeout(SLACK, drained).await, Ok(Ok(()))) {
-        tracing::warn!("cgroups are left for the next start");
+        tracing::warn!("cgroups or links are left for the next start");
     }
 }
 

@@ -166,9 +166,14 @@ pub fn set_up(batch: &mut Batch, index: u32) {
 
 /// Gives a link another name; it is down for a moment.
 pub fn rename(batch: &mut Batch, index: u32, name: &str) {
+    retire(batch, index, name);
+    set_up(batch, index);
+}
+
+/// Takes a link down and gives it another name.
+pub fn retire(batch: &mut Batch, index: u32, name: &str) {
     batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, UP));
     batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).c_text(libc::IFLA_IFNAME, name);
-    set_up(batch, index);
 }
 
 /// Changes a link's hardware address.

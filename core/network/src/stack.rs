@@ -299,7 +299,12 @@ impl NetworkStack {
     /// Takes away what [`NetworkStack::make`] made.
     fn unmake(&self, socket: &Socket, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
         match driver.link().and_then(LinkPlan::bridge) {
-            Some(bridge) => setup::remove_own(socket, bridge),
+            Some(bridge) => {
+                if setup::retire(socket, bridge)? {
+                    self.sweeper.watch(bridge);
+                }
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -323,6 +328,11 @@ impl NetworkStack {
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         self.unmake(&socket, driver)?;
         self.replace_rules()
+    }
+
+    /// Waits until the kernel has taken back what was given up. Blocking.
+    pub fn drain(&self) {
+        self.sweeper.finish();
     }
 
     fn forget(&self, driver: &dyn NetworkDriver) {

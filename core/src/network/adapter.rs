@@ -310,6 +310,10 @@ impl Networks for StackNetworks {
         self.find(name).map(|driver| driver.identity().id.clone())
     }
 
+    fn drain(&self) {
+        self.stack.drain();
+    }
+
     fn default_gateway(&self) -> Option<Ipv4Addr> {
         self.stack.gateway()
     }

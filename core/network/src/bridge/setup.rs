@@ -123,6 +123,22 @@ pub fn remove_own(socket: &Socket, index: u32) -> Result<(), NetworkError> {
     Ok(())
 }
 
+/// Takes a bridge we made out of use, by its number: down, without addresses and under a name nobody asks for. Whether it
+/// was ours, and is to be removed when that disturbs nobody; a daemon that dies before leaves it to the next one's
+/// [`remove_strangers`].
+pub fn retire(socket: &Socket, index: u32) -> Result<bool, NetworkError> {
+    let all = link::all(socket).map_err(NetworkError::kernel("list the host's links"))?;
+    if !all.iter().any(|link| link.index == index && link.kind == "bridge" && link.alias == LINK_ALIAS) {
+        return Ok(false);
+    }
+    let present = link::addresses(socket, index).map_err(NetworkError::kernel("list the bridge's addresses"))?;
+    let mut batch = Batch::new();
+    present.iter().for_each(|(address, prefix)| link::delete_address(&mut batch, index, *address, *prefix));
+    link::retire(&mut batch, index, &format!("gone-{}", dockerd_types::ids::hex(&crate::random::<4>())));
+    socket.transact(&batch).map_err(NetworkError::kernel("take the bridge out of use"))?;
+    Ok(true)
+}
+
 /// Removes bridges we made that no network has, with the links in them.
 pub fn remove_strangers(socket: &Socket, known: &[u32]) -> Result<(), NetworkError> {
     let all = link::all(socket).map_err(NetworkError::kernel("list the host's links"))?;

@@ -97,7 +97,7 @@ pub(super) fn order(network: &UserNetwork, defaults: &NetworkConfig) -> Result<B
             direct_routing: defaults.direct_routing,
             trusted: options.text(TRUSTED).into_iter().flat_map(|list| list.split(':')).map(str::to_owned).collect(),
             // `--ip` concerns the default bridge.
-            publish_address: options.address(HOST_BINDING)?.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+            publish_address: options.address(HOST_BINDING)?.unwrap_or_else(|| Ipv4Addr::UNSPECIFIED.into()),
             options: network.options.clone(),
         },
     })
