@@ -60,8 +60,14 @@ fn open(runtime: tokio::runtime::Handle) -> Result<Arc<NetworkStack>, Box<dyn Er
     let predefined =
         Predefined { bridge: identity("bridge", 0xb0)?, host: identity("host", 0xb1)?, none: identity("none", 0xb2)? };
     let forwarding_marker = std::env::temp_dir().join(format!("join-{}", std::process::id()));
-    let options =
-        StackOptions { config: NetworkConfig::default(), predefined, networks: Vec::new(), forwarding_marker, runtime };
+    let options = StackOptions {
+        config: NetworkConfig::default(),
+        predefined,
+        networks: Vec::new(),
+        incomplete: false,
+        forwarding_marker,
+        runtime,
+    };
     let stack = NetworkStack::open(options)?;
     stack.restore(&[])?;
     Ok(Arc::new(stack))

@@ -54,6 +54,8 @@ pub struct StackOptions {
     pub predefined: Predefined,
     /// The user-defined networks.
     pub networks: Vec<NetworkOrder>,
+    /// Whether there are more of them, which could not be read: what seems to be nobody's stays.
+    pub incomplete: bool,
     /// A file that says that this daemon made the host pass packets on; lost with the reboot, as that switch is.
     pub forwarding_marker: PathBuf,
     /// Where proxies run.
@@ -165,7 +167,7 @@ impl NetworkStack {
     /// Sets the bridges up in the calling thread's network namespace and begins to make sandboxes. A user-defined network
     /// that cannot be set up is missing and logged. Blocking.
     pub fn open(options: StackOptions) -> Result<Self, NetworkError> {
-        let StackOptions { config, predefined, networks, forwarding_marker, runtime } = options;
+        let StackOptions { config, predefined, networks, incomplete, forwarding_marker, runtime } = options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let link = setup::set_up(&socket, &config)?;
         let firewall: Arc<dyn Firewall> =
@@ -199,7 +201,7 @@ impl NetworkStack {
         }
         lock(&stack.networks).push(simple(predefined.host, "host", None));
         lock(&stack.networks).push(simple(predefined.none, "null", Some(none)));
-        stack.reconcile(&socket, networks)?;
+        stack.reconcile(&socket, networks, incomplete)?;
         Ok(stack)
     }
 
@@ -272,7 +274,7 @@ impl NetworkStack {
     }
 
     /// Every network has its bridge, and every bridge of ours its network.
-    fn reconcile(&self, socket: &Socket, orders: Vec<NetworkOrder>) -> Result<(), NetworkError> {
+    fn reconcile(&self, socket: &Socket, orders: Vec<NetworkOrder>, incomplete: bool) -> Result<(), NetworkError> {
         for order in orders {
             let network = order.identity().name.clone();
             match self.make(socket, order) {
@@ -281,7 +283,7 @@ impl NetworkStack {
             }
         }
         let bridges = self.networks().iter().filter_map(|network| network.link()?.bridge()).collect::<Vec<_>>();
-        setup::remove_strangers(socket, &bridges)
+        if incomplete { Ok(()) } else { setup::remove_strangers(socket, &bridges) }
     }
 
     /// What a network has in the kernel before anybody joins it, and its driver.

@@ -16,7 +16,7 @@ use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, Kinded, NetworkId, Timestamp};
 use tokio::runtime::Handle;
 
-use super::document::{self, NetworkRecord, NetworksDocument, PREDEFINED, UserNetwork};
+use super::document::{self, NetworkRecord, NetworksDocument, PREDEFINED, UserNetwork, UserNetworks};
 use super::plan;
 use crate::container::names;
 use crate::error::EngineError;
@@ -76,14 +76,16 @@ impl StackNetworks {
         };
         let [bridge, host, none] = PREDEFINED;
         let predefined = Predefined { bridge: identity(bridge)?, host: identity(host)?, none: identity(none)? };
-        let users = document::load_user(layout)?;
+        let UserNetworks { networks: users, incomplete } = document::load_user(layout)?;
         let order = |network: &UserNetwork| {
             let order = plan::order(network, &config);
             order.inspect_err(|error| tracing::error!(network = network.name, %error, "its document cannot be used"))
         };
-        let networks = users.iter().filter_map(|network| order(network).ok()).collect();
+        let networks: Vec<_> = users.iter().filter_map(|network| order(network).ok()).collect();
+        let incomplete = incomplete || networks.len() < users.len();
         let forwarding_marker = layout.forwarding_marker();
-        let options = StackOptions { config: config.clone(), predefined, networks, forwarding_marker, runtime };
+        let options =
+            StackOptions { config: config.clone(), predefined, networks, incomplete, forwarding_marker, runtime };
         let stack = NetworkStack::open(options).map_err(EngineError::module)?;
         let netns_dir = layout.netns_dir();
         link_namespace(&netns_dir.join("default"), std::process::id());

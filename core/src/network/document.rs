@@ -100,11 +100,20 @@ pub(super) fn forget(layout: &Layout, id: &NetworkId) -> Result<(), EngineError>
     }
 }
 
-/// All networks users made, oldest first. One that cannot be read is left alone and logged.
-pub(super) fn load_user(layout: &Layout) -> Result<Vec<UserNetwork>, EngineError> {
+/// What is known of the networks users made.
+#[derive(Debug, Default)]
+pub(super) struct UserNetworks {
+    /// Oldest first.
+    pub(super) networks: Vec<UserNetwork>,
+    /// Whether a document could not be read: there are more.
+    pub(super) incomplete: bool,
+}
+
+/// All networks users made. One that cannot be read is left alone and logged.
+pub(super) fn load_user(layout: &Layout) -> Result<UserNetworks, EngineError> {
     let dir = layout.network_dir();
     let entries = std::fs::read_dir(&dir).map_err(|e| EngineError::io(format!("read {}", dir.display()), e))?;
-    let mut found = Vec::new();
+    let (mut found, mut incomplete) = (Vec::new(), false);
     for path in entries.flatten().map(|entry| entry.path()) {
         // A daemon was killed while it wrote; what it had promised is under its right name.
         if path.file_name().and_then(|name| name.to_str()).is_some_and(document::is_temporary) {
@@ -119,11 +128,14 @@ pub(super) fn load_user(layout: &Layout) -> Result<Vec<UserNetwork>, EngineError
         }
         match document::read::<UserNetwork>(&path) {
             Ok(network) => found.push(network),
-            Err(error) => tracing::error!(file = %path.display(), %error, "a network's document cannot be read"),
+            Err(error) => {
+                incomplete = true;
+                tracing::error!(file = %path.display(), %error, "a network's document cannot be read");
+            }
         }
     }
     found.sort_by_key(|network| network.created);
-    Ok(found)
+    Ok(UserNetworks { networks: found, incomplete })
 }
 
 /// A new network's id.

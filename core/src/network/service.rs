@@ -165,11 +165,7 @@ impl NetworkService {
     pub async fn remove(&self, name: &str) -> Result<(), EngineError> {
         let driver = self.find(name)?;
         let service = self.clone();
-        detached(async move {
-            let _turn = service.networks.turn().lock().await;
-            service.remove_driver(driver).await
-        })
-        .await
+        detached(async move { service.remove_driver(driver).await }).await
     }
 
     async fn remove_driver(&self, driver: Arc<dyn NetworkDriver>) -> Result<(), EngineError> {
@@ -180,12 +176,16 @@ impl NetworkService {
             // Somebody else was faster.
             return Err(if predefined { error } else { EngineError::module(UnknownNetwork(name)) });
         };
-        // Sandboxes of containers that ended are taken down behind the reply.
+        // Sandboxes of containers that ended are taken down behind the reply. Others' networks do not wait with us.
         let patience = if self.containers_on(&id).is_empty() { PATIENCE } else { Duration::ZERO };
         let closing = driver.clone();
         let closed = crate::image::blocking(move || closing.close(patience)).await?;
         if closed.is_err() {
             return Err(EngineError::module(Stays::InUse { endpoints: self.endpoints_of(&id), name }));
+        }
+        let _turn = self.networks.turn().lock().await;
+        if self.networks.user(&id).is_none() {
+            return Err(EngineError::module(UnknownNetwork(name)));
         }
         let networks = self.networks.clone();
         let removed = crate::image::blocking(move || {
@@ -212,7 +212,6 @@ impl NetworkService {
         let service = self.clone();
         let filters = filters.clone();
         detached(async move {
-            let _turn = service.networks.turn().lock().await;
             let mut removed = Vec::new();
             for network in service.networks.users() {
                 let taken = filters.labels_match(&network.labels) && until.is_none_or(|at| network.created < at);

@@ -164,6 +164,7 @@ impl Host {
             config: config.clone(),
             predefined,
             networks: Vec::new(),
+            incomplete: false,
             forwarding_marker: dir.join("ip-forward"),
             runtime: runtime.handle().clone(),
         })?;
