@@ -18,12 +18,13 @@ use tokio::sync::{mpsc, watch};
 use crate::config::EngineConfig;
 use crate::container::Container;
 use crate::container::actor::Command;
-use crate::container::files::ResolverDefaults;
+use crate::container::connect::named_endpoints;
+use crate::container::files::{self, ResolverDefaults};
 use crate::container::oci;
 use crate::container::registry::Registry;
 use crate::container::restart_policy;
 use crate::container::root::HeldRoot;
-use crate::container::spec::{ContainerDocument, MountPointKind, State};
+use crate::container::spec::{ContainerDocument, MountPointKind, NameService, State};
 use crate::container::state_writer::STATE_FILE;
 use crate::core::Core;
 use crate::error::EngineError;
@@ -315,26 +316,35 @@ async fn orphaned(core: &Core, id: &ContainerId, process: &Adopted) {
 }
 
 async fn restore_network(core: &Core, revived: &[Revived]) -> Result<(), EngineError> {
-    let kept = revived
+    let living = revived
         .iter()
         .filter(|item| item.exit.is_none())
         .map(|item| (item.container.id().clone(), item.container.snapshot()))
-        .filter(|(_, snapshot)| snapshot.state.is_running())
+        .filter(|(_, snapshot)| snapshot.state.is_running());
+    let living: Vec<_> = living.collect();
+    let kept = living
+        .iter()
         .map(|(container, snapshot)| {
             let priority = |name: &str| snapshot.spec.endpoints.get(name).map_or(0, |asked| asked.gw_priority);
             let endpoints = snapshot.state.endpoints.iter();
+            let has_resolver = snapshot.state.name_service == NameService::Resolver;
             KeptSandbox {
-                container,
+                container: container.clone(),
                 name: snapshot.name.to_string(),
                 pid: snapshot.state.pid,
                 id: snapshot.state.sandbox_id.clone(),
                 endpoints: endpoints.map(|e| (e.clone(), priority(&e.network_name))).collect(),
                 ports: snapshot.state.ports.clone(),
                 wanted: crate::container::published_ports(&snapshot.spec),
+                resolver: has_resolver.then(|| files::resolver_file(&snapshot.spec.host, &core.resolver)),
             }
         })
         .collect();
-    core.network.restore(kept).await
+    core.network.restore(kept).await?;
+    for (container, snapshot) in &living {
+        core.network.enter_names(container, &named_endpoints(snapshot));
+    }
+    Ok(())
 }
 
 async fn start_by_policy(core: &Arc<Core>, container: &Arc<Container>) {

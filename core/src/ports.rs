@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dockerd_network::dns::resolv_conf::Generated;
 use dockerd_network::ipam::Subnet;
 use dockerd_runtime::{Adopted, BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver, Stored};
 use dockerd_types::container::{ContainerConfig, Labels};
@@ -93,6 +94,8 @@ pub struct SandboxOrder {
     pub endpoints: Vec<(String, EndpointConfig)>,
     /// Ports to publish.
     pub ports: PortBindings,
+    /// The file that leads its programs to a resolver of ours, if it is to have one.
+    pub resolver: Option<Generated>,
 }
 
 /// A network namespace, ready.
@@ -125,6 +128,8 @@ pub struct KeptSandbox {
     pub ports: Vec<PublishedPort>,
     /// What the client asked to publish.
     pub wanted: PortBindings,
+    /// What its resolver file would be now, if it has a resolver.
+    pub resolver: Option<Generated>,
 }
 
 /// A network a running container is to join.
@@ -142,6 +147,8 @@ pub struct ConnectOrder {
     pub network: String,
     /// What the client asked of it.
     pub endpoint: EndpointConfig,
+    /// The file that leads its programs to a resolver of ours, if it is to have one from now on.
+    pub resolver: Option<Generated>,
 }
 
 /// What a running container is on after a change.
@@ -170,6 +177,11 @@ pub struct NetworkFacts {
 pub trait Networks: Send + Sync + Debug {
     /// Makes a network namespace with all its endpoints. Blocking.
     fn create_sandbox(&self, order: SandboxOrder) -> Result<ReadySandbox, EngineError>;
+    /// Enters the names of a running container's endpoints, which changed, instead of those it had. With each endpoint comes
+    /// what the client asked of its network. Never blocks.
+    fn enter_names(&self, _id: &ContainerId, _endpoints: &[(EndpointState, EndpointConfig)]) {}
+    /// A container's end: nobody is to find it by name any more. Never blocks; idempotent.
+    fn strike_names(&self, _id: &ContainerId) {}
     /// A process is in the sandbox now. Never blocks.
     fn started(&self, id: &ContainerId, pid: i32);
     /// Gives back everything of a container's; idempotent.

@@ -58,7 +58,7 @@ pub(crate) fn inspect(item: &ContainerInspect) -> Value {
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
-        "HostConfig": host_config(host, &item.runtime),
+        "HostConfig": host_config(host, &item.links, &item.runtime),
         "GraphDriver": {"Data": null, "Name": spec.storage_driver},
         "Mounts": spec.mounts.iter().map(Mount::new).collect::<Vec<_>>(),
         "Config": config_of(spec),
@@ -171,7 +171,7 @@ fn healthcheck(check: &Healthcheck) -> Value {
     Value::Object(out)
 }
 
-fn host_config(host: &HostConfig, runtime: &str) -> Value {
+fn host_config(host: &HostConfig, links: &[String], runtime: &str) -> Value {
     let bindings: BTreeMap<String, Vec<Value>> = host
         .port_bindings
         .iter()
@@ -204,7 +204,7 @@ fn host_config(host: &HostConfig, runtime: &str) -> Value {
         "GroupAdd": host.group_add,
         "IpcMode": ipc_mode(&host.ipc_mode),
         "Cgroup": host.cgroup,
-        "Links": host.links,
+        "Links": (!links.is_empty()).then_some(links),
         "OomScoreAdj": host.oom_score_adj,
         "PidMode": pid_mode(&host.pid_mode),
         "Privileged": host.privileged,

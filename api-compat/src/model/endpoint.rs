@@ -58,7 +58,9 @@ pub(crate) fn networks(snapshot: &Snapshot) -> BTreeMap<&str, Endpoint<'_>> {
     }
     for (name, asked) in &spec.endpoints {
         let id = snapshot.state.network_ids.get(name).map_or("", |id| id.as_str());
-        out.entry(name.as_str()).or_insert_with(|| endpoint(Some(asked), None, id));
+        let mut last = endpoint(Some(asked), None, id);
+        last.dns_names = snapshot.state.dns_names.get(name).map(Vec::as_slice);
+        out.entry(name.as_str()).or_insert(last);
     }
     out
 }

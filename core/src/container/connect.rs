@@ -4,15 +4,17 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use dockerd_network::dns::resolv_conf::Generated;
 use dockerd_store::{Durability, document};
 use dockerd_types::container::{NetworkMode, Status};
 use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, ErrorKind, Kinded};
 
 use super::actor::{Actor, Command};
-use super::spec::{ContainerDocument, ContainerSpec};
+use super::spec::{ContainerDocument, ContainerSpec, NameService, Snapshot};
 use super::{Container, files, validate};
 use crate::error::EngineError;
+use crate::network::names::dns_names;
 use crate::ports::{Attachments, ConnectOrder, NetworkFacts};
 
 /// Why a container is not connected or disconnected.
@@ -104,7 +106,15 @@ impl Actor {
             return Err(refused(exists));
         }
         let mut changed = None;
+        let mut resolver = None;
         if running {
+            let has_none = snapshot.state.name_service != NameService::Resolver;
+            if has_none && facts.as_ref().is_some_and(|facts| !facts.predefined) {
+                let core = self.core.clone();
+                let spec = spec.clone();
+                let made = crate::image::blocking(move || files::resolver_file(&spec.host, &core.resolver));
+                resolver = Some(made.await?);
+            }
             let order = ConnectOrder {
                 container: spec.id.clone(),
                 name: snapshot.name.to_string(),
@@ -112,13 +122,21 @@ impl Actor {
                 pid: snapshot.state.pid,
                 network: name.clone(),
                 endpoint: config.clone(),
+                resolver: resolver.clone(),
             };
             let network = self.core.network.clone();
             changed = Some(crate::image::blocking(move || network.connect(order)).await??);
         }
         let mut endpoints = spec.endpoints.clone();
+        if !running && facts.as_ref().is_some_and(|facts| !facts.predefined) {
+            let names = dns_names(&spec.id, &snapshot.name, &spec.config.hostname, &config.aliases);
+            self.update(|s| _ = s.state.dns_names.insert(name.clone(), names));
+        }
         endpoints.insert(name.clone(), config);
         self.attached(endpoints, changed).await?;
+        if let Some(file) = resolver {
+            self.lead_to_resolver(file).await?;
+        }
         let now = self.snapshot();
         if let Some(endpoint) = now.state.endpoints.iter().find(|endpoint| endpoint.network_name == name) {
             self.container.network_event(&*self.core.events, "connect", endpoint);
@@ -162,6 +180,7 @@ impl Actor {
         }
         let mut endpoints = spec.endpoints.clone();
         endpoints.remove(&name);
+        self.update(|s| _ = s.state.dns_names.remove(&name));
         self.attached(endpoints, changed).await?;
         if let Some(endpoint) = &endpoint {
             self.container.network_event(&*self.core.events, "disconnect", endpoint);
@@ -198,6 +217,9 @@ impl Actor {
                 s.state.ports = ports;
             }
         });
+        if lines.is_some() {
+            self.enter_names();
+        }
         let stored = self.persist();
         let written = crate::image::blocking(move || {
             document::write(&path, &document, Durability::Process)?;
@@ -212,6 +234,30 @@ impl Actor {
         let _ = stored.await;
         Ok(())
     }
+
+    /// Its resolver is open now; its file is to lead there, unless somebody edited it.
+    async fn lead_to_resolver(&mut self, file: Generated) -> Result<(), EngineError> {
+        let path = files::paths(&self.core.layout.container_dir(self.container.id())).resolv_conf;
+        let mut before = NameService::Resolver;
+        self.update(|s| std::mem::swap(&mut s.state.name_service, &mut before));
+        let stored = self.persist();
+        let written = crate::image::blocking(move || files::replace(&path, &before, &file.text)).await?;
+        written.map_err(|e| EngineError::io("change the file of name servers", e))?;
+        let _ = stored.await;
+        Ok(())
+    }
+
+    /// Makes known what its endpoints are called now.
+    pub(super) fn enter_names(&self) {
+        let snapshot = self.snapshot();
+        self.core.network.enter_names(self.container.id(), &named_endpoints(&snapshot));
+    }
+}
+
+/// A running container's endpoints, each with what was asked of its network.
+pub(crate) fn named_endpoints(snapshot: &Snapshot) -> Vec<(EndpointState, EndpointConfig)> {
+    let asked = |name: &str| snapshot.spec.endpoints.get(name).cloned().unwrap_or_default();
+    snapshot.state.endpoints.iter().map(|endpoint| (endpoint.clone(), asked(&endpoint.network_name))).collect()
 }
 
 /// Addresses that came and went.

@@ -16,7 +16,7 @@ use super::create_error::CreateError;
 use super::mount_spec::{self, WantedMount};
 use super::root::HeldRoot;
 use super::spec::{ContainerDocument, ContainerSpec, MountPoint, MountPointKind, State};
-use super::{Container, ContainerService, image_defaults, names, oci, validate};
+use super::{Container, ContainerService, image_defaults, links, names, oci, validate};
 use crate::core::Core;
 use crate::error::EngineError;
 use crate::ports::{ContainerImage, VolumeOrder};
@@ -220,12 +220,17 @@ fn resolve_other_containers(core: &Core, host: &mut HostConfig) -> Result<(), En
     {
         *other = find(other)?;
     }
-    for link in &host.links {
-        let (target, rest) = link.split_once(':').unwrap_or((link, ""));
-        if rest.contains(':') {
+    if matches!(host.network_mode, NetworkMode::Network(_)) {
+        // Links are asked of the network there.
+        host.links.clear();
+    }
+    for link in &mut host.links {
+        let (target, alias) = link.split_once(':').unwrap_or((link, link));
+        if alias.contains(':') {
             return Err(CreateError::LinkFormat(link.clone()).into());
         }
-        core.containers.find(target).map_err(|_| CreateError::LinkTarget(target.to_owned()))?;
+        let found = core.containers.find(target).map_err(|_| CreateError::LinkTarget(target.to_owned()))?;
+        *link = links::stored(found.id(), alias);
     }
     Ok(())
 }

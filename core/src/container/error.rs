@@ -86,6 +86,17 @@ pub enum ContainerError {
         /// What it does.
         status: Status,
     },
+    /// Start of one with a link to one that does not run.
+    #[error("Cannot link to a non running container: {name} AS {alias}")]
+    LinkNotRunning {
+        /// The other, with slash.
+        name: String,
+        /// `/name/alias`.
+        alias: String,
+    },
+    /// Start of one with a link to one that is elsewhere.
+    #[error("container {0} not attached to default bridge network")]
+    LinkNotOnBridge(String),
     /// The new name cannot be had.
     #[error("Error when allocating new name: {0}")]
     NewName(Box<CreateError>),
@@ -206,7 +217,7 @@ impl Kinded for ContainerError {
             Self::Join(JoinError::NetworkNotRunning(_) | JoinError::NotRunning { .. } | JoinError::Restarting(_)) => {
                 ErrorKind::Conflict
             }
-            Self::Join(_) => ErrorKind::System,
+            Self::Join(_) | Self::LinkNotRunning { .. } | Self::LinkNotOnBridge(_) => ErrorKind::System,
             Self::Launch { exit_code: 126 | 127, .. } => ErrorKind::InvalidArgument,
             Self::Top(e) => e.kind(),
             Self::Launch { .. }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::actor::Actor;
 use super::lifecycle::{self, Verb};
 use super::restart_policy::{self, Ended};
+use super::spec::NameService;
 use super::start::release_shm;
 
 /// How long an exit waits for output that is still held open, say by a process that left the container.
@@ -26,6 +27,8 @@ impl Actor {
             return;
         }
         self.monitor = None;
+        // Not only when all its output is through: nobody shall be sent to it meanwhile.
+        self.core.network.strike_names(self.container.id());
         self.container.io().drained(DRAIN_LIMIT).await;
         self.container.io().end();
         self.core.janitor.ended(&self.container);
@@ -52,7 +55,10 @@ impl Actor {
             s.state.oom_killed = exit.oom_killed;
             s.state.finished_at = Some(exit.at);
             s.state.sandbox_id.clear();
-            s.state.endpoints.clear();
+            s.state.name_service = NameService::None;
+            for endpoint in s.state.endpoints.drain(..).filter(|endpoint| !endpoint.dns_names.is_empty()) {
+                s.state.dns_names.insert(endpoint.network_name, endpoint.dns_names);
+            }
             s.state.ports.clear();
             if matches!(exit.code, ExitCode::Unknown) {
                 s.state.error = "exit code was lost: the supervisor ended before the process did".to_owned();

@@ -6,14 +6,19 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use dockerd_types::container::HostConfig;
+use dockerd_network::dns::resolv_conf::{self, Generated, HostFile, Overrides, ServerAddress};
+use dockerd_types::container::{HostConfig, NetworkMode};
 use dockerd_types::network::EndpointState;
 
 use super::oci::mounts::NetworkFiles;
+use super::spec::NameService;
 use super::validate::split_extra_host;
 
 /// Used where the host has no name server a container could reach.
 const FALLBACK_SERVERS: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
+
+/// The host's own.
+const HOST_CONF: &str = "/etc/resolv.conf";
 
 /// systemd-resolved's stub is of no use inside a container; its real servers are here.
 const RESOLVED_CONF: &str = "/run/systemd/resolve/resolv.conf";
@@ -53,14 +58,46 @@ impl HostResolver {
         out
     }
 
-    /// Reads the host's file, or systemd-resolved's own when the host's only names its stub.
+    /// Reads the file that names servers a container can reach itself. Blocking.
     pub fn read() -> Self {
-        let host = std::fs::read_to_string("/etc/resolv.conf").map(|text| Self::parse(&text)).unwrap_or_default();
-        let only_stub = !host.servers.is_empty() && host.servers.iter().all(|s| s == "127.0.0.53");
-        if !only_stub {
-            return host;
-        }
-        std::fs::read_to_string(RESOLVED_CONF).map_or(host, |text| Self::parse(&text))
+        Self::parse(&reachable_servers().1)
+    }
+}
+
+/// The host's file, or systemd-resolved's own when the host's only names its stub: where it is, and its text.
+fn reachable_servers() -> (&'static str, String) {
+    let text = std::fs::read_to_string(HOST_CONF).unwrap_or_default();
+    let servers = HostResolver::parse(&text).servers;
+    let only_stub = !servers.is_empty() && servers.iter().all(|s| s == "127.0.0.53");
+    match only_stub.then(|| std::fs::read_to_string(RESOLVED_CONF)) {
+        Some(Ok(text)) => (RESOLVED_CONF, text),
+        _ => (HOST_CONF, text),
+    }
+}
+
+/// The file of a container that has a resolver of ours, and whom that asks. The host's loopback servers are asked from the
+/// host, so they can stay where containers were made for a user-defined network, as with the stock daemon. Blocking.
+pub fn resolver_file(own: &HostConfig, defaults: &ResolverDefaults) -> Generated {
+    let (path, text) = match &own.network_mode {
+        NetworkMode::Network(_) => (HOST_CONF, std::fs::read_to_string(HOST_CONF).unwrap_or_default()),
+        _ => reachable_servers(),
+    };
+    let pick = |own: &[String], default: &[String]| if own.is_empty() { default.to_vec() } else { own.to_vec() };
+    let servers = pick(&own.dns, &defaults.servers);
+    let overrides = Overrides {
+        servers: servers.iter().filter_map(|server| ServerAddress::parse(server)).collect(),
+        search: pick(&own.dns_search, &defaults.search),
+        options: pick(&own.dns_options, &defaults.options),
+    };
+    resolv_conf::generate(&HostFile::parse(&text), path, &overrides)
+}
+
+/// Writes a container's file of name servers anew, in place because it is bind-mounted, unless it was edited since it was
+/// written. Blocking.
+pub fn replace(path: &Path, before: &NameService, text: &str) -> io::Result<()> {
+    match before {
+        NameService::Servers(old) if std::fs::read_to_string(path)? != *old => Ok(()),
+        _ => write(path, text),
     }
 }
 
@@ -107,18 +144,20 @@ fn usable_servers(host: &HostResolver, host_network: bool) -> Vec<String> {
     if usable.is_empty() && !host_network { FALLBACK_SERVERS.map(str::to_owned).to_vec() } else { usable }
 }
 
-/// `/etc/hosts` of a container with a network namespace of its own.
+/// `/etc/hosts` of a container with a network namespace of its own; `links` are lines of links.
 pub fn hosts(
     hostname: &str,
     domainname: &str,
     own: &HostConfig,
     gateway: &[IpAddr],
     endpoints: &[EndpointState],
+    links: &str,
 ) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
     extra_hosts(&mut text, own, gateway);
+    text.push_str(links);
     let names = own_names(hostname, domainname);
     for endpoint in endpoints {
         if let Some((address, _)) = endpoint.ipv4 {
@@ -243,7 +282,7 @@ mod tests {
             ..HostConfig::default()
         };
         let gateway = default_gateway(Some(Ipv4Addr::new(172, 17, 0, 1)));
-        let text = hosts("h", "d", &own, &gateway, &[]);
+        let text = hosts("h", "d", &own, &gateway, &[], "");
         assert!(text.ends_with("1.2.3.4\ta\n172.17.0.1\tgw\n::2\tb\n"), "{text}");
     }
 }

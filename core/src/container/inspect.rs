@@ -23,6 +23,8 @@ pub struct ContainerInspect {
     pub hosts_path: PathBuf,
     /// The file by which tools enter its network namespace; empty when it does not run.
     pub sandbox_key: PathBuf,
+    /// Legacy links, as the API shows them.
+    pub links: Vec<String>,
     /// Log file, for drivers that have one.
     pub log_path: Option<PathBuf>,
     /// Execs that were made in it and are not gone yet.
@@ -57,6 +59,7 @@ impl ContainerService {
         let sandbox_key = sandbox_file.map_or_else(PathBuf::new, |file| self.core.layout.netns_dir().join(file));
         Ok(ContainerInspect {
             sandbox_key,
+            links: super::links::shown(&self.core, &snapshot),
             resolv_conf_path: paths.resolv_conf,
             hostname_path: paths.hostname,
             hosts_path: paths.hosts,

@@ -20,7 +20,7 @@ use crate::ports::{EventNote, Events, Streams};
 pub(crate) mod actor;
 pub mod attach;
 mod changes;
-mod connect;
+pub(crate) mod connect;
 pub mod copy;
 pub(crate) mod create;
 pub mod create_error;
@@ -35,6 +35,7 @@ pub mod image_defaults;
 pub mod inspect;
 mod kill;
 pub mod lifecycle;
+mod links;
 pub mod list;
 pub mod logs;
 pub mod mount_spec;
@@ -212,7 +213,7 @@ impl Container {
         if let Some(spec) = self.oci.load_full() {
             return Ok(spec);
         }
-        let spec = Arc::new(start::respecify(core, &self.snapshot().spec)?);
+        let spec = Arc::new(start::respecify(core, &self.snapshot())?);
         self.oci.store(Some(spec.clone()));
         Ok(spec)
     }

@@ -9,6 +9,7 @@ use dockerd_types::ContainerId;
 use super::Container;
 use super::create_error::CreateError;
 use super::error::ContainerError;
+use super::links::LinkIndex;
 
 /// The register.
 #[derive(Debug, Default)]
@@ -22,6 +23,7 @@ struct Maps {
     by_id: BTreeMap<ContainerId, Arc<Container>>,
     /// Also holds names of containers still being made.
     names: HashMap<String, ContainerId>,
+    links: LinkIndex,
 }
 
 impl Registry {
@@ -84,15 +86,24 @@ impl Registry {
         }
     }
 
+    /// Those that have links to this one.
+    pub fn linked_to(&self, id: &ContainerId) -> Vec<Arc<Container>> {
+        let maps = self.maps();
+        maps.links.sources(id).iter().filter_map(|source| maps.by_id.get(source).cloned()).collect()
+    }
+
     /// Adds a container whose name was claimed.
     pub fn insert(&self, container: Arc<Container>) {
-        self.maps().by_id.insert(container.id().clone(), container);
+        let mut maps = self.maps();
+        maps.links.insert(&container.snapshot().spec);
+        maps.by_id.insert(container.id().clone(), container);
     }
 
     /// Takes a container and its name out.
     pub fn remove(&self, id: &ContainerId, name: &str) {
         let mut maps = self.maps();
         maps.by_id.remove(id);
+        maps.links.remove(id);
         if maps.names.get(name) == Some(id) {
             maps.names.remove(name);
         }

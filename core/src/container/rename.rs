@@ -1,6 +1,7 @@
 //! `docker rename`.
 
 use dockerd_store::{Durability, document};
+use dockerd_types::network::EndpointState;
 
 use super::actor::{Actor, Command};
 use super::create_error::CreateError;
@@ -45,8 +46,29 @@ impl Actor {
         let written = tokio::task::spawn_blocking(move || document::write(&path, &stored, Durability::Process));
         written.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         self.core.containers.release_name(&snapshot.name, self.container.id());
-        self.update(|s| s.name = name.into());
+        let running = snapshot.state.is_running();
+        self.update(|s| {
+            if running {
+                for endpoint in &mut s.state.endpoints {
+                    rename_endpoint(endpoint, &snapshot.name, &name);
+                }
+            }
+            s.name = name.into();
+        });
+        if running {
+            self.enter_names();
+            // Where it cannot be written, the next change is.
+            self.persist();
+        }
         self.event("rename", &[("oldName", format!("/{}", snapshot.name))]);
         Ok(())
+    }
+}
+
+/// A network knows a container by its name first.
+fn rename_endpoint(endpoint: &mut EndpointState, old: &str, new: &str) {
+    if endpoint.dns_names.first().is_some_and(|first| first == old) {
+        endpoint.dns_names.retain(|name| name != new);
+        endpoint.dns_names[0] = new.to_owned();
     }
 }

@@ -122,6 +122,18 @@ pub enum MountPointKind {
     },
 }
 
+/// Where a running container's `/etc/resolv.conf` leads its programs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NameService {
+    /// It does not run, or the file is another container's.
+    #[default]
+    None,
+    /// To the host's servers. The text as we wrote it, by which is told whether it was edited since.
+    Servers(String),
+    /// To its own resolver, which knows the containers of its networks.
+    Resolver,
+}
+
 /// What happens with the container now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -149,6 +161,12 @@ pub struct State {
     /// Networks it was on when it was last started.
     #[serde(default)]
     pub network_ids: BTreeMap<String, NetworkId>,
+    /// What it was called on its networks when it last ran or was put on them.
+    #[serde(default)]
+    pub dns_names: BTreeMap<String, Vec<String>>,
+    /// Who is asked for names while it runs.
+    #[serde(default)]
+    pub name_service: NameService,
     /// Attachments while it runs.
     pub endpoints: Vec<EndpointState>,
     /// Published ports while it runs.
@@ -172,6 +190,8 @@ impl Default for State {
             restart_count: 0,
             sandbox_id: String::new(),
             network_ids: BTreeMap::new(),
+            dns_names: BTreeMap::new(),
+            name_service: NameService::None,
             endpoints: Vec::new(),
             ports: Vec::new(),
             health: None,

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dockerd_network::dns::resolv_conf::Generated;
 use dockerd_runtime::seccomp::{Machine, Profile};
 use dockerd_runtime::{LaunchError, LaunchRequest, Launched, RuntimeDriver, StdioRequest};
 use dockerd_types::container::{IpcMode, NetworkMode, PidMode, Status};
@@ -20,11 +21,12 @@ use super::error::{ContainerError, JoinError};
 use super::files;
 use super::health::{Health, HealthPlan};
 use super::lifecycle::{self, Refusal, Verb};
+use super::links::{self, Linked};
 use super::oci::devices::{self, DeviceSet};
 use super::oci::mounts::{NetworkFiles, ResolvedKind, ResolvedMount, Shm};
 use super::oci::{self, Defaults, Joins, OciInput};
 use super::security::{SeccompChoice, SecurityOptions};
-use super::spec::{ContainerSpec, MountPointKind, State};
+use super::spec::{ContainerSpec, MountPointKind, NameService, Snapshot, State};
 use super::user::{self, Identity};
 use crate::config::SeccompDefault;
 use crate::core::Core;
@@ -42,6 +44,31 @@ struct Surroundings {
     /// The root file system, mounted and detached.
     rootfs: OwnedFd,
     oci: Arc<Spec>,
+}
+
+/// Everything a launch needs.
+#[derive(Debug)]
+struct Launching {
+    surroundings: Surroundings,
+    /// The namespace of the container whose network is joined.
+    joined: Option<OwnedFd>,
+    restart_count: u32,
+    service: NameService,
+}
+
+/// Whom it is connected with.
+#[derive(Debug, Clone, Copy)]
+struct Connections<'a> {
+    endpoints: &'a [EndpointState],
+    links: &'a [Linked],
+}
+
+/// What its programs find of its network.
+#[derive(Debug, Default)]
+struct InContainer {
+    files: Option<NetworkFiles>,
+    /// Of its links.
+    variables: Vec<String>,
 }
 
 /// What of a specification is found on the disk.
@@ -107,20 +134,26 @@ impl Actor {
         let tree = self.container.tree().clone();
         let _tree = tree.write().await;
 
+        let has_names = has_names(&core, &spec);
         // Two parts that take kernel time, side by side. More threads would wait for each other's processors.
         let surroundings = {
             let (core, container, devices) = (core.clone(), self.container.clone(), devices.clone());
-            tokio::task::spawn_blocking(move || make_surroundings(&core, &container, devices, &security, joins))
+            tokio::task::spawn_blocking(move || {
+                make_surroundings(&core, &container, devices, &security, joins, has_names)
+            })
         };
         let cgroup = {
             let (driver, core, container) = (driver.clone(), core.clone(), self.container.clone());
-            tokio::task::spawn_blocking(move || make_cgroup_side(&*driver, &core, &container, &devices))
+            tokio::task::spawn_blocking(move || make_cgroup_side(&*driver, &core, &container, &devices, has_names))
         };
         let (surroundings, cgroup) = tokio::join!(surroundings, cgroup);
         let surroundings = surroundings.unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()));
         let cgroup = cgroup.unwrap_or_else(|panic| Err(ContainerError::Start(panic.to_string()).into()));
         let result = match (surroundings, cgroup) {
-            (Ok(surroundings), Ok(())) => self.launch_in(&driver, surroundings, joined, restart_count).await,
+            (Ok(surroundings), Ok(service)) => {
+                let launching = Launching { surroundings, joined, restart_count, service };
+                self.launch_in(&driver, launching).await
+            }
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
         if result.is_err() {
@@ -129,15 +162,10 @@ impl Actor {
         result
     }
 
-    async fn launch_in(
-        &mut self,
-        driver: &Arc<dyn RuntimeDriver>,
-        surroundings: Surroundings,
-        joined: Option<OwnedFd>,
-        restart_count: u32,
-    ) -> Result<(), EngineError> {
+    async fn launch_in(&mut self, driver: &Arc<dyn RuntimeDriver>, launching: Launching) -> Result<(), EngineError> {
         let snapshot = self.snapshot();
         let spec = snapshot.spec.clone();
+        let Launching { surroundings, joined, restart_count, service } = launching;
         let Surroundings { sandbox, rootfs, oci } = surroundings;
         let (sandbox_id, netns, endpoints, ports) = match sandbox {
             Some(ReadySandbox { id, netns, endpoints, ports }) => (id, netns, endpoints, ports),
@@ -155,6 +183,8 @@ impl Actor {
             restart_count,
             sandbox_id,
             network_ids: network_ids(&self.core, &spec),
+            dns_names: snapshot.state.dns_names.clone(),
+            name_service: service,
             endpoints,
             ports,
             health: HealthPlan::of(&spec.config).map(|_| Health::default()),
@@ -180,7 +210,9 @@ impl Actor {
             tracing::debug!(container = %spec.id, ?error, "launch failed");
             launch_error(&error)
         })?;
-        self.running(launched, state, oci)
+        self.running(launched, state, oci)?;
+        links::follow(&self.core, &self.container).await;
+        Ok(())
     }
 
     /// The process lives: connect its streams, publish.
@@ -301,7 +333,12 @@ fn open_namespace(path: &Path) -> Result<OwnedFd, EngineError> {
 }
 
 /// Makes the container's network namespace with everything in it; `None` when it has none of its own. Blocking.
-fn sandbox(core: &Core, spec: &ContainerSpec, name: &str) -> Result<Option<ReadySandbox>, EngineError> {
+fn sandbox(
+    core: &Core,
+    spec: &ContainerSpec,
+    name: &str,
+    resolver: Option<Generated>,
+) -> Result<Option<ReadySandbox>, EngineError> {
     let host = &spec.host;
     if matches!(host.network_mode, NetworkMode::Container(_)) {
         return Ok(None);
@@ -317,8 +354,15 @@ fn sandbox(core: &Core, spec: &ContainerSpec, name: &str) -> Result<Option<Ready
         hostname: spec.config.hostname.clone(),
         endpoints: if spec.config.network_disabled { Vec::new() } else { endpoints },
         ports: published_ports(spec),
+        resolver,
     };
     Ok(Some(core.network.create_sandbox(request)?))
+}
+
+/// Whether its programs are to ask a resolver of ours: it is to be on a network where containers have names.
+fn has_names(core: &Core, spec: &ContainerSpec) -> bool {
+    let is_user_defined = |name: &String| core.network.facts(name).is_some_and(|facts| !facts.predefined);
+    !spec.config.network_disabled && spec.endpoints.keys().any(is_user_defined)
 }
 
 /// Ids of the networks it is to be on, for inspect to show when it does not run.
@@ -352,28 +396,32 @@ async fn collect_devices(spec: &Arc<ContainerSpec>) -> Result<DeviceSet, EngineE
     crate::image::blocking(move || devices::collect(&spec.host)).await?.map_err(oci_error)
 }
 
-/// Makes the cgroup, the log and the files that need no address.
-/// Blocking.
+/// Makes the cgroup, the log and the files that need no address and no network; says where names are looked up. Blocking.
 fn make_cgroup_side(
     driver: &dyn RuntimeDriver,
     core: &Core,
     container: &Container,
     devices: &DeviceSet,
-) -> Result<(), EngineError> {
+    has_names: bool,
+) -> Result<NameService, EngineError> {
     let spec = &container.snapshot().spec;
     let resources = oci::resources::build(&spec.host, devices).map_err(oci_error)?;
     let path = oci::cgroups_path(spec, core.config.cgroup_parent.as_deref());
     driver.reserve(&spec.id, &path.to_string_lossy(), &resources).map_err(|error| launch_error(&error))?;
     container.io().prepare()?;
-    if spec.joins_network_of().is_none() {
-        let paths = files::paths(&core.layout.container_dir(&spec.id));
-        let host_network = spec.host.network_mode == NetworkMode::Host;
-        let resolver = files::HostResolver::read();
-        let text = files::resolv_conf(&spec.host, &core.resolver, &resolver, host_network);
-        write_file(&paths.resolv_conf, &text)?;
-        write_file(&paths.hostname, &format!("{}\n", spec.config.hostname))?;
+    if spec.joins_network_of().is_some() {
+        return Ok(NameService::None);
     }
-    Ok(())
+    let paths = files::paths(&core.layout.container_dir(&spec.id));
+    write_file(&paths.hostname, &format!("{}\n", spec.config.hostname))?;
+    if has_names {
+        return Ok(NameService::Resolver);
+    }
+    let host_network = spec.host.network_mode == NetworkMode::Host;
+    let resolver = files::HostResolver::read();
+    let text = files::resolv_conf(&spec.host, &core.resolver, &resolver, host_network);
+    write_file(&paths.resolv_conf, &text)?;
+    Ok(NameService::Servers(text))
 }
 
 fn launch_error(error: &LaunchError) -> ContainerError {
@@ -388,13 +436,19 @@ fn make_surroundings(
     devices: DeviceSet,
     security: &SecurityOptions,
     joins: Joins,
+    has_names: bool,
 ) -> Result<Surroundings, EngineError> {
     let snapshot = container.snapshot();
     let spec = &snapshot.spec;
-    let sandbox = sandbox(core, spec, &snapshot.name)?;
+    let resolver = has_names.then(|| files::resolver_file(&spec.host, &core.resolver));
+    if let Some(file) = &resolver {
+        write_file(&files::paths(&core.layout.container_dir(&spec.id)).resolv_conf, &file.text)?;
+    }
+    let links = links::resolve(core, &snapshot)?;
+    let sandbox = sandbox(core, spec, &snapshot.name, resolver)?;
     let (rootfs, parts) = prepare(core, container, spec, devices)?;
     let endpoints = sandbox.as_ref().map_or(&[][..], |sandbox| &sandbox.endpoints);
-    let oci = describe(core, spec, endpoints, security, joins, parts)?;
+    let oci = describe(core, spec, Connections { endpoints, links: &links }, security, joins, parts)?;
     Ok(Surroundings { sandbox, rootfs, oci: Arc::new(oci) })
 }
 
@@ -511,11 +565,12 @@ pub(super) fn release_shm(core: &Core, id: &ContainerId, mode: &IpcMode) {
 fn describe(
     core: &Core,
     spec: &ContainerSpec,
-    endpoints: &[EndpointState],
+    connections: Connections<'_>,
     security: &SecurityOptions,
     joins: Joins,
     parts: DiskParts,
 ) -> Result<Spec, EngineError> {
+    let Connections { endpoints, links } = connections;
     let files = network_files(core, spec)?;
     if spec.joins_network_of().is_none() {
         let gateway = host_gateway(core);
@@ -523,11 +578,13 @@ fn describe(
             files::hosts_of_host(&fs::read_to_string("/etc/hosts").unwrap_or_default(), &spec.host, &gateway)
         } else {
             let names = &spec.config;
-            files::hosts(&names.hostname, &names.domainname, &spec.host, &gateway, endpoints)
+            let links: String = links.iter().map(Linked::hosts_lines).collect();
+            files::hosts(&names.hostname, &names.domainname, &spec.host, &gateway, endpoints, &links)
         };
         write_file(&files.hosts, &text)?;
     }
-    build_spec(core, spec, security, joins, parts, Some(files))
+    let variables = links.iter().flat_map(Linked::environment).collect();
+    build_spec(core, spec, security, joins, parts, InContainer { files: Some(files), variables })
 }
 
 fn build_spec(
@@ -536,7 +593,7 @@ fn build_spec(
     security: &SecurityOptions,
     joins: Joins,
     parts: DiskParts,
-    files: Option<NetworkFiles>,
+    own: InContainer,
 ) -> Result<Spec, EngineError> {
     let defaults = Defaults {
         ulimits: &core.config.default_ulimits,
@@ -544,8 +601,10 @@ fn build_spec(
         no_new_privileges: core.config.no_new_privileges,
     };
     let DiskParts { mounts, shm, devices, identity } = parts;
+    let InContainer { files, variables: link_variables } = own;
     let input = OciInput {
         spec,
+        link_variables,
         host: &core.facts,
         defaults,
         mounts,
@@ -600,9 +659,13 @@ fn seccomp(core: &Core, spec: &ContainerSpec, security: &SecurityOptions) -> Res
 }
 
 /// The specification of a container that lives on from before the daemon's start: for execs in it.
-pub(super) fn respecify(core: &Core, spec: &ContainerSpec) -> Result<Spec, EngineError> {
+pub(super) fn respecify(core: &Core, snapshot: &Snapshot) -> Result<Spec, EngineError> {
+    let spec = &snapshot.spec;
     let security = SecurityOptions::parse(&spec.host)?;
     let parts =
         DiskParts { mounts: Vec::new(), shm: Shm::None, devices: DeviceSet::default(), identity: Identity::default() };
-    build_spec(core, spec, &security, Joins::default(), parts, None)
+    // The others may have ended meanwhile; its own process has what it was started with.
+    let linked = links::resolve(core, snapshot).unwrap_or_default();
+    let own = InContainer { files: None, variables: linked.iter().flat_map(Linked::environment).collect() };
+    build_spec(core, spec, &security, Joins::default(), parts, own)
 }

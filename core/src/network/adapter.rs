@@ -2,23 +2,28 @@
 //! below `netns/` by which tools enter a container's network namespace.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use dockerd_network::dns::resolv_conf::Generated;
 use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::ipam::pool;
+use dockerd_network::sandbox;
 use dockerd_network::stack::{Attachment, KeptContainer, Predefined, SandboxRequest, StackOptions};
 use dockerd_network::{NetworkConfig, NetworkDriver, NetworkError, NetworkStack};
 use dockerd_runtime::BoxFuture;
 use dockerd_store::Layout;
+use dockerd_sys::ns;
 use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, Kinded, NetworkId, Timestamp};
 use tokio::runtime::Handle;
 
 use super::document::{self, NetworkRecord, NetworksDocument, PREDEFINED, UserNetwork, UserNetworks};
+use super::names::{self, Naming};
 use super::plan;
-use crate::container::names;
+use crate::container::names::random;
 use crate::error::EngineError;
 use crate::ports::{Attachments, ConnectOrder, KeptSandbox, NetworkFacts, Networks, ReadySandbox, SandboxOrder};
 
@@ -29,6 +34,7 @@ const SHORT: usize = 12;
 #[derive(Debug)]
 pub(crate) struct StackNetworks {
     stack: Arc<NetworkStack>,
+    naming: Arc<Naming>,
     records: Vec<NetworkRecord>,
     /// What users made, oldest first. Changed under [`StackNetworks::turn`] only.
     users: Mutex<Vec<UserNetwork>>,
@@ -38,13 +44,6 @@ pub(crate) struct StackNetworks {
     netns_dir: PathBuf,
     /// Ids of sandboxes whose file is below `netns_dir`.
     sandboxes: Arc<Mutex<HashMap<ContainerId, String>>>,
-}
-
-/// What a container is called.
-struct Named<'a> {
-    container: &'a ContainerId,
-    name: &'a str,
-    hostname: &'a str,
 }
 
 /// A network that is not there.
@@ -60,6 +59,10 @@ impl Kinded for UnknownNetwork {
 
 fn networking(error: NetworkError) -> EngineError {
     EngineError::Networking(Box::new(error))
+}
+
+fn unopened(error: io::Error) -> EngineError {
+    EngineError::io("open network namespace", error)
 }
 
 impl StackNetworks {
@@ -84,6 +87,7 @@ impl StackNetworks {
         let networks: Vec<_> = users.iter().filter_map(|network| order(network).ok()).collect();
         let incomplete = incomplete || networks.len() < users.len();
         let forwarding_marker = layout.forwarding_marker();
+        let naming = Naming::start(runtime.clone()).map_err(EngineError::module)?;
         let options =
             StackOptions { config: config.clone(), predefined, networks, incomplete, forwarding_marker, runtime };
         let stack = NetworkStack::open(options).map_err(EngineError::module)?;
@@ -91,6 +95,7 @@ impl StackNetworks {
         link_namespace(&netns_dir.join("default"), std::process::id());
         Ok(Self {
             stack: Arc::new(stack),
+            naming: Arc::new(naming),
             records,
             users: Mutex::new(users),
             turn: tokio::sync::Mutex::default(),
@@ -133,6 +138,7 @@ impl StackNetworks {
     /// Takes a network out.
     pub(super) fn forget(&self, id: &NetworkId) {
         self.lock_users().retain(|network| network.id != *id);
+        self.naming.forget_network(id);
     }
 
     fn lock_users(&self) -> std::sync::MutexGuard<'_, Vec<UserNetwork>> {
@@ -161,25 +167,22 @@ impl StackNetworks {
         self.find(wanted).ok_or_else(|| EngineError::Networking(Box::new(UnknownNetwork(wanted.to_owned()))))
     }
 
-    /// What a container is called on user-defined networks.
-    fn name_endpoints(&self, endpoints: &mut [EndpointState], who: &Named<'_>, asked: &[(NetworkId, Vec<String>)]) {
-        for endpoint in endpoints {
-            if self.user(&endpoint.network_id).is_none() || !endpoint.dns_names.is_empty() {
-                continue;
-            }
-            let aliases = asked.iter().filter(|(id, _)| *id == endpoint.network_id).flat_map(|(_, aliases)| aliases);
-            let names = std::iter::once(who.name).chain(aliases.map(String::as_str));
-            for name in names.chain([who.container.short(), who.hostname]) {
-                if !name.is_empty() && !endpoint.dns_names.iter().any(|known| known == name) {
-                    endpoint.dns_names.push(name.to_owned());
-                }
-            }
+    /// Gives an endpoint its names, if its network has any.
+    fn name_endpoint(&self, endpoint: &mut EndpointState, names: impl FnOnce() -> Vec<String>) {
+        if self.user(&endpoint.network_id).is_some() {
+            endpoint.dns_names = names();
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, String>> {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Opens the resolver of a running container. Blocking.
+fn open_resolver(naming: &Naming, container: &ContainerId, pid: i32, file: &Generated) -> Result<(), EngineError> {
+    let netns = ns::open(&sandbox::namespace_of(pid)).map_err(unopened)?;
+    naming.open(container, netns, file).map_err(networking)
 }
 
 /// The file of a sandbox below `netns/`.
@@ -201,7 +204,7 @@ impl Networks for StackNetworks {
     }
 
     fn create_sandbox(&self, order: SandboxOrder) -> Result<ReadySandbox, EngineError> {
-        let SandboxOrder { container, name, hostname, mut endpoints, ports } = order;
+        let SandboxOrder { container, name, hostname, mut endpoints, ports, resolver } = order;
         if endpoints.is_empty() {
             endpoints.push(("none".to_owned(), EndpointConfig::default()));
         }
@@ -213,15 +216,22 @@ impl Networks for StackNetworks {
             let missing = wanted == "bridge" && self.find("bridge").is_none();
             without_bridge |= missing;
             let network = self.must_find(if missing { "none" } else { &wanted })?;
-            asked.push((network.identity().id.clone(), config.aliases.clone()));
+            asked.push(config.clone());
             attachments.push(Attachment { network, config });
         }
         let request = SandboxRequest { container: container.clone(), name: name.clone(), attachments, ports };
         let joined = self.stack.join(request).map_err(networking)?;
-        let id = dockerd_types::ids::hex(&names::random::<32>());
+        let id = dockerd_types::ids::hex(&random::<32>());
         let mut endpoints = joined.endpoints;
-        let who = Named { container: &container, name: &name, hostname: &hostname };
-        self.name_endpoints(&mut endpoints, &who, &asked);
+        for (endpoint, asked) in endpoints.iter_mut().zip(&asked) {
+            self.name_endpoint(endpoint, || names::dns_names(&container, &name, &hostname, &asked.aliases));
+        }
+        if let (Some(netns), Some(file)) = (&joined.netns, &resolver) {
+            // After an error, whoever starts it takes the sandbox down again.
+            let netns = netns.try_clone().map_err(unopened)?;
+            self.naming.open(&container, netns, file).map_err(networking)?;
+        }
+        self.naming.enter(&container, &endpoints.iter().cloned().zip(asked).collect::<Vec<_>>());
         if without_bridge {
             endpoints.retain(|endpoint| endpoint.network_name != "none");
         }
@@ -240,19 +250,33 @@ impl Networks for StackNetworks {
     }
 
     fn connect(&self, order: ConnectOrder) -> Result<Attachments, EngineError> {
-        let ConnectOrder { container, name, hostname, pid, network, endpoint } = order;
+        let ConnectOrder { container, name, hostname, pid, network, endpoint, resolver } = order;
         let network = self.find(&network).ok_or_else(|| EngineError::module(UnknownNetwork(network)))?;
-        let asked = [(network.identity().id.clone(), endpoint.aliases.clone())];
+        let (id, aliases) = (network.identity().id.clone(), endpoint.aliases.clone());
         let wanted = Attachment { network, config: endpoint };
         let changed = self.stack.connect(&container, pid, wanted).map_err(EngineError::module)?;
         let mut endpoints = changed.endpoints;
-        self.name_endpoints(&mut endpoints, &Named { container: &container, name: &name, hostname: &hostname }, &asked);
+        // Those it was on before are known by the names they had.
+        for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.network_id == id) {
+            self.name_endpoint(endpoint, || names::dns_names(&container, &name, &hostname, &aliases));
+        }
+        if let Some(file) = resolver.filter(|_| !self.naming.is_open(&container)) {
+            open_resolver(&self.naming, &container, pid, &file)?;
+        }
         Ok(Attachments { endpoints, ports: changed.ports })
     }
 
     fn disconnect(&self, container: &ContainerId, network: &NetworkId) -> Result<Attachments, EngineError> {
         let changed = self.stack.disconnect(container, network).map_err(EngineError::module)?;
         Ok(Attachments { endpoints: changed.endpoints, ports: changed.ports })
+    }
+
+    fn enter_names(&self, container: &ContainerId, endpoints: &[(EndpointState, EndpointConfig)]) {
+        self.naming.enter(container, endpoints);
+    }
+
+    fn strike_names(&self, container: &ContainerId) {
+        self.naming.leave(container);
     }
 
     fn started(&self, id: &ContainerId, pid: i32) {
@@ -272,6 +296,7 @@ impl Networks for StackNetworks {
 
     fn remove_sandbox(&self, id: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>> {
         let sandbox = self.lock().remove(id);
+        self.naming.leave(id);
         let (id, stack) = (id.clone(), self.stack.clone());
         let file = sandbox.map(|sandbox| namespace_file(&self.netns_dir, &sandbox));
         Box::pin(async move {
@@ -287,11 +312,13 @@ impl Networks for StackNetworks {
     }
 
     fn restore(&self, kept: Vec<KeptSandbox>) -> BoxFuture<'_, Result<(), EngineError>> {
-        let stack = self.stack.clone();
+        let (stack, naming) = (self.stack.clone(), self.naming.clone());
+        let mut resolvers = Vec::new();
         let dir = self.netns_dir.clone();
         let mut containers = Vec::new();
         let mut files = Vec::new();
-        for KeptSandbox { container, name, pid, id, endpoints, ports, wanted } in kept {
+        for KeptSandbox { container, name, pid, id, endpoints, ports, wanted, resolver } in kept {
+            resolvers.extend(resolver.map(|file| (container.clone(), pid, file)));
             if !id.is_empty() {
                 files.push((namespace_file(&dir, &id), pid));
                 self.lock().insert(container.clone(), id);
@@ -301,6 +328,11 @@ impl Networks for StackNetworks {
         Box::pin(async move {
             let restored = tokio::task::spawn_blocking(move || {
                 stack.restore(&containers)?;
+                for (container, pid, file) in resolvers {
+                    if let Err(error) = open_resolver(&naming, &container, pid, &file) {
+                        tracing::warn!(%container, %error, "its resolver could not be opened again");
+                    }
+                }
                 remove_stale_files(&dir, &files);
                 Ok(())
             });

@@ -99,6 +99,8 @@ pub struct Joins {
 pub struct OciInput<'a> {
     /// The description.
     pub spec: &'a ContainerSpec,
+    /// Variables of its links.
+    pub link_variables: Vec<String>,
     /// The host.
     pub host: &'a HostFacts,
     /// The daemon's settings.
@@ -153,7 +155,7 @@ fn process(input: &OciInput<'_>) -> Result<Process, SpecError> {
         .terminal(config.tty)
         .user(user(&input.identity)?)
         .args(args)
-        .env(environment(container))
+        .env(environment(container, &input.link_variables))
         .cwd(if config.working_dir.is_empty() { "/" } else { &config.working_dir })
         .capabilities(capability_sets(input)?)
         .no_new_privileges(input.security.no_new_privileges.unwrap_or(input.defaults.no_new_privileges))
@@ -177,13 +179,14 @@ pub fn user(identity: &Identity) -> Result<User, SpecError> {
     Ok(user.additional_gids(identity.groups.clone()).build()?)
 }
 
-/// PATH, HOSTNAME and TERM, then what the image and the client set; later entries replace earlier ones of the same name
+/// PATH, HOSTNAME and TERM, its links, then what the image and the client set; later entries replace earlier ones of the same name
 /// in place, and a name without `=` takes the variable away.
-pub fn environment(container: &ContainerSpec) -> Vec<String> {
+pub fn environment(container: &ContainerSpec, links: &[String]) -> Vec<String> {
     let mut env = vec![DEFAULT_PATH.to_owned(), format!("HOSTNAME={}", container.config.hostname)];
     if container.config.tty {
         env.push("TERM=xterm".to_owned());
     }
+    env.extend_from_slice(links);
     replace_env(&mut env, &container.config.env);
     env
 }

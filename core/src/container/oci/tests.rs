@@ -35,6 +35,7 @@ fn spec_of(container: &ContainerSpec, mounts: Vec<ResolvedMount>) -> serde_json:
     let security = SecurityOptions::parse(&container.host).expect("options");
     let spec = build(OciInput {
         spec: container,
+        link_variables: Vec::new(),
         host: &facts(),
         defaults: Defaults { ulimits: &[], cgroup_parent: None, no_new_privileges: false },
         mounts,
