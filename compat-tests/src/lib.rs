@@ -16,6 +16,7 @@
 //! | [`expected`] | what is known not to be right yet |
 //! | [`leaks`] | what a daemon holds of the machine |
 //! | [`image`] | the image tests run |
+//! | [`dns`] | asking a container's resolver, and a server it asks |
 //! | [`network`] | the network namespace a daemon lives in |
 //! | [`private`] | one more daemon of the kind that is tested, with flags of its own |
 //! | [`seed`] | images as registries keep them, made in memory |
@@ -36,6 +37,7 @@ pub mod case;
 pub mod certificate;
 pub mod check;
 pub mod daemon;
+pub mod dns;
 pub mod expected;
 pub mod faults;
 pub mod golden;

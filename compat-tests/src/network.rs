@@ -2,7 +2,7 @@
 //! and the CLI is started there where it speaks to a registry itself.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::Command;
@@ -22,13 +22,23 @@ pub struct Network(Arc<File>);
 impl Network {
     /// The one `host` lives in.
     pub fn of(host: &Host) -> Result<Self> {
-        let path = format!("/proc/{}/ns/net", host.pid);
+        Self::of_process(host.pid)
+    }
+
+    /// The one a process lives in.
+    pub fn of_process(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/ns/net");
         Ok(Self(Arc::new(File::open(&path).with_context(|| path)?)))
     }
 
     /// A listener in it; port 0 takes a free one.
     pub fn listen(&self, address: &str) -> Result<TcpListener> {
         self.inside(|| Ok(TcpListener::bind(address)?)).with_context(|| format!("listen on {address}"))
+    }
+
+    /// A socket for datagrams in it; port 0 takes a free one.
+    pub fn datagrams(&self, address: &str) -> Result<UdpSocket> {
+        self.inside(|| Ok(UdpSocket::bind(address)?)).with_context(|| format!("bind {address}"))
     }
 
     /// A connection made in it.
