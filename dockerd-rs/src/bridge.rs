@@ -1,5 +1,6 @@
 //! Settings of the default bridge and of the addresses networks are made of, from flags and file.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -53,7 +54,18 @@ pub(crate) fn network(settings: &Settings) -> Result<NetworkConfig, ConfigError>
         userland_proxy: flag("userland-proxy", true),
         direct_routing: flag("allow-direct-routing", false),
         pools: pools(settings)?.unwrap_or(defaults.pools),
+        driver_options: driver_options(settings),
     })
+}
+
+/// `default-network-opts`: options by driver. Whether each is a text was checked with the settings' kinds.
+fn driver_options(settings: &Settings) -> BTreeMap<String, BTreeMap<String, String>> {
+    let texts = |options: &Value| -> BTreeMap<String, String> {
+        let pairs = options.as_object().into_iter().flatten();
+        pairs.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+    };
+    let drivers = settings.get("default-network-opts").and_then(Value::as_object).into_iter().flatten();
+    drivers.map(|(driver, options)| (driver.clone(), texts(options))).collect()
 }
 
 /// An address of the family asked for.
@@ -103,6 +115,8 @@ mod tests {
         assert_eq!(config.publish_address, IpAddr::from([127, 0, 0, 1]));
         let config = network(&["--default-address-pool", "base=10.0.0.0/8,size=24"]).expect("valid");
         assert_eq!(config.pools.len(), 1);
+        let config = network(&["--default-network-opt", "bridge=com.docker.network.driver.mtu=1234"]).expect("valid");
+        assert_eq!(config.driver_options["bridge"]["com.docker.network.driver.mtu"], "1234");
         for wrong in
             [&["--bip", "10.0.0.1"][..], &["--bridge", "b", "--bip", "10.0.0.1/8"], &["--ip", "x"], &["--mtu", "-5"]]
         {

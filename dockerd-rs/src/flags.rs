@@ -144,7 +144,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("default-gateway", "default-gateway", Kind::Ip, "", "Default gateway IPv4 address for the default bridge network", W),
     flag("default-gateway-v6", "default-gateway-v6", Kind::Ip, "", "Default gateway IPv6 address for the default bridge network", W),
     flag("default-ipc-mode", "default-ipc-mode", Kind::Text, "private", "Default mode for containers ipc (\"shareable\" | \"private\")", W),
-    flag("default-network-opt", "default-network-opts", Kind::MapMap, "map[]", "Default network options", Support::Ignored("user-defined networks are not built yet")),
+    flag("default-network-opt", "default-network-opts", Kind::MapMap, "map[]", "Default network options", W),
     flag("default-runtime", "default-runtime", Kind::Text, "runc", "Default OCI runtime for containers", W),
     flag("default-shm-size", "default-shm-size", Kind::Bytes, "64MiB", "Default shm size for containers", W),
     flag("default-ulimit", "default-ulimits", Kind::Ulimits, "[]", "Default ulimits for containers", W),

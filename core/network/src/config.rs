@@ -1,5 +1,6 @@
 //! Settings of the default bridge and of what all networks share, resolved by the daemon.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::ipam::{AddressPool, Subnet, pool};
@@ -59,6 +60,8 @@ pub struct NetworkConfig {
     pub direct_routing: bool,
     /// `--default-address-pool`.
     pub pools: Vec<AddressPool>,
+    /// `--default-network-opt`: options of new networks that do not say, by driver.
+    pub driver_options: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 impl Default for NetworkConfig {
@@ -83,6 +86,7 @@ impl Default for NetworkConfig {
             userland_proxy: true,
             direct_routing: false,
             pools: pool::defaults(),
+            driver_options: BTreeMap::new(),
         }
     }
 }

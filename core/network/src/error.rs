@@ -8,6 +8,7 @@ use dockerd_types::network::Port;
 use dockerd_types::{EndpointId, ErrorKind, Kinded};
 
 use crate::ipam::subnet::InvalidSubnet;
+use crate::macvlan::parent::ParentError;
 
 /// Any failure of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +115,39 @@ pub enum NetworkError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The link a container's is to stand on is not there any more.
+    #[error("the requested parent interface {parent} was not found on the Docker host")]
+    ParentLost {
+        /// Its name.
+        parent: String,
+    },
+    /// The kernel did not make a link that stands on another.
+    #[error("failed to create the {kind} port: {}", errno_text(.source.io()))]
+    StackedLink {
+        /// `macvlan` or `ipvlan`.
+        kind: &'static str,
+        /// What the kernel said.
+        source: NetlinkError,
+    },
+    /// There is nothing for containers' links to stand on.
+    #[error(transparent)]
+    Parent(#[from] ParentError),
+    /// A driver whose links have no hardware address of their own.
+    #[error("{0} interfaces do not support custom mac address assignment")]
+    CustomMac(&'static str),
+    /// A driver refused a container.
+    #[error("failed to create endpoint {name} on network {network}: {source}")]
+    Endpoint {
+        /// Name of the container.
+        name: String,
+        /// Name of the network.
+        network: String,
+        /// Why.
+        source: Box<NetworkError>,
+    },
+    /// The network is only settings for others.
+    #[error("cannot create endpoint on configuration-only network")]
+    ConfigurationOnly,
     /// A driver option of an endpoint.
     #[error("{0}")]
     EndpointOption(String),
@@ -123,6 +157,16 @@ pub enum NetworkError {
 }
 
 impl NetworkError {
+    /// A driver's refusal of a container's endpoint says whose; other errors are told as they are.
+    pub(crate) fn at_endpoint(self, name: &str, network: &str) -> Self {
+        match self {
+            Self::CustomMac(_) => {
+                Self::Endpoint { name: name.to_owned(), network: network.to_owned(), source: Box::new(self) }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn kernel(action: &'static str) -> impl FnOnce(NetlinkError) -> Self {
         move |source| Self::Kernel { action, source }
     }
@@ -137,8 +181,10 @@ impl Kinded for NetworkError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Subnet(_) | Self::OutsideSubnet { .. } => ErrorKind::InvalidArgument,
-            Self::External { source, .. } => source.kind(),
-            Self::AddressInUse | Self::InUse { .. } | Self::NotABridge(_) => ErrorKind::PermissionDenied,
+            Self::External { source, .. } | Self::Endpoint { source, .. } => source.kind(),
+            Self::AddressInUse | Self::InUse { .. } | Self::NotABridge(_) | Self::ConfigurationOnly => {
+                ErrorKind::PermissionDenied
+            }
             Self::AddressOutside(_) | Self::EndpointOption(_) => ErrorKind::InvalidArgument,
             Self::NotConnected { .. } => ErrorKind::PermissionDenied,
             Self::Closed { .. } => ErrorKind::NotFound,
@@ -148,6 +194,10 @@ impl Kinded for NetworkError {
             | Self::AddressesExhausted { .. }
             | Self::PoolsExhausted
             | Self::NoBridge(_)
+            | Self::ParentLost { .. }
+            | Self::StackedLink { .. }
+            | Self::Parent(_)
+            | Self::CustomMac(_)
             | Self::Kernel { .. }
             | Self::Io { .. }
             | Self::PoolClosed(_) => ErrorKind::System,
@@ -156,7 +206,7 @@ impl Kinded for NetworkError {
 }
 
 /// The kernel's error in the words of Go's library, which clients know.
-fn errno_text(error: &io::Error) -> String {
+pub(crate) fn errno_text(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "address already in use".to_owned(),
         io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_owned(),

@@ -12,6 +12,7 @@ pub mod error;
 pub mod firewall;
 pub mod ipam;
 pub mod link;
+pub mod macvlan;
 pub mod pool;
 pub mod portmap;
 pub mod sandbox;

@@ -1,6 +1,8 @@
 //! Links, addresses and routes: rtnetlink(7) requests written into a batch, and the few questions asked of the kernel.
 //! Which links there should be is decided elsewhere.
 
+pub mod stacked;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
@@ -164,6 +166,11 @@ pub fn set_up(batch: &mut Batch, index: u32) {
     batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, UP, UP));
 }
 
+/// Brings the link of that name up.
+pub fn set_up_named(batch: &mut Batch, name: &str) {
+    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(0, UP, UP)).c_text(libc::IFLA_IFNAME, name);
+}
+
 /// Gives a link another name; it is down for a moment.
 pub fn rename(batch: &mut Batch, index: u32, name: &str) {
     retire(batch, index, name);
@@ -235,23 +242,37 @@ pub fn delete_address(batch: &mut Batch, index: u32, own: IpAddr, prefix: u8) {
     address(batch, libc::RTM_DELADDR, ACK, index, own, prefix);
 }
 
+/// Where a default route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// Of IPv6, or of IPv4.
+    pub ipv6: bool,
+    /// By which link.
+    pub link: u32,
+    /// To whom; `None`: everybody is on the link.
+    pub gateway: Option<IpAddr>,
+}
+
 /// The default route; there must be none yet.
-pub fn add_default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
-    default_route(batch, libc::RTM_NEWROUTE, ACK | CREATE | EXCLUSIVE, index, gateway);
+pub fn add_default_route(batch: &mut Batch, route: DefaultRoute) {
+    default_route(batch, ACK | CREATE | EXCLUSIVE, route);
 }
 
 /// The default route, in the place of what was one.
-pub fn replace_default_route(batch: &mut Batch, index: u32, gateway: IpAddr) {
-    default_route(batch, libc::RTM_NEWROUTE, ACK | CREATE | REPLACE, index, gateway);
+pub fn replace_default_route(batch: &mut Batch, route: DefaultRoute) {
+    default_route(batch, ACK | CREATE | REPLACE, route);
 }
 
-fn default_route(batch: &mut Batch, kind: u16, flags: u16, index: u32, gateway: IpAddr) {
-    let (family, bytes) = encode(gateway);
+fn default_route(batch: &mut Batch, flags: u16, route: DefaultRoute) {
+    let DefaultRoute { ipv6, link, gateway } = route;
+    let scope = if gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
     let mut header = [0; ROUTE_HEADER];
-    header[0] = family;
-    header[4..8].copy_from_slice(&[libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST]);
-    let mut message = batch.message(kind, flags);
-    message.raw(&header).bytes(libc::RTA_GATEWAY, &bytes).u32(libc::RTA_OIF, index);
+    header[0] = (if ipv6 { libc::AF_INET6 } else { libc::AF_INET }) as u8;
+    header[4..8].copy_from_slice(&[libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, scope, libc::RTN_UNICAST]);
+    let mut message = batch.message(libc::RTM_NEWROUTE, flags);
+    message.raw(&header);
+    gateway.into_iter().for_each(|gateway| _ = message.bytes(libc::RTA_GATEWAY, &encode(gateway).1));
+    message.u32(libc::RTA_OIF, link);
 }
 
 /// Notes `alias` on the link of that name, so that it is known again. In one batch with what makes the link there is no

@@ -11,6 +11,7 @@ use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
 use dockerd_sys::{ns, process};
 
 use crate::error::NetworkError;
+use crate::link::stacked::{self, IpvlanFlag, IpvlanMode, MacvlanMode, StackedOrder};
 use crate::link::{self, VethOrder};
 
 /// What names of links inside begin with, as containers know them.
@@ -53,10 +54,10 @@ pub struct SandboxHandle {
 pub struct LinkPlan {
     /// What it is.
     pub kind: LinkKind,
-    /// Largest packet.
-    pub mtu: u32,
     /// Whether it has IPv6.
     pub ipv6: bool,
+    /// Whether it is the way out by itself: default routes lead to the link and to no gateway.
+    pub leads_out: bool,
     /// What its name inside begins with; a number follows.
     pub prefix: String,
 }
@@ -76,19 +77,46 @@ impl LinkPlan {
     pub fn bridge(&self) -> Option<u32> {
         match self.kind {
             LinkKind::Port { bridge, .. } => Some(bridge),
+            LinkKind::Macvlan { .. } | LinkKind::Ipvlan { .. } => None,
+        }
+    }
+
+    /// The host's link it stands on.
+    pub fn parent(&self) -> Option<&str> {
+        match &self.kind {
+            LinkKind::Macvlan { parent, .. } | LinkKind::Ipvlan { parent, .. } => Some(parent),
+            LinkKind::Port { .. } => None,
         }
     }
 }
 
 /// Kinds of links.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
     /// A pair whose other end is a port of a bridge of the host.
     Port {
         /// The bridge.
         bridge: u32,
+        /// Largest packet.
+        mtu: u32,
         /// Whether the port is kept from the others'.
         isolated: bool,
+    },
+    /// One with a hardware address of its own that stands on a link of the host.
+    Macvlan {
+        /// That link's name: it may go and come back under another number.
+        parent: String,
+        /// Whom it reaches.
+        mode: MacvlanMode,
+    },
+    /// One with the hardware address of the host's link it stands on.
+    Ipvlan {
+        /// That link's name.
+        parent: String,
+        /// At which layer.
+        mode: IpvlanMode,
+        /// Whom it reaches.
+        flag: IpvlanFlag,
     },
 }
 
@@ -163,10 +191,21 @@ fn plug(
     name: &str,
     plan: &LinkPlan,
 ) -> Result<LinkPort, NetworkError> {
-    let failed = NetworkError::kernel("make the container's link");
-    let host_name = match plan.kind {
-        LinkKind::Port { bridge, isolated } => {
-            Some(add_pair(host, netns, name, plan.mtu, bridge, isolated).map_err(failed)?)
+    let host_name = match &plan.kind {
+        LinkKind::Port { bridge, mtu, isolated } => {
+            let made = add_pair(host, netns, name, *mtu, *bridge, *isolated);
+            Some(made.map_err(NetworkError::kernel("make the container's link"))?)
+        }
+        LinkKind::Macvlan { parent, mode } => {
+            add_stacked(host, netns, name, parent, "macvlan", |batch, order| {
+                stacked::add_macvlan(batch, order, *mode)
+            })?;
+            None
+        }
+        LinkKind::Ipvlan { parent, mode, flag } => {
+            let add = |batch: &mut Batch, order: StackedOrder<'_>| stacked::add_ipvlan(batch, order, *mode, *flag);
+            add_stacked(host, netns, name, parent, "ipvlan", add)?;
+            None
         }
     };
     let family: &[(&str, &str)] = if plan.ipv6 { &INNER_IPV6 } else { &INNER_NO_IPV6 };
@@ -181,8 +220,30 @@ fn plug(
     let host = host_name.map(|name| find(host, &name)).transpose()?;
     let mut batch = Batch::new();
     link::set_up(&mut batch, inner);
-    inside.transact(&batch).map_err(NetworkError::kernel("bring up the container's link"))?;
+    if let Err(source) = inside.transact(&batch) {
+        let mut batch = Batch::new();
+        link::delete(&mut batch, inner);
+        // It goes with its namespace in any case; one that stays would have its name.
+        let _ = inside.transact(&batch);
+        return Err(NetworkError::Kernel { action: "bring up the container's link", source });
+    }
     Ok(LinkPort { host, inner })
+}
+
+/// Makes a link that stands on the host's link `parent`.
+fn add_stacked(
+    host: &Socket,
+    netns: &OwnedFd,
+    name: &str,
+    parent: &str,
+    kind: &'static str,
+    add: impl FnOnce(&mut Batch, StackedOrder<'_>),
+) -> Result<(), NetworkError> {
+    let index = ns::interface_index(host, parent);
+    let parent = index.map_err(|_| NetworkError::ParentLost { parent: parent.to_owned() })?;
+    let mut batch = Batch::new();
+    add(&mut batch, StackedOrder { name, parent, netns: netns.as_fd() });
+    host.transact(&batch).map_err(|source| NetworkError::StackedLink { kind, source })
 }
 
 /// Names are drawn; one that is taken is drawn again.
@@ -300,7 +361,9 @@ fn reopen_one(pid: i32, links: &[String]) -> io::Result<Reopened> {
     let socket = Socket::open(Family::Route)?;
     let find = |name: &String| {
         let found = link::by_name(&socket, name).map_err(io::Error::other)?;
-        Ok(found.map(|link| LinkPort { host: link.peer, inner: link.index }))
+        // What others stand on is no end of theirs.
+        let host = |link: &link::Link| link.peer.filter(|_| link.kind == "veth");
+        Ok(found.map(|link| LinkPort { host: host(&link), inner: link.index }))
     };
     let ports = links.iter().map(find).collect::<io::Result<_>>()?;
     Ok(Reopened { socket, ports })

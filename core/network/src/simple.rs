@@ -1,5 +1,5 @@
-//! The two networks without links of our own: `host` leaves a container in the host's namespace, `none` gives it one
-//! with loopback only.
+//! Networks without links of our own: `host` leaves a container in the host's namespace, `none` gives it one with loopback
+//! only, and those that are settings for others take no container.
 
 use std::time::Duration;
 
@@ -51,6 +51,57 @@ impl NetworkDriver for SimpleNetwork {
     // They live as long as the daemon.
     fn close(&self, _patience: Duration) -> Result<(), NetworkError> {
         Err(NetworkError::InUse { network: self.identity.name.clone() })
+    }
+
+    fn reopen(&self) {}
+
+    fn publishing(&self) -> Option<PublishPolicy> {
+        None
+    }
+
+    fn rules(&self) -> Option<BridgeRules> {
+        None
+    }
+
+    fn details(&self) -> NetworkDetails {
+        NetworkDetails::default()
+    }
+}
+
+/// A network that is only settings for others.
+#[derive(Debug)]
+pub struct ConfigurationOnly {
+    /// Who it is.
+    pub identity: NetworkIdentity,
+}
+
+impl NetworkDriver for ConfigurationOnly {
+    fn identity(&self) -> &NetworkIdentity {
+        &self.identity
+    }
+
+    fn kind(&self) -> &'static str {
+        "null"
+    }
+
+    fn shelf(&self) -> Option<ShelfId> {
+        None
+    }
+
+    fn link(&self) -> Option<&LinkPlan> {
+        None
+    }
+
+    fn allot(&self, _container: &ContainerId, _config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
+        Err(NetworkError::ConfigurationOnly)
+    }
+
+    fn keep(&self, _container: &ContainerId, _state: &EndpointState) {}
+
+    fn release(&self, _container: &ContainerId) {}
+
+    fn close(&self, _patience: Duration) -> Result<(), NetworkError> {
+        Ok(())
     }
 
     fn reopen(&self) {}

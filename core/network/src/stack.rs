@@ -28,10 +28,11 @@ use crate::error::NetworkError;
 use crate::firewall::nft::NftFirewall;
 use crate::firewall::{BridgeRules, DropForeign, Firewall, GatewayMode, NoFirewall, Ruleset};
 use crate::ipam::{Subnet, pool};
-use crate::pool::SandboxPool;
+use crate::macvlan::{MacvlanNetwork, MacvlanOrder, parent};
+use crate::pool::{SandboxPool, ShelfId};
 use crate::portmap::{PortPublisher, PublisherOptions};
 use crate::sandbox::{Blueprint, INNER_PREFIX, LinkKind, LinkPlan};
-use crate::simple::SimpleNetwork;
+use crate::simple::{ConfigurationOnly, SimpleNetwork};
 use sandboxes::HeldSandbox;
 
 /// Who the predefined networks are.
@@ -64,9 +65,14 @@ pub struct StackOptions {
 
 /// A user-defined network, by its driver.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are few, and they do not live long")]
 pub enum NetworkOrder {
     /// `bridge`.
     Bridge(BridgeOrder),
+    /// `macvlan` and `ipvlan`.
+    Macvlan(MacvlanOrder),
+    /// Settings for other networks.
+    ConfigurationOnly(NetworkIdentity),
 }
 
 impl NetworkOrder {
@@ -74,6 +80,8 @@ impl NetworkOrder {
     pub fn identity(&self) -> &NetworkIdentity {
         match self {
             Self::Bridge(order) => &order.identity,
+            Self::Macvlan(order) => &order.identity,
+            Self::ConfigurationOnly(identity) => identity,
         }
     }
 }
@@ -153,6 +161,8 @@ pub struct NetworkStack {
     drop_foreign: [OnceLock<bool>; 2],
     forwarding_marker: PathBuf,
     pool: SandboxPool,
+    /// Sandboxes with loopback only, for all networks that have no use for more.
+    plain: ShelfId,
     sandboxes: Mutex<HashMap<ContainerId, HeldSandbox>>,
     /// Links an earlier daemon made; looked at once.
     leftovers: Mutex<Vec<u32>>,
@@ -173,7 +183,7 @@ impl NetworkStack {
         let firewall: Arc<dyn Firewall> =
             if config.firewall { Arc::new(NftFirewall::default()) } else { Arc::new(NoFirewall) };
         let pool = SandboxPool::start()?;
-        let none = pool.add_shelf(Blueprint::Plain);
+        let plain = pool.add_shelf(Blueprint::Plain);
         let publisher = PortPublisher::new(PublisherOptions {
             firewall: firewall.clone(),
             proxies: config.userland_proxy.then_some(runtime),
@@ -190,6 +200,7 @@ impl NetworkStack {
             drop_foreign: Default::default(),
             forwarding_marker,
             pool,
+            plain,
             sandboxes: Mutex::default(),
             leftovers: Mutex::default(),
             config,
@@ -200,7 +211,7 @@ impl NetworkStack {
             stack.bridge = Some(driver);
         }
         lock(&stack.networks).push(simple(predefined.host, "host", None));
-        lock(&stack.networks).push(simple(predefined.none, "null", Some(none)));
+        lock(&stack.networks).push(simple(predefined.none, "null", Some(plain)));
         stack.reconcile(&socket, networks, incomplete)?;
         Ok(stack)
     }
@@ -264,8 +275,8 @@ impl NetworkStack {
         lock(&self.leftovers).extend(sweep::ours(socket, link.index)?);
         // Where frames between ports pass the packet filter, its rules tell published ports from others.
         let isolated = !settings.icc && !setup::frames_are_filtered();
-        let kind = LinkKind::Port { bridge: link.index, isolated };
-        let plan = LinkPlan { kind, mtu: settings.mtu, ipv6: settings.ipv6.is_some(), prefix: settings.prefix.clone() };
+        let kind = LinkKind::Port { bridge: link.index, mtu: settings.mtu, isolated };
+        let plan = LinkPlan { kind, ipv6: settings.ipv6.is_some(), leads_out: false, prefix: settings.prefix.clone() };
         let blueprint = Blueprint::Linked(plan.clone());
         let shelf = if prepare { self.pool.add_shelf(blueprint) } else { self.pool.add_idle_shelf(blueprint) };
         BridgeNetwork::new(identity, link, settings, plan, shelf)
@@ -273,17 +284,36 @@ impl NetworkStack {
             .inspect_err(|_| self.pool.remove_shelf(shelf))
     }
 
-    /// Every network has its bridge, and every bridge of ours its network.
+    /// Every network has its bridge or its parent, and every one of ours its network.
     fn reconcile(&self, socket: &Socket, orders: Vec<NetworkOrder>, incomplete: bool) -> Result<(), NetworkError> {
         for order in orders {
             let network = order.identity().name.clone();
-            match self.make(socket, order) {
+            let made = match order {
+                // Its parent may come back at any time.
+                NetworkOrder::Macvlan(order) => {
+                    if let Err(error) = parent::ensure(socket, &order) {
+                        tracing::warn!(network, %error, "the link its containers stand on is missing");
+                    }
+                    Ok(self.macvlan(order))
+                }
+                order => self.make(socket, order),
+            };
+            match made {
                 Ok(driver) => lock(&self.networks).push(driver),
                 Err(error) => tracing::error!(network, %error, "a network could not be set up"),
             }
         }
-        let bridges = self.networks().iter().filter_map(|network| network.link()?.bridge()).collect::<Vec<_>>();
-        if incomplete { Ok(()) } else { setup::remove_strangers(socket, &bridges) }
+        if incomplete {
+            return Ok(());
+        }
+        let networks = self.networks();
+        let plans = || networks.iter().filter_map(|network| network.link());
+        parent::remove_strangers(socket, &plans().filter_map(LinkPlan::parent).collect::<Vec<_>>())?;
+        setup::remove_strangers(socket, &plans().filter_map(LinkPlan::bridge).collect::<Vec<_>>())
+    }
+
+    fn macvlan(&self, order: MacvlanOrder) -> Arc<dyn NetworkDriver> {
+        Arc::new(MacvlanNetwork::new(order, self.plain))
     }
 
     /// What a network has in the kernel before anybody joins it, and its driver.
@@ -295,20 +325,27 @@ impl NetworkStack {
                 let driver = self.driver(socket, identity, bridge, settings, false);
                 Ok(driver.inspect_err(|_| _ = setup::remove_own(socket, index))?)
             }
+            NetworkOrder::Macvlan(order) => {
+                parent::check_sharing(&order, self.networks().iter().map(|network| &**network))?;
+                parent::ensure(socket, &order)?;
+                Ok(self.macvlan(order))
+            }
+            NetworkOrder::ConfigurationOnly(identity) => Ok(Arc::new(ConfigurationOnly { identity })),
         }
     }
 
     /// Takes away what [`NetworkStack::make`] made.
     fn unmake(&self, socket: &Socket, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
-        match driver.link().and_then(LinkPlan::bridge) {
-            Some(bridge) => {
-                if setup::retire(socket, bridge)? {
-                    self.sweeper.watch(bridge);
-                }
-                Ok(())
-            }
-            None => Ok(()),
+        let Some(plan) = driver.link() else { return Ok(()) };
+        if let Some(parent) = plan.parent() {
+            parent::remove_own(socket, parent, self.networks().iter().map(|network| &**network))?;
         }
+        if let Some(bridge) = plan.bridge()
+            && setup::retire(socket, bridge)?
+        {
+            self.sweeper.watch(bridge);
+        }
+        Ok(())
     }
 
     /// Makes a network. One at a time. Blocking.
@@ -339,7 +376,7 @@ impl NetworkStack {
 
     fn forget(&self, driver: &dyn NetworkDriver) {
         lock(&self.networks).retain(|network| network.identity().id != driver.identity().id);
-        if let Some(shelf) = driver.shelf() {
+        if let Some(shelf) = driver.shelf().filter(|shelf| *shelf != self.plain) {
             self.pool.remove_shelf(shelf);
         }
     }

@@ -200,7 +200,7 @@ fn link_namespace(file: &Path, pid: u32) {
 
 impl Networks for StackNetworks {
     fn drivers(&self) -> Vec<&'static str> {
-        vec!["bridge", "host", "null"]
+        vec!["bridge", "host", "ipvlan", "macvlan", "null"]
     }
 
     fn create_sandbox(&self, order: SandboxOrder) -> Result<ReadySandbox, EngineError> {

@@ -12,6 +12,7 @@ use dockerd_types::container::Labels;
 use dockerd_types::{NetworkId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::plan::CreatePool;
 use crate::container::names;
 use crate::error::EngineError;
 
@@ -46,8 +47,20 @@ pub(super) struct UserNetwork {
     pub(super) name: String,
     pub(super) created: Timestamp,
     pub(super) driver: String,
-    /// Name of the bridge's link.
+    /// Name of the bridge's link, or of the link containers' links stand on.
     pub(super) link: String,
+    /// As the client wrote it; nothing depends on it.
+    #[serde(default = "local")]
+    pub(super) scope: String,
+    /// Whether it is only settings for others.
+    #[serde(default)]
+    pub(super) config_only: bool,
+    /// Name of the network its settings are from; empty for its own.
+    #[serde(default)]
+    pub(super) config_from: String,
+    /// Who gives addresses.
+    #[serde(default = "daemon")]
+    pub(super) ipam_driver: String,
     pub(super) internal: bool,
     pub(super) attachable: bool,
     pub(super) enable_ipv4: bool,
@@ -60,9 +73,20 @@ pub(super) struct UserNetwork {
     pub(super) labels: Labels,
 }
 
+fn local() -> String {
+    "local".to_owned()
+}
+
+fn daemon() -> String {
+    "default".to_owned()
+}
+
 /// An address pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PoolDocument {
+    /// As the client wrote it, which inspect shows.
+    #[serde(default)]
+    pub(super) asked: Option<CreatePool>,
     pub(super) subnet: Subnet,
     /// Whether it comes from the daemon's pools.
     pub(super) drawn: bool,
@@ -74,9 +98,15 @@ pub(super) struct PoolDocument {
 }
 
 impl UserNetwork {
+    /// Pools of the families it has; inspect shows those of others, too.
+    pub(super) fn pools_in_use(&self) -> impl Iterator<Item = &PoolDocument> {
+        let wanted = |ipv6: bool| !self.config_only && if ipv6 { self.enable_ipv6 } else { self.enable_ipv4 };
+        self.pools.iter().filter(move |pool| wanted(pool.subnet.is_ipv6()))
+    }
+
     /// Subnets that were not drawn from the daemon's pools: addresses in them may be asked for.
     pub(super) fn configured(&self) -> Vec<Subnet> {
-        self.pools.iter().filter(|pool| !pool.drawn).map(|pool| pool.subnet).collect()
+        self.pools_in_use().filter(|pool| !pool.drawn).map(|pool| pool.subnet).collect()
     }
 }
 

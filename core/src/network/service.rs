@@ -14,7 +14,7 @@ use dockerd_types::{ContainerId, ErrorKind, Filters, Kinded, NetworkId, Timestam
 
 use super::adapter::{StackNetworks, UnknownNetwork};
 use super::document::{self, UserNetwork};
-use super::plan::{self, CreateNetwork, Surroundings};
+use super::plan::{self, CreateNetwork, CreatePool, Surroundings};
 use crate::container::prune_until;
 use crate::core::Core;
 use crate::error::EngineError;
@@ -44,6 +44,14 @@ pub struct NetworkView {
     pub internal: bool,
     /// Whether others than services may join.
     pub attachable: bool,
+    /// Where it is known, as the client said.
+    pub scope: String,
+    /// Whether it is only settings for others.
+    pub config_only: bool,
+    /// Name of the network its settings are from; empty for its own.
+    pub config_from: String,
+    /// Who gives addresses.
+    pub ipam_driver: String,
     /// Options of who gives addresses; `None` for the predefined ones and where the client gave none.
     pub ipam_options: Option<BTreeMap<String, String>>,
     /// Address pools.
@@ -95,6 +103,9 @@ enum Stays {
     /// Every daemon has it.
     #[error("{0} is a pre-defined network and cannot be removed")]
     Predefined(String),
+    /// Others have their settings from it.
+    #[error("error while removing network: configuration network {0:?} is in use")]
+    Template(String),
     /// Containers are on it.
     #[error("error while removing network: network {name} has active endpoints ({endpoints})")]
     InUse {
@@ -149,7 +160,7 @@ impl NetworkService {
 
     /// Makes a network: first its document, then its bridge. Goes on when the client hangs up.
     pub async fn create(&self, request: CreateNetwork) -> Result<NetworkId, EngineError> {
-        plan::check(&request).map_err(EngineError::module)?;
+        let request = plan::check(request, self.networks.stack().config()).map_err(EngineError::module)?;
         let service = self.clone();
         detached(async move {
             let _turn = service.networks.turn().lock().await;
@@ -187,6 +198,10 @@ impl NetworkService {
         if self.networks.user(&id).is_none() {
             return Err(EngineError::module(UnknownNetwork(name)));
         }
+        if network.config_only && self.networks.users().iter().any(|other| other.config_from == name) {
+            driver.reopen();
+            return Err(EngineError::module(Stays::Template(name)));
+        }
         let networks = self.networks.clone();
         let removed = crate::image::blocking(move || {
             // Should we die after this, the next daemon removes the bridge: nothing speaks for it any more.
@@ -214,7 +229,9 @@ impl NetworkService {
         detached(async move {
             let mut removed = Vec::new();
             for network in service.networks.users() {
-                let taken = filters.labels_match(&network.labels) && until.is_none_or(|at| network.created < at);
+                let taken = !network.config_only
+                    && filters.labels_match(&network.labels)
+                    && until.is_none_or(|at| network.created < at);
                 if !taken || !service.containers_on(&network.id).is_empty() {
                     continue;
                 }
@@ -275,6 +292,10 @@ impl NetworkService {
                     enable_ipv6: details.subnets.iter().any(|plan| plan.subnet.is_ipv6()),
                     internal: false,
                     attachable: false,
+                    scope: "local".to_owned(),
+                    config_only: false,
+                    config_from: String::new(),
+                    ipam_driver: "default".to_owned(),
                     ipam_options: None,
                     pools: details.subnets.into_iter().map(pool).collect(),
                     options: details.options,
@@ -289,12 +310,15 @@ impl NetworkService {
 
 fn view_of(network: UserNetwork, driver: &'static str) -> NetworkView {
     let UserNetwork { id, name, created, internal, attachable, ipam_options, pools, options, labels, .. } = network;
-    let UserNetwork { enable_ipv4, enable_ipv6, .. } = network;
-    let pool = |pool: document::PoolDocument| PoolView {
-        subnet: pool.subnet.to_string(),
-        range: pool.range.map(|range| range.to_string()).unwrap_or_default(),
-        gateway: pool.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
-        auxiliary: pool.auxiliary.into_iter().map(|(name, address)| (name, address.to_string())).collect(),
+    let UserNetwork { enable_ipv4, enable_ipv6, scope, config_only, config_from, ipam_driver, .. } = network;
+    let pool = |pool: document::PoolDocument| match pool.asked {
+        Some(CreatePool { subnet, range, gateway, auxiliary }) => PoolView { subnet, range, gateway, auxiliary },
+        None => PoolView {
+            subnet: pool.subnet.to_string(),
+            range: pool.range.map(|range| range.to_string()).unwrap_or_default(),
+            gateway: pool.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+            auxiliary: pool.auxiliary.into_iter().map(|(name, address)| (name, address.to_string())).collect(),
+        },
     };
     NetworkView {
         identity: NetworkIdentity { id, name },
@@ -304,6 +328,10 @@ fn view_of(network: UserNetwork, driver: &'static str) -> NetworkView {
         enable_ipv6,
         internal,
         attachable,
+        scope,
+        config_only,
+        config_from,
+        ipam_driver,
         ipam_options,
         pools: pools.into_iter().map(pool).collect(),
         options,
@@ -320,12 +348,14 @@ fn make(networks: &StackNetworks, request: CreateNetwork) -> Result<UserNetwork,
     let mut taken: Vec<_> = stack.networks().iter().flat_map(subnets).collect();
     let users = networks.users();
     // Also of those whose bridge could not be made.
-    taken.extend(users.iter().flat_map(|network| network.pools.iter().map(|pool| pool.subnet)));
+    taken.extend(users.iter().flat_map(|network| network.pools_in_use().map(|pool| pool.subnet)));
+    let request = plan::complete(request, &users).map_err(EngineError::module)?;
+    let [ipv4, ipv6] = request.families().map(|wanted| wanted && !request.config_only);
     let free = |ipv6: bool, wanted: bool| -> Result<Option<Subnet>, EngineError> {
         let given = request.pools.iter().any(|pool| !pool.subnet.is_empty() && pool.subnet.contains(':') == ipv6);
         (wanted && !given).then(|| stack.free_subnet(ipv6, &taken)).transpose().map_err(EngineError::module)
     };
-    let free = [free(false, request.enable_ipv4.unwrap_or(true))?, free(true, request.enable_ipv6.unwrap_or(false))?];
+    let free = [free(false, ipv4)?, free(true, ipv6)?];
     let around = Surroundings { networks: &users, taken: &taken, free };
     let network = plan::plan(request, document::new_id(), Timestamp::now(), &around).map_err(EngineError::module)?;
     let order = plan::order(&network, stack.config()).map_err(EngineError::module)?;
@@ -380,7 +410,7 @@ fn matches(filters: &Filters, view: &NetworkView) -> bool {
     filters.any("driver", |driver| driver == view.driver)
         && filters.any("id", |id| view.identity.id.as_str().starts_with(id))
         && filters.any("name", |name| view.identity.name.contains(name))
-        && filters.any("scope", |scope| scope == "local")
+        && filters.any("scope", |scope| scope == view.scope)
         && filters.any("type", |wanted| wanted == kind)
         && filters.labels_match(&view.labels)
 }

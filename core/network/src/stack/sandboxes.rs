@@ -21,7 +21,7 @@ use crate::bridge::sweep;
 use crate::driver::NetworkDriver;
 use crate::error::NetworkError;
 use crate::firewall::PortForward;
-use crate::link::{self, MacAddress};
+use crate::link::{self, DefaultRoute, MacAddress};
 use crate::portmap::{PortTarget, Publications};
 use crate::sandbox::{self, LinkPort};
 
@@ -37,9 +37,12 @@ struct Joint {
 
 impl Joint {
     /// Where its default route of a family would lead.
-    fn gateway(&self, ipv6: bool) -> Option<(u32, IpAddr)> {
-        let inner = self.port?.inner;
-        self.state.gateways().find(|gateway| gateway.is_ipv6() == ipv6).map(|gateway| (inner, gateway))
+    fn route(&self, ipv6: bool) -> Option<DefaultRoute> {
+        let link = self.port?.inner;
+        let gateway = self.state.gateways().find(|gateway| gateway.is_ipv6() == ipv6);
+        let leads_out = self.network.link().is_some_and(|plan| plan.leads_out);
+        let by_itself = leads_out && self.state.addresses().any(|address| address.is_ipv6() == ipv6);
+        (gateway.is_some() || by_itself).then_some(DefaultRoute { ipv6, link, gateway })
     }
 
     fn id(&self) -> &NetworkId {
@@ -65,7 +68,7 @@ impl HeldSandbox {
 
     /// The network that has the default route of a family.
     fn router(&self, ipv6: bool) -> Option<&Joint> {
-        let routers = self.joints.iter().filter(|joint| joint.gateway(ipv6).is_some());
+        let routers = self.joints.iter().filter(|joint| joint.route(ipv6).is_some());
         routers.min_by_key(|joint| (Reverse(joint.priority), joint.network.identity().name.clone()))
     }
 
@@ -154,7 +157,8 @@ impl NetworkStack {
         let mut options = Vec::with_capacity(attachments.len());
         for Attachment { network, config } in attachments {
             let wishes = EndpointOptions::parse(&config.driver_opts)?;
-            let mut state = network.allot(container, config)?;
+            let allotted = network.allot(container, config);
+            let mut state = allotted.map_err(|error| error.at_endpoint(&held.name, &network.identity().name))?;
             if let Some(plan) = network.link() {
                 state.interface = plan.name(wishes.interface.as_deref(), |name| held.has_interface(name));
             }
@@ -187,8 +191,8 @@ impl NetworkStack {
         }
         let mut batch = Batch::new();
         held.joints.iter().for_each(|joint| configure(&mut batch, joint));
-        for (index, gateway) in [false, true].into_iter().filter_map(|ipv6| held.router(ipv6)?.gateway(ipv6)) {
-            link::add_default_route(&mut batch, index, gateway);
+        for route in [false, true].into_iter().filter_map(|ipv6| held.router(ipv6)?.route(ipv6)) {
+            link::add_default_route(&mut batch, route);
         }
         if !batch.is_empty() {
             let failed = NetworkError::kernel("give the container its address");
@@ -241,7 +245,8 @@ impl NetworkStack {
         }
         let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let options = EndpointOptions::parse(&config.driver_opts)?;
-        let mut state = network.allot(container, &config)?;
+        let allotted = network.allot(container, &config);
+        let mut state = allotted.map_err(|error| error.at_endpoint(&held.name, &network.identity().name))?;
         state.interface = plan.name(options.interface.as_deref(), |name| held.has_interface(name));
         let before = held.routers();
         let made = match &held.socket {
@@ -325,8 +330,8 @@ impl NetworkStack {
         for (ipv6, before) in [false, true].into_iter().zip(before) {
             // Where there is no other router now, the route went with its link.
             let router = held.router(ipv6).filter(|joint| Some(joint.id()) != before.as_ref());
-            if let Some((index, gateway)) = router.and_then(|joint| joint.gateway(ipv6)) {
-                link::replace_default_route(&mut batch, index, gateway);
+            if let Some(route) = router.and_then(|joint| joint.route(ipv6)) {
+                link::replace_default_route(&mut batch, route);
             }
         }
         if let Some(socket) = held.socket.as_ref().filter(|_| !batch.is_empty()) {
@@ -359,16 +364,21 @@ impl NetworkStack {
         }
         if let Some(socket) = &socket {
             let mut batch = Batch::new();
-            for joint in &joints {
+            for (joint, port) in joints.iter().filter_map(|joint| Some((joint, joint.port?))) {
+                if port.host.is_none() {
+                    // Its parent may bear no second one, or none of the same address.
+                    link::delete(&mut batch, port.inner);
+                    continue;
+                }
                 for (address, prefix) in joint.state.prefixed_addresses() {
-                    joint.port.iter().for_each(|port| link::delete_address(&mut batch, port.inner, address, prefix));
+                    link::delete_address(&mut batch, port.inner, address, prefix);
                 }
             }
             // The container may have changed its own links; then the sweeper has the last word.
             if !batch.is_empty()
                 && let Err(error) = socket.transact(&batch)
             {
-                tracing::debug!(%container, %error, "an address could not be taken from its container");
+                tracing::debug!(%container, %error, "addresses could not be taken from their container");
             }
         }
         joints.iter().for_each(|joint| joint.network.release(container));

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dockerd_network::driver::NetworkIdentity;
-use dockerd_network::link::{self, MacAddress, VethOrder};
+use dockerd_network::link::{self, DefaultRoute, MacAddress, VethOrder};
 use dockerd_network::sandbox::LINK_ALIAS;
 use dockerd_network::stack::{
     Attachment, Joined, KeptContainer, NetworkStack, Predefined, SandboxRequest, StackOptions,
@@ -260,7 +260,8 @@ impl Host {
             let mut batch = Batch::new();
             link::set_up(&mut batch, index);
             link::add_address(&mut batch, index, OUTSIDE.into(), 24);
-            link::add_default_route(&mut batch, index, LAN.into());
+            let route = DefaultRoute { ipv6: false, link: index, gateway: Some(LAN.into()) };
+            link::add_default_route(&mut batch, route);
             socket.transact(&batch).expect("configured");
         });
         (LAN, netns)

@@ -9,11 +9,11 @@ use dockerd_network::firewall::GatewayMode;
 use dockerd_network::stack::BridgeOrder;
 use dockerd_types::boolean::parse_bool;
 
-use super::{PlanError, pools};
+use super::{PlanError, Surroundings, pools};
 use crate::network::document::{PoolDocument, UserNetwork};
 
 /// Driver options of bridges, by their names in the API.
-pub(super) const NAME: &str = "com.docker.network.bridge.name";
+const NAME: &str = "com.docker.network.bridge.name";
 pub(super) const ICC: &str = "com.docker.network.bridge.enable_icc";
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
@@ -69,13 +69,27 @@ impl Options<'_> {
     }
 }
 
+/// The bridge's name, which no other network has.
+pub(super) fn link(network: &UserNetwork, around: &Surroundings<'_>) -> Result<String, PlanError> {
+    let asked = network.options.get(NAME).filter(|name| !name.is_empty()).cloned();
+    let link = asked.unwrap_or_else(|| format!("br-{}", network.id.short()));
+    if link.len() > 15 {
+        return Err(PlanError::LinkName);
+    }
+    let bridges = around.networks.iter().filter(|other| other.driver == "bridge");
+    if let Some(other) = { bridges }.find(|other| other.link == link) {
+        return Err(PlanError::SameBridge { id: network.id.clone(), link, other: other.id.clone() });
+    }
+    Ok(link)
+}
+
 /// `defaults` are the default bridge's settings where networks share them.
 pub(super) fn order(network: &UserNetwork, defaults: &NetworkConfig) -> Result<BridgeOrder, PlanError> {
     let options = Options(network);
     let own_address = !options.flag(INHIBIT_IPV4, false)?;
     let family = |ipv6: bool| -> Result<Option<BridgeFamily>, PlanError> {
         let mode = options.mode(ipv6)?;
-        let mut pools = network.pools.iter().filter(|pool| pool.subnet.is_ipv6() == ipv6);
+        let mut pools = network.pools_in_use().filter(|pool| pool.subnet.is_ipv6() == ipv6);
         let Some(pool) = pools.next() else { return Ok(None) };
         if pools.next().is_some() {
             return Err(PlanError::SeveralSubnets);

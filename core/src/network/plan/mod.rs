@@ -2,15 +2,20 @@
 //! handed in. Checks and texts are the stock daemon's.
 
 mod bridge;
+mod macvlan;
 mod pools;
+mod template;
 
 use std::collections::BTreeMap;
 
 use dockerd_network::NetworkConfig;
+use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::ipam::Subnet;
 use dockerd_network::stack::NetworkOrder;
+use dockerd_types::boolean::parse_bool;
 use dockerd_types::container::Labels;
 use dockerd_types::{ErrorKind, Kinded, NetworkId, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use super::document::UserNetwork;
 
@@ -50,7 +55,7 @@ pub struct CreateNetwork {
 }
 
 /// An address pool asked for; empty texts are what the client left open.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatePool {
     /// CIDR.
     pub subnet: String,
@@ -60,6 +65,13 @@ pub struct CreatePool {
     pub gateway: String,
     /// Addresses that are others', by name.
     pub auxiliary: BTreeMap<String, String>,
+}
+
+impl CreateNetwork {
+    /// Whether it has IPv4, and IPv6.
+    pub(super) fn families(&self) -> [bool; 2] {
+        [self.enable_ipv4.unwrap_or(true), self.enable_ipv6.unwrap_or(false)]
+    }
 }
 
 impl CreatePool {
@@ -142,22 +154,68 @@ pub enum PlanError {
         /// Whose it is.
         other: NetworkId,
     },
-    /// What this daemon does not have yet.
-    #[error("{0} is not supported by this daemon yet")]
-    NotBuilt(String),
+    /// An option that switches a family on.
+    #[error("driver-opt {0:?} is not a valid bool")]
+    NotBool(&'static str),
+    /// `macvlan_mode`.
+    #[error("requested macvlan mode '{0}' is not valid, 'bridge' mode is the macvlan driver default")]
+    MacvlanMode(String),
+    /// `ipvlan_mode`.
+    #[error("requested ipvlan mode '{0}' is not valid, 'l2' mode is the ipvlan driver default")]
+    IpvlanMode(String),
+    /// `ipvlan_flag`.
+    #[error("requested ipvlan flag '{0}' is not valid, 'bridge' is the ipvlan driver default")]
+    IpvlanFlag(String),
+    /// Nothing stands on loopback.
+    #[error("loopback interface is not a valid {0} parent link")]
+    Loopback(&'static str),
+    /// Nobody gives addresses, and every network needs some.
+    #[error("{0} pool is empty")]
+    NoAddresses(&'static str),
+    /// Nobody gives addresses, of no pool.
+    #[error("null ipam driver does not handle specific address pool requests")]
+    PoolOfNobody,
+    /// A template says nothing of how a network is run.
+    #[error(
+        "configuration network can only contain network specific fields. Network operator fields like [ ingress | internal | attachable | scope ] are not supported."
+    )]
+    TemplateFields,
+    /// A template of a template.
+    #[error("a configuration network cannot depend on another configuration network")]
+    TemplateOfTemplate,
+    /// Who has a template says nothing else.
+    #[error("user specified configurations are not supported if the network depends on a configuration network")]
+    BesideTemplate,
+    /// No driver options either.
+    #[error("network driver options are not supported if the network depends on a configuration network")]
+    OptionsBesideTemplate,
+    /// The template is not there.
+    #[error("configuration network {0:?} does not exist")]
+    NoTemplate(String),
 }
 
 impl Kinded for PlanError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoName | Self::NoFamily | Self::Pools(_) | Self::Option { .. } | Self::Mtu(_) | Self::NotInternal => {
-                ErrorKind::InvalidArgument
-            }
+            Self::NoName
+            | Self::NoFamily
+            | Self::Pools(_)
+            | Self::Option { .. }
+            | Self::Mtu(_)
+            | Self::NotInternal
+            | Self::NotBool(_)
+            | Self::NoAddresses(_)
+            | Self::PoolOfNobody => ErrorKind::InvalidArgument,
             Self::NameTaken(_) => ErrorKind::Conflict,
-            Self::NoDriver(_) => ErrorKind::NotFound,
-            Self::LinkName => ErrorKind::System,
-            Self::NotBuilt(_) => ErrorKind::NotImplemented,
+            Self::NoDriver(_) | Self::NoTemplate(_) => ErrorKind::NotFound,
+            Self::LinkName | Self::MacvlanMode(_) | Self::IpvlanMode(_) | Self::IpvlanFlag(_) | Self::Loopback(_) => {
+                ErrorKind::System
+            }
             Self::Predefined(_)
+            | Self::TemplateFields
+            | Self::TemplateOfTemplate
+            | Self::BesideTemplate
+            | Self::OptionsBesideTemplate
             | Self::SwarmScope
             | Self::NoSwarm
             | Self::Ingress
@@ -169,42 +227,89 @@ impl Kinded for PlanError {
     }
 }
 
-/// Everything of a request that can be judged by itself.
-pub(super) fn check(request: &CreateNetwork) -> Result<(), PlanError> {
-    let not_built = |what: &str| Err(PlanError::NotBuilt(what.to_owned()));
+/// Options that switch a family on where the request does not say.
+const ENABLE: [&str; 2] = ["com.docker.network.enable_ipv4", "com.docker.network.enable_ipv6"];
+
+/// A request that was judged by itself, with what it leaves open filled in from the daemon's settings.
+pub(super) fn check(mut request: CreateNetwork, defaults: &NetworkConfig) -> Result<CreateNetwork, PlanError> {
     if request.name.trim().is_empty() {
         return Err(PlanError::NoName);
     }
     if matches!(request.name.as_str(), "bridge" | "host" | "none" | "default") {
-        return Err(PlanError::Predefined(request.name.clone()));
+        return Err(PlanError::Predefined(request.name));
     }
     if request.scope == "swarm" {
         return Err(PlanError::SwarmScope);
     }
-    let (ipv4, ipv6) = (request.enable_ipv4.unwrap_or(true), request.enable_ipv6.unwrap_or(false));
-    if !ipv4 && !ipv6 && !request.config_only {
+    if request.driver.is_empty() {
+        "bridge".clone_into(&mut request.driver);
+    }
+    if request.config_from.is_empty() {
+        for (name, value) in defaults.driver_options.get(&request.driver).into_iter().flatten() {
+            request.options.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    let [ipv4, ipv6] = families(&mut request)?;
+    if !ipv4 && !ipv6 && !request.config_only && request.config_from.is_empty() {
         return Err(PlanError::NoFamily);
     }
     pools::check(&request.pools, ipv6)?;
+    if request.driver == "overlay" {
+        return Err(PlanError::NoSwarm);
+    }
+    template::check(&request)?;
+    if request.config_only {
+        return Ok(request);
+    }
     match request.driver.as_str() {
-        "" | "bridge" => {}
-        "overlay" => return Err(PlanError::NoSwarm),
-        "host" | "null" => return Err(PlanError::OneInstance(request.driver.clone())),
-        "macvlan" | "ipvlan" => return not_built("the driver macvlan or ipvlan"),
-        other => return Err(PlanError::NoDriver(other.to_owned())),
+        "bridge" | "macvlan" | "ipvlan" => {}
+        "host" | "null" => return Err(PlanError::OneInstance(request.driver)),
+        _ => return Err(PlanError::NoDriver(request.driver)),
     }
     if request.ingress {
         return Err(PlanError::Ingress);
     }
-    if request.config_only || !request.config_from.is_empty() {
-        return not_built("a network that is a configuration for others");
+    Ok(request)
+}
+
+/// Whether it has IPv4, and IPv6; both are said afterwards. An option that was overruled is not kept.
+fn families(request: &mut CreateNetwork) -> Result<[bool; 2], PlanError> {
+    let mut read = |asked: &mut Option<bool>, option: &'static str, default: bool| {
+        let value = match asked {
+            Some(value) => {
+                request.options.remove(option);
+                *value
+            }
+            None => match request.options.get(option) {
+                Some(text) => parse_bool(text).ok_or(PlanError::NotBool(option))?,
+                None => default,
+            },
+        };
+        *asked = Some(value);
+        Ok(value)
+    };
+    Ok([read(&mut request.enable_ipv4, ENABLE[0], true)?, read(&mut request.enable_ipv6, ENABLE[1], false)?])
+}
+
+/// The checked request with the settings of the network it names for that.
+pub(super) fn complete(request: CreateNetwork, networks: &[UserNetwork]) -> Result<CreateNetwork, PlanError> {
+    if networks.iter().any(|network| network.name == request.name) {
+        return Err(PlanError::NameTaken(request.name));
+    }
+    let request = template::apply(request, networks)?;
+    if request.config_only {
+        return Ok(request);
+    }
+    let [ipv4, ipv6] = request.families();
+    if !ipv4 && !ipv6 {
+        return Err(PlanError::NoFamily);
     }
     match request.ipam_driver.as_str() {
-        "" | "default" => {}
-        "null" => return not_built("a network without addresses"),
-        other => return Err(PlanError::NoDriver(other.to_owned())),
+        "" | "default" => Ok(request),
+        "null" if request.pools.iter().any(|pool| !pool.is_empty()) => Err(PlanError::PoolOfNobody),
+        "null" => Err(PlanError::NoAddresses(if ipv4 { "ipv4" } else { "ipv6" })),
+        _ => Err(PlanError::NoDriver(request.ipam_driver)),
     }
-    Ok(())
 }
 
 /// What is handed in beside the request.
@@ -218,49 +323,61 @@ pub(super) struct Surroundings<'a> {
     pub(super) free: [Option<Subnet>; 2],
 }
 
-/// The network a checked request leads to.
+/// The network a complete request leads to.
 pub(super) fn plan(
     request: CreateNetwork,
     id: NetworkId,
     created: Timestamp,
     around: &Surroundings<'_>,
 ) -> Result<UserNetwork, PlanError> {
-    if around.networks.iter().any(|network| network.name == request.name) {
-        return Err(PlanError::NameTaken(request.name));
-    }
-    let families = [request.enable_ipv4.unwrap_or(true), request.enable_ipv6.unwrap_or(false)];
-    let pools = pools::choose(request.pools, families, around)?;
-    let link = request.options.get(bridge::NAME).filter(|name| !name.is_empty()).cloned();
-    let link = link.unwrap_or_else(|| format!("br-{}", &id.as_str()[..12]));
-    let network = UserNetwork {
+    let families = request.families();
+    let or = |text: String, default: &str| if text.is_empty() { default.to_owned() } else { text };
+    let mut network = UserNetwork {
+        link: String::new(),
         id,
         name: request.name,
         created,
-        driver: "bridge".to_owned(),
-        link,
+        driver: request.driver,
+        scope: or(request.scope, "local"),
+        config_only: request.config_only,
+        config_from: request.config_from,
+        ipam_driver: or(request.ipam_driver, "default"),
         internal: request.internal,
         attachable: request.attachable,
         enable_ipv4: families[0],
         enable_ipv6: families[1],
         ipam_options: request.ipam_options,
-        pools,
+        pools: pools::asked(request.pools)?,
         options: request.options,
         labels: request.labels,
     };
+    if network.config_only {
+        // Whatever was asked for: who takes the settings says what it is.
+        "null".clone_into(&mut network.driver);
+        return Ok(network);
+    }
+    let stacked = macvlan::kind(&network.driver, &network.options)?;
+    let needs_gateway = stacked.is_none_or(|kind| macvlan::needs_gateway(kind, &network.options, network.internal));
+    network.pools = pools::choose(network.pools, families, needs_gateway, around)?;
+    match stacked {
+        Some(kind) => network.link = macvlan::parent(kind, &network.options, &network.id),
+        None => network.link = bridge::link(&network, around)?,
+    }
     // The options are right, too.
     order(&network, &NetworkConfig::default())?;
-    if network.link.len() > 15 {
-        return Err(PlanError::LinkName);
-    }
-    if let Some(other) = around.networks.iter().find(|other| other.link == network.link) {
-        return Err(PlanError::SameBridge { id: network.id, link: network.link, other: other.id.clone() });
-    }
     Ok(network)
 }
 
 /// What a driver is told of a network; `defaults` are the default bridge's settings where networks share them.
 pub(super) fn order(network: &UserNetwork, defaults: &NetworkConfig) -> Result<NetworkOrder, PlanError> {
-    bridge::order(network, defaults).map(NetworkOrder::Bridge)
+    if network.config_only {
+        let (id, name) = (network.id.clone(), network.name.clone());
+        return Ok(NetworkOrder::ConfigurationOnly(NetworkIdentity { id, name }));
+    }
+    match macvlan::kind(&network.driver, &network.options)? {
+        Some(kind) => Ok(NetworkOrder::Macvlan(macvlan::order(network, kind))),
+        None => bridge::order(network, defaults).map(NetworkOrder::Bridge),
+    }
 }
 
 #[cfg(test)]
@@ -280,7 +397,7 @@ mod tests {
     }
 
     fn planned(request: CreateNetwork, networks: &[UserNetwork], taken: &[Subnet]) -> Result<UserNetwork, PlanError> {
-        check(&request)?;
+        let request = complete(check(request, &NetworkConfig::default())?, networks)?;
         let free = ["172.18.0.0/16".parse().ok(), "fd00:18::/64".parse().ok()];
         plan(request, id(0xab), Timestamp::from_unix_nanos(0), &Surroundings { networks, taken, free })
     }

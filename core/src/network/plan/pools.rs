@@ -73,47 +73,54 @@ fn check_range(text: &str, subnet: Subnet, problems: &mut Vec<String>) {
     }
 }
 
-/// The pools of a network of these families: those asked for, and a free subnet for a family that has none.
+/// The pools that were asked for, IPv4 first.
+pub(super) fn asked(pools: Vec<CreatePool>) -> Result<Vec<PoolDocument>, PlanError> {
+    let mut given = { pools }.into_iter().filter(|pool| !pool.is_empty()).map(given).collect::<Result<Vec<_>, _>>()?;
+    given.sort_by_key(|pool| pool.subnet.is_ipv6());
+    Ok(given)
+}
+
+/// The pools of a network of these families: those asked for, of which some may be of no use, then a free subnet for each
+/// family that has none, with a gateway if one is needed.
 pub(super) fn choose(
-    asked: Vec<CreatePool>,
+    asked: Vec<PoolDocument>,
     families: [bool; 2],
+    needs_gateway: bool,
     around: &Surroundings<'_>,
 ) -> Result<Vec<PoolDocument>, PlanError> {
-    let given = asked.into_iter().filter(|pool| !pool.subnet.is_empty()).map(given).collect::<Result<Vec<_>, _>>()?;
-    let mut pools = Vec::new();
-    for (ipv6, _) in [false, true].into_iter().zip(families).filter(|(_, wanted)| *wanted) {
-        let before = pools.len();
-        pools.extend(given.iter().filter(|pool| pool.subnet.is_ipv6() == ipv6).cloned());
-        if pools.len() == before {
-            pools.push(drawn(around.free[usize::from(ipv6)].ok_or(PlanError::Overlap)?));
+    let mut pools = asked;
+    let wanted = |ipv6: bool| families[usize::from(ipv6)];
+    for ipv6 in [false, true].into_iter().filter(|ipv6| wanted(*ipv6)) {
+        if !pools.iter().any(|pool| pool.subnet.is_ipv6() == ipv6) {
+            pools.push(drawn(around.free[usize::from(ipv6)].ok_or(PlanError::Overlap)?, needs_gateway));
         }
     }
-    for (at, pool) in pools.iter().enumerate() {
-        let others = around.taken.iter().copied().chain(pools[..at].iter().map(|other| other.subnet));
-        if { others }.any(|other| other.overlaps(pool.subnet)) {
+    let used: Vec<Subnet> = pools.iter().map(|pool| pool.subnet).filter(|subnet| wanted(subnet.is_ipv6())).collect();
+    for (at, subnet) in used.iter().enumerate() {
+        if { around.taken.iter().chain(&used[..at]) }.any(|other| other.overlaps(*subnet)) {
             return Err(PlanError::Overlap);
         }
     }
     Ok(pools)
 }
 
-fn drawn(subnet: Subnet) -> PoolDocument {
-    let gateway = Some(subnet.first_host());
-    PoolDocument { subnet, drawn: true, range: None, gateway, auxiliary: BTreeMap::new() }
+fn drawn(subnet: Subnet, needs_gateway: bool) -> PoolDocument {
+    let gateway = needs_gateway.then(|| subnet.first_host());
+    PoolDocument { asked: None, subnet, drawn: true, range: None, gateway, auxiliary: BTreeMap::new() }
 }
 
-/// A pool that was checked.
+/// A pool that was checked, unless it is of no use: then what is wrong in it does not matter.
 fn given(pool: CreatePool) -> Result<PoolDocument, PlanError> {
-    let CreatePool { subnet, range, gateway, auxiliary } = pool;
+    let CreatePool { subnet, range, gateway, auxiliary } = &pool;
     let bad = |text: &str| PlanError::Pools(format!("invalid subnet {text}: invalid CIDR block notation"));
-    let net = |text: &str| text.parse::<Subnet>().map_err(|_| bad(text));
-    let address = |text: &str| text.parse::<IpAddr>().map_err(|_| bad(text));
+    let address = |(name, text): (&String, &String)| Some((name.clone(), text.parse::<IpAddr>().ok()?));
     Ok(PoolDocument {
-        subnet: net(&subnet)?,
+        subnet: subnet.parse().map_err(|_| bad(subnet))?,
         drawn: false,
-        range: (!range.is_empty()).then(|| net(&range)).transpose()?,
-        gateway: (!gateway.is_empty()).then(|| address(&gateway)).transpose()?,
-        auxiliary: auxiliary.iter().map(|(name, text)| Ok((name.clone(), address(text)?))).collect::<Result<_, _>>()?,
+        range: range.parse().ok(),
+        gateway: gateway.parse().ok(),
+        auxiliary: auxiliary.iter().filter_map(address).collect(),
+        asked: Some(pool),
     })
 }
 

@@ -1,0 +1,166 @@
+//! The drivers macvlan and ipvlan: a container's link stands on a link of the host, its parent, and is a station of the
+//! parent's network. The host forwards nothing, publishes nothing and filters nothing for it. One value is one network.
+//!
+//! A parent that is not there is made where the stock daemon makes one ([`parent`]); one that goes away later is missed
+//! when the next container wants to join.
+
+pub(crate) mod parent;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dockerd_types::network::{EndpointConfig, EndpointState};
+use dockerd_types::{ContainerId, NetworkId};
+
+use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, bare_endpoint, hardware_address};
+use crate::error::NetworkError;
+use crate::firewall::BridgeRules;
+use crate::ipam::{Leases, SubnetPlan};
+use crate::link::stacked::{IpvlanFlag, IpvlanMode, MacvlanMode};
+use crate::pool::ShelfId;
+use crate::sandbox::{INNER_PREFIX, LinkKind, LinkPlan};
+
+/// Which of the two drivers, with its options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StackedKind {
+    /// `macvlan`.
+    Macvlan(MacvlanMode),
+    /// `ipvlan`.
+    Ipvlan(IpvlanMode, IpvlanFlag),
+}
+
+impl StackedKind {
+    /// The driver's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Macvlan(_) => "macvlan",
+            Self::Ipvlan(..) => "ipvlan",
+        }
+    }
+
+    /// Name of the parent a network without one gets of its own.
+    pub fn own_parent(self, id: &NetworkId) -> String {
+        let prefix = match self {
+            Self::Macvlan(_) => "dm",
+            Self::Ipvlan(..) => "di",
+        };
+        format!("{prefix}-{}", id.short())
+    }
+
+    /// Whether containers are routed and need nobody as a gateway.
+    pub fn is_routed(self) -> bool {
+        matches!(self, Self::Ipvlan(IpvlanMode::L3 | IpvlanMode::L3s, _))
+    }
+}
+
+/// What a network of either driver is like, resolved.
+#[derive(Debug, Clone)]
+pub struct MacvlanOrder {
+    /// Who it is.
+    pub identity: NetworkIdentity,
+    /// The driver and its options.
+    pub kind: StackedKind,
+    /// Name of the link containers' links stand on.
+    pub parent: String,
+    /// Whether that is a link of this network's own, which leads nowhere.
+    pub own_parent: bool,
+    /// Whether containers get no way out.
+    pub internal: bool,
+    /// Its subnets; only those that are a way out have a gateway.
+    pub subnets: Vec<SubnetPlan>,
+    /// Options as inspect shows them.
+    pub options: BTreeMap<String, String>,
+}
+
+/// One network.
+#[derive(Debug)]
+pub struct MacvlanNetwork {
+    identity: NetworkIdentity,
+    kind: StackedKind,
+    details: NetworkDetails,
+    plan: LinkPlan,
+    shelf: ShelfId,
+    leases: Leases,
+}
+
+impl MacvlanNetwork {
+    /// The driver; `shelf` has sandboxes with loopback only.
+    pub fn new(order: MacvlanOrder, shelf: ShelfId) -> Self {
+        let MacvlanOrder { identity, kind, parent, own_parent: _, internal, subnets, options } = order;
+        let link = match kind {
+            StackedKind::Macvlan(mode) => LinkKind::Macvlan { parent, mode },
+            StackedKind::Ipvlan(mode, flag) => LinkKind::Ipvlan { parent, mode, flag },
+        };
+        let plan = LinkPlan {
+            kind: link,
+            ipv6: subnets.iter().any(|plan| plan.subnet.is_ipv6()),
+            leads_out: kind.is_routed() && !internal,
+            prefix: INNER_PREFIX.to_owned(),
+        };
+        let leases = Leases::new(identity.clone(), subnets.clone());
+        Self { identity, kind, details: NetworkDetails { subnets, options }, plan, shelf, leases }
+    }
+}
+
+impl NetworkDriver for MacvlanNetwork {
+    fn identity(&self) -> &NetworkIdentity {
+        &self.identity
+    }
+
+    fn kind(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    fn shelf(&self) -> Option<ShelfId> {
+        Some(self.shelf)
+    }
+
+    fn link(&self) -> Option<&LinkPlan> {
+        Some(&self.plan)
+    }
+
+    fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
+        let own_address = matches!(self.kind, StackedKind::Macvlan(_));
+        if !own_address && config.mac_address.as_ref().is_some_and(|mac| !mac.is_empty()) {
+            return Err(NetworkError::CustomMac(self.kind.name()));
+        }
+        let (ipv4, ipv6) = self.leases.allot(container, config.ipv4, config.ipv6)?;
+        Ok(EndpointState {
+            ipv4: ipv4.map(|lease| (lease.address, lease.prefix)),
+            gateway4: ipv4.and_then(|lease| lease.gateway),
+            ipv6: ipv6.map(|lease| (lease.address, lease.prefix)),
+            gateway6: ipv6.and_then(|lease| lease.gateway),
+            // Of ipvlan it is the parent's, and not told.
+            mac_address: if own_address { hardware_address(config).to_string() } else { String::new() },
+            ..bare_endpoint(&self.identity)
+        })
+    }
+
+    fn keep(&self, container: &ContainerId, state: &EndpointState) {
+        self.leases.keep(container, state.addresses());
+    }
+
+    fn release(&self, container: &ContainerId) {
+        self.leases.release(container);
+    }
+
+    fn close(&self, patience: Duration) -> Result<(), NetworkError> {
+        self.leases.close(patience)
+    }
+
+    fn reopen(&self) {
+        self.leases.reopen();
+    }
+
+    fn publishing(&self) -> Option<PublishPolicy> {
+        None
+    }
+
+    fn rules(&self) -> Option<BridgeRules> {
+        None
+    }
+
+    fn details(&self) -> NetworkDetails {
+        self.details.clone()
+    }
+}
