@@ -41,6 +41,7 @@ fn main() -> ExitCode {
             forwarding_to_a_server_of_ones_own,
             a_dead_server_is_passed_over,
             resolvers_of_c_libraries,
+            an_end_closes_the_resolver,
             killed_daemon,
         ],
     }
@@ -199,7 +200,31 @@ fn links_on_the_default_bridge(case: &Case<'_>) -> Result<()> {
     // Another address and another name are found at the next start.
     case.docker(&["rename", &db, &case.container("renamed")]).ok()?;
     case.docker(&["restart", "-t", "0", &web]).ok()?;
-    has(&file(case, &web, "/etc/hosts")?, &format!("{at}\tdata-base {short} {}\n", case.container("renamed")))
+    has(&file(case, &web, "/etc/hosts")?, &format!("{at}\tdata-base {short} {}\n", case.container("renamed")))?;
+    links_taken_away(case, &web, &db)
+}
+
+/// `docker rm --link`, and the names that links are.
+fn links_taken_away(case: &Case<'_>, web: &str, db: &str) -> Result<()> {
+    let name = |alias: &str| format!("{web}/{alias}");
+    let target = case.container("renamed");
+    let listed = || {
+        let filter = format!("name={target}");
+        case.docker(&["ps", "--no-trunc", "--filter", &filter, "--format", "{{.Names}}"]).ok()
+    };
+    let names = listed()?;
+    let mut names: Vec<&str> = names.split(',').collect();
+    names.sort_unstable();
+    let mut wanted = vec![target.clone(), name("data-base"), name(db)];
+    wanted.sort_unstable();
+    equal(names, wanted.iter().map(String::as_str).collect())?;
+    case.docker(&["rm", "--link", &name("data-base")]).ok()?;
+    ensure!(!file(case, web, "/etc/hosts")?.contains("data-base"));
+    ensure!(!listed()?.contains("data-base"));
+    let shown = case.inspect_json(web)?["HostConfig"]["Links"].clone();
+    equal(shown, json!([format!("/{target}:/{web}/{db}")]))?;
+    has(&case.docker(&["rm", "--link", &name("data-base")]).err, "No such container")?;
+    has(&case.docker(&["rm", "--link", web]).err, "Conflict, cannot remove the default link name of the container")
 }
 
 fn refused_links(case: &Case<'_>) -> Result<()> {
@@ -496,6 +521,44 @@ fn resolvers_of_c_libraries(case: &Case<'_>) -> Result<()> {
         has(&told.out, &at).with_context(|| format!("busybox: {name}: {told:?}"))?;
     }
     Ok(())
+}
+
+/// Ours alone, because sockets are counted: those of a resolver would keep the network namespace of a container that has
+/// ended and was not removed.
+fn an_end_closes_the_resolver(case: &Case<'_>) -> Result<()> {
+    if !case.is_ours() {
+        return Ok(());
+    }
+    let mut daemon = Daemon::start(&[])?;
+    let image = suite::import(daemon.host(), "dns")?;
+    let descriptors = format!("/proc/{}/fd", daemon.host().pid);
+    let sockets = || {
+        let links = std::fs::read_dir(&descriptors).into_iter().flatten().flatten();
+        links
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .filter(|to| to.to_string_lossy().starts_with("socket:"))
+            .count()
+    };
+    let docker = |arguments: &[&str]| daemon.host().docker(arguments, "").ok();
+    let run_and_kill = |names: &[&str]| {
+        for name in names {
+            docker(&["run", "-d", "--name", name, "--network", "net", &image, "sleep", "100000"])?;
+            docker(&["exec", name, "nslookup", "-type=a", name])?;
+        }
+        docker(&[&["kill"], names].concat())?;
+        docker(&[&["wait"], names].concat())
+    };
+    docker(&["network", "create", "net"])?;
+    run_and_kill(&["first"])?;
+    let before = sockets();
+    run_and_kill(&["one", "two", "three", "four"])?;
+    let begun = Instant::now();
+    while sockets() > before {
+        ensure!(begun.elapsed() < LIMIT, "{} sockets, before {before}", sockets());
+        std::thread::sleep(compat_tests::PAUSE);
+    }
+    docker(&["rm", "first", "one", "two", "three", "four"])?;
+    daemon.stop()
 }
 
 /// Ours alone: a stock daemon that is killed is not started again by the tests.

@@ -15,7 +15,7 @@ use super::mount::Mount;
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Summary<'a> {
     id: &'a str,
-    names: [String; 1],
+    names: Vec<String>,
     image: &'a str,
     #[serde(rename = "ImageID")]
     image_id: &'a str,
@@ -61,11 +61,11 @@ struct Port {
 impl<'a> Summary<'a> {
     /// As the API shows it.
     pub(crate) fn new(item: &'a ContainerSummary) -> Self {
-        let ContainerSummary { snapshot, status, command, image, image_id, ports, size } = item;
+        let ContainerSummary { snapshot, links, status, command, image, image_id, ports, size } = item;
         let spec = &snapshot.spec;
         Self {
             id: spec.id.as_str(),
-            names: [format!("/{}", snapshot.name)],
+            names: [&[format!("/{}", snapshot.name)], links.as_slice()].concat(),
             image,
             image_id: image_id.as_str(),
             command,

@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Unpause(Reply<()>),
     /// Another name (already claimed).
     Rename { name: String, reply: Reply<()> },
+    /// Take its legacy links of this name away.
+    Unlink { alias: String, reply: Reply<()> },
     /// Put it on a network.
     Connect { network: String, config: Box<EndpointConfig>, reply: Reply<()> },
     /// Take it off a network.
@@ -132,6 +134,7 @@ impl Actor {
             Command::Pause(reply) => answer(reply, self.pause().await),
             Command::Unpause(reply) => answer(reply, self.unpause().await),
             Command::Rename { name, reply } => answer(reply, self.rename(name).await),
+            Command::Unlink { alias, reply } => answer(reply, self.unlink(alias).await),
             Command::Connect { network, config, reply } => answer(reply, self.connect(network, *config).await),
             Command::Disconnect { network, force, reply } => answer(reply, self.disconnect(network, force).await),
             Command::Remove { options, reply } => answer(reply, self.remove(options).await),

@@ -9,11 +9,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use dockerd_store::{Durability, document};
 use dockerd_types::ContainerId;
 use dockerd_types::network::Port;
 
+use super::actor::{Actor, Command};
 use super::error::ContainerError;
-use super::spec::{ContainerSpec, Snapshot};
+use super::spec::{ContainerDocument, ContainerSpec, Snapshot};
 use super::{Container, files};
 use crate::core::Core;
 use crate::error::EngineError;
@@ -70,6 +72,59 @@ pub(super) fn shown(core: &Core, snapshot: &Snapshot) -> Vec<String> {
         Some(format!("/{other}:/{name}/{alias}"))
     };
     of(&snapshot.spec).filter_map(show).collect()
+}
+
+/// Names a container has by links to it: `/other/alias`.
+pub(super) fn names(core: &Core, id: &ContainerId) -> Vec<String> {
+    let mut out = Vec::new();
+    for source in core.containers.linked_to(id) {
+        let source = source.snapshot();
+        let aliases = of(&source.spec).filter(|(other, _)| other == id).map(|(_, alias)| alias);
+        out.extend(aliases.map(|alias| format!("/{}/{alias}", source.name)));
+    }
+    out.sort();
+    out.dedup();
+    out
+}
+
+/// `docker rm --link other/alias`.
+pub(super) async fn remove(core: &Core, link: &str) -> Result<(), EngineError> {
+    let Some((name, alias)) = link.strip_prefix('/').unwrap_or(link).split_once('/') else {
+        // What is found under a plain name is a container.
+        core.containers.find(link)?;
+        return Err(ContainerError::DefaultLink.into());
+    };
+    let missing = |_| ContainerError::NoSuchContainer(link.to_owned());
+    let container = core.containers.find(name).map_err(missing)?;
+    if !of(&container.snapshot().spec).any(|(_, known)| known == alias) {
+        return Err(ContainerError::NoSuchContainer(link.to_owned()).into());
+    }
+    container.ask(|reply| Command::Unlink { alias: alias.to_owned(), reply }).await
+}
+
+impl Actor {
+    /// Takes its links called `alias` away, also from its hosts file.
+    pub(super) async fn unlink(&mut self, alias: String) -> Result<(), EngineError> {
+        let snapshot = self.snapshot();
+        let mut spec = (*snapshot.spec).clone();
+        spec.host.links.retain(|link| link.split_once(':').is_none_or(|(_, known)| known != alias));
+        let spec = Arc::new(spec);
+        let stored = ContainerDocument { name: snapshot.name.to_string(), spec: spec.clone() };
+        let path = self.core.layout.container_document(&spec.id);
+        let hosts = files::paths(&self.core.layout.container_dir(&spec.id)).hosts;
+        let running = snapshot.state.is_running();
+        let written = crate::image::blocking(move || {
+            document::write(&path, &stored, Durability::Process)?;
+            if running {
+                rewrite(&hosts, &alias, None).map_err(|e| EngineError::io("change the hosts file", e))?;
+            }
+            Ok::<_, EngineError>(())
+        });
+        written.await??;
+        self.core.containers.relink(&spec);
+        self.update(|s| s.spec = spec);
+        Ok(())
+    }
 }
 
 /// The other end of a link, while both run.
@@ -186,7 +241,7 @@ pub(super) async fn follow(core: &Arc<Core>, container: &Container) {
             for (_, alias) in
                 of(&source.spec).filter(|(other, _)| source.state.is_running() && *other == snapshot.spec.id)
             {
-                if let Err(error) = redirect(&path, alias, address.into()) {
+                if let Err(error) = rewrite(&path, alias, Some(address.into())) {
                     tracing::warn!(container = %source.spec.id, %error, "its hosts file does not follow a link");
                 }
             }
@@ -197,18 +252,23 @@ pub(super) async fn follow(core: &Arc<Core>, container: &Container) {
     }
 }
 
-/// Gives the lines of a hosts file that begin with `alias` another address. Written in place: the file is bind-mounted.
-fn redirect(path: &Path, alias: &str, address: IpAddr) -> io::Result<()> {
+/// Gives the lines of a hosts file that begin with `alias` another address, or takes them out. Written in place: the file is
+/// bind-mounted.
+fn rewrite(path: &Path, alias: &str, address: Option<IpAddr>) -> io::Result<()> {
     let text = std::fs::read_to_string(path)?;
-    let changed = redirected(&text, alias, address);
+    let changed = rewritten(&text, alias, address);
     if changed == text { Ok(()) } else { files::write(path, &changed) }
 }
 
-fn redirected(text: &str, alias: &str, address: IpAddr) -> String {
+fn rewritten(text: &str, alias: &str, address: Option<IpAddr>) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.lines() {
         match line.split_once('\t') {
-            Some((_, rest)) if rest.split([' ', '\t']).next() == Some(alias) => _ = writeln!(out, "{address}\t{rest}"),
+            Some((_, rest)) if rest.split([' ', '\t']).next() == Some(alias) => {
+                if let Some(address) = address {
+                    let _ = writeln!(out, "{address}\t{rest}");
+                }
+            }
             _ => _ = writeln!(out, "{line}"),
         }
     }
@@ -242,7 +302,8 @@ mod tests {
     #[test]
     fn lines_of_an_alias_follow() {
         let text = "127.0.0.1\tlocalhost\n10.0.0.2\tdb abc\n10.0.0.2\tdb2 abc db\n";
-        let changed = redirected(text, "db", "10.0.0.9".parse().expect("an address"));
+        let changed = rewritten(text, "db", "10.0.0.9".parse().ok());
         assert_eq!(changed, "127.0.0.1\tlocalhost\n10.0.0.9\tdb abc\n10.0.0.2\tdb2 abc db\n");
+        assert_eq!(rewritten(text, "db", None), "127.0.0.1\tlocalhost\n10.0.0.2\tdb2 abc db\n");
     }
 }

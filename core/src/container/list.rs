@@ -10,7 +10,7 @@ use dockerd_types::network::{Port, PublishedPort};
 use dockerd_types::{ContainerId, Digest, Filters, Timestamp};
 
 use super::spec::{MountPointKind, Snapshot};
-use super::{ContainerService, ListOptions, human};
+use super::{ContainerService, ListOptions, human, links};
 use crate::core::Core;
 use crate::error::EngineError;
 
@@ -38,6 +38,8 @@ pub const FILTERS: [&str; 15] = [
 pub struct ContainerSummary {
     /// Everything known of it.
     pub snapshot: Arc<Snapshot>,
+    /// What legacy links to it are called: `/other/alias`.
+    pub links: Vec<String>,
     /// `Up 3 minutes`, `Exited (0) 5 seconds ago`.
     pub status: String,
     /// Command as one text.
@@ -106,6 +108,7 @@ fn summary(core: &Core, snapshot: Arc<Snapshot>, now: Timestamp) -> ContainerSum
         image_id: spec.image.clone(),
         ports: ports(&snapshot),
         size: None,
+        links: links::names(core, &spec.id),
         snapshot,
     }
 }

@@ -10,6 +10,7 @@ use super::Container;
 use super::create_error::CreateError;
 use super::error::ContainerError;
 use super::links::LinkIndex;
+use super::spec::ContainerSpec;
 
 /// The register.
 #[derive(Debug, Default)]
@@ -90,6 +91,13 @@ impl Registry {
     pub fn linked_to(&self, id: &ContainerId) -> Vec<Arc<Container>> {
         let maps = self.maps();
         maps.links.sources(id).iter().filter_map(|source| maps.by_id.get(source).cloned()).collect()
+    }
+
+    /// The links of a container are others now.
+    pub(super) fn relink(&self, spec: &ContainerSpec) {
+        let mut maps = self.maps();
+        maps.links.remove(&spec.id);
+        maps.links.insert(spec);
     }
 
     /// Adds a container whose name was claimed.

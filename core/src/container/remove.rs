@@ -11,7 +11,7 @@ use dockerd_types::signal::Signal;
 use super::actor::{Actor, Command};
 use super::error::ContainerError;
 use super::lifecycle::{self, Refusal, Verb};
-use super::{Container, ContainerService, RemoveOptions};
+use super::{Container, ContainerService, RemoveOptions, links};
 use crate::core::Core;
 use crate::error::EngineError;
 
@@ -22,12 +22,7 @@ impl ContainerService {
     /// Removes a container.
     pub async fn remove(&self, name: &str, options: RemoveOptions) -> Result<(), EngineError> {
         if options.link {
-            // Nobody makes links; what is found under a plain name is a container.
-            return Err(self
-                .core
-                .containers
-                .find(name)
-                .map_or_else(EngineError::from, |_| ContainerError::DefaultLink.into()));
+            return links::remove(&self.core, name).await;
         }
         let container = self.core.containers.find(name)?;
         let snapshot = container.snapshot();
