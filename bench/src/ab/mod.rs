@@ -98,7 +98,7 @@ impl Options {
 type Measure = (&'static str, fn(&mut Bench) -> Result<()>);
 
 /// All measures, in the order they are taken.
-const MEASURES: [Measure; 16] = [
+const MEASURES: [Measure; 17] = [
     ("memory", idle::daemon_memory),
     ("ping", life::ping),
     ("life", life::whole_life),
@@ -114,6 +114,7 @@ const MEASURES: [Measure; 16] = [
     ("networks ports", networks::ports),
     ("networks parallel", networks::parallel),
     ("networks traffic", networks::traffic),
+    ("networks names", networks::names),
     ("networks restart", networks::restart),
 ];
 /// Measures of images, which write much and come last.

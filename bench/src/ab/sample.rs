@@ -87,7 +87,7 @@ impl Series {
     pub(crate) fn to_json(&self) -> Value {
         let daemons: Vec<Value> = (0..self.samples.len())
             .map(|daemon| match self.summary(daemon) {
-                Some(Summary { p10, median, p95 }) => {
+                Some(Summary { p10, median, p95, .. }) => {
                     json!({ "p10": p10, "median": median, "p95": p95, "samples": self.samples[daemon] })
                 }
                 None => Value::Null,
@@ -113,6 +113,8 @@ pub(crate) struct Summary {
     pub(crate) median: f64,
     /// One in twenty is above.
     pub(crate) p95: f64,
+    /// One in a hundred is above.
+    pub(crate) p99: f64,
 }
 
 impl Summary {
@@ -123,7 +125,7 @@ impl Summary {
         let count = sorted.len();
         let nearest = |percent: usize| sorted.get((count * percent).div_ceil(100).saturating_sub(1)).copied();
         let (low, high) = (*sorted.get(count.saturating_sub(1) / 2)?, *sorted.get(count / 2)?);
-        Some(Self { p10: nearest(10)?, median: f64::midpoint(low, high), p95: nearest(95)? })
+        Some(Self { p10: nearest(10)?, median: f64::midpoint(low, high), p95: nearest(95)?, p99: nearest(99)? })
     }
 }
 
@@ -134,9 +136,9 @@ mod tests {
     #[test]
     fn percentiles() {
         assert_eq!(Summary::of(&[]), None);
-        assert_eq!(Summary::of(&[3.0]), Some(Summary { p10: 3.0, median: 3.0, p95: 3.0 }));
+        assert_eq!(Summary::of(&[3.0]), Some(Summary { p10: 3.0, median: 3.0, p95: 3.0, p99: 3.0 }));
         let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
-        assert_eq!(Summary::of(&hundred), Some(Summary { p10: 10.0, median: 50.5, p95: 95.0 }));
+        assert_eq!(Summary::of(&hundred), Some(Summary { p10: 10.0, median: 50.5, p95: 95.0, p99: 99.0 }));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Measures of networks: what they add to a start, how fast they come and go, published ports by number, many starts at
-//! once, traffic, and a daemon that dies under it.
+//! once, traffic, names, and a daemon that dies under it.
 
+mod names;
 mod traffic;
 
 use std::time::Instant;
@@ -11,6 +12,7 @@ use super::api::{Api, Order, Ports};
 use super::sample::{Series, Unit};
 use super::{Bench, IMAGE, since};
 
+pub(super) use names::names;
 pub(super) use traffic::{restart, traffic};
 
 /// The network the measures are taken on.
