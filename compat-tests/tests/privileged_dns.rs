@@ -22,6 +22,7 @@ fn main() -> ExitCode {
             names_of_a_container,
             one_alias_for_several,
             other_families_and_reverse,
+            both_families,
             over_tcp,
             links_are_names_of_ones_own,
             links_on_the_default_bridge,
@@ -135,6 +136,24 @@ fn other_families_and_reverse(case: &Case<'_>) -> Result<()> {
     ask(&from, &dns::reverse("192.0.2.200")?, "PTR")?.is_unknown()
 }
 
+fn both_families(case: &Case<'_>) -> Result<()> {
+    let net = network(case, "net", &["--ipv6", "--subnet", "fd5a:1::/64"])?;
+    let web = case.sleeper("web", &["--network", &net, "--network-alias", "alias"])?;
+    let client = case.sleeper("client", &["--network", &net, "--link", &format!("{web}:linked")])?;
+    let endpoint = case.inspect_json(&web)?["NetworkSettings"]["Networks"][&net].clone();
+    let at = |field: &str| endpoint[field].as_str().unwrap_or_default().to_owned();
+    let (v4, v6) = (at("IPAddress"), at("GlobalIPv6Address"));
+    let from = inside(case, &client)?;
+    for name in [&web, "alias", "linked"] {
+        ask(&from, name, "A")?.are(&[&v4])?;
+        ask(&from, name, "AAAA")?.are(&[&v6])?;
+    }
+    for address in [&v4, &v6] {
+        ask(&from, &dns::reverse(address)?, "PTR")?.are(&[&format!("{web}.{net}.")])?;
+    }
+    Ok(())
+}
+
 fn over_tcp(case: &Case<'_>) -> Result<()> {
     let net = network(case, "net", &[])?;
     let web = case.sleeper("web", &["--network", &net])?;
@@ -215,7 +234,7 @@ fn links_taken_away(case: &Case<'_>, web: &str, db: &str) -> Result<()> {
     let names = listed()?;
     let mut names: Vec<&str> = names.split(',').collect();
     names.sort_unstable();
-    let mut wanted = vec![target.clone(), name("data-base"), name(db)];
+    let mut wanted = [target.clone(), name("data-base"), name(db)];
     wanted.sort_unstable();
     equal(names, wanted.iter().map(String::as_str).collect())?;
     case.docker(&["rm", "--link", &name("data-base")]).ok()?;
