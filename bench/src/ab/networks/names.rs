@@ -3,20 +3,23 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use dockerd_sys::datagrams::{Inbox, Outbox};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::{NETWORK, Ports, idle, on_a_network};
-use crate::ab::Bench;
 use crate::ab::daemon::Daemon;
 use crate::ab::sample::{Series, Summary, Unit};
+use crate::ab::{Bench, millis};
 
 /// Where containers ask.
-const RESOLVER: &str = "127.0.0.11:53";
+const RESOLVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
+/// The longest response, bytes.
+const LONGEST: usize = 512;
 /// A query is sent again after so long, as clients do.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Digits of a container's id that are one of its names.
@@ -116,9 +119,12 @@ fn sockets(pid: i64, count: usize) -> Result<Vec<UdpSocket>> {
     std::thread::spawn(make).join().map_err(|_| anyhow!("a thread panicked"))?
 }
 
-/// One that always has the same number of queries under way.
+/// One that always has the same number of queries under way. It takes and sends many at a time: what it costs itself is
+/// missing to the daemon.
 struct Client {
     socket: UdpSocket,
+    inbox: Inbox,
+    outbox: Outbox,
     query: Vec<u8>,
     /// When the query with this id was sent first.
     sent: Vec<Instant>,
@@ -127,42 +133,51 @@ struct Client {
 
 impl Client {
     fn new(socket: UdpSocket, name: &str, under_way: usize) -> Self {
-        Self { socket, query: query(name), sent: vec![Instant::now(); under_way], waits: Vec::new() }
+        let (inbox, outbox) = (Inbox::new(under_way, LONGEST), Outbox::new(under_way));
+        Self { socket, inbox, outbox, query: query(name), sent: vec![Instant::now(); under_way], waits: Vec::new() }
     }
 
     fn run(mut self, time: Duration) -> Result<Vec<f64>> {
         let begun = Instant::now();
-        for id in 0..self.sent.len() {
-            self.sent[id] = Instant::now();
-            self.send(id)?;
-        }
-        let mut response = [0; 512];
+        self.ask_all();
         while begun.elapsed() < time {
-            match self.socket.recv(&mut response) {
-                Ok(length) => self.answered(&response[..length])?,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    (0..self.sent.len()).try_for_each(|id| self.send(id))?;
-                }
+            match self.socket.peek(&mut [0]) {
+                Ok(_) => self.answered()?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.ask_all(),
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(self.waits)
     }
 
-    fn send(&mut self, id: usize) -> Result<()> {
-        self.query[..2].copy_from_slice(&u16::try_from(id)?.to_be_bytes());
-        self.socket.send(&self.query)?;
-        Ok(())
+    fn ask_all(&mut self) {
+        (0..self.sent.len()).for_each(|id| self.ask(id as u16));
+        self.outbox.send(&self.socket);
     }
 
-    fn answered(&mut self, response: &[u8]) -> Result<()> {
-        let [high, low, flags, code, _, _, _, answers, ..] = *response else { bail!("a response without header") };
-        let id = usize::from(u16::from_be_bytes([high, low]));
-        ensure!(flags & RESPONSE != 0 && code & CODE == 0 && answers == 1, "not the answer: {response:x?}");
-        let sent = self.sent.get_mut(id).context("an answer nobody asked for")?;
-        self.waits.push(super::since(*sent));
-        *sent = Instant::now();
-        self.send(id)
+    fn ask(&mut self, id: u16) {
+        self.query[..2].copy_from_slice(&id.to_be_bytes());
+        self.outbox.add(RESOLVER, |out| {
+            out.extend_from_slice(&self.query);
+            true
+        });
+    }
+
+    fn answered(&mut self) -> Result<()> {
+        let count = self.inbox.receive(&self.socket)?;
+        let now = Instant::now();
+        for index in 0..count {
+            let (_, response) = self.inbox.datagram(index).context("a response that is too long")?;
+            let [high, low, flags, code, _, _, _, answers, ..] = *response else { bail!("a response without header") };
+            let id = u16::from_be_bytes([high, low]);
+            ensure!(flags & RESPONSE != 0 && code & CODE == 0 && answers == 1, "not the answer: {response:x?}");
+            let sent = self.sent.get_mut(usize::from(id)).context("an answer nobody asked for")?;
+            self.waits.push(millis(now - *sent));
+            *sent = now;
+            self.ask(id);
+        }
+        self.outbox.send(&self.socket);
+        Ok(())
     }
 }
 
