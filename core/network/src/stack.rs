@@ -5,6 +5,7 @@
 //! sandbox is out of the table, so no lock is held. A network is made and removed under the engine's turn for that.
 
 mod options;
+mod repair;
 mod sandboxes;
 
 use std::collections::HashMap;
@@ -153,6 +154,8 @@ pub struct NetworkStack {
     networks: Mutex<Vec<Arc<dyn NetworkDriver>>>,
     bridge: Option<Arc<BridgeNetwork>>,
     firewall: Arc<dyn Firewall>,
+    /// Held while a network comes or goes, and while the packet filter's rules are set anew.
+    changing: Mutex<()>,
     /// Whether the packet filter has our rules: from the first bridge on.
     installed: AtomicBool,
     publisher: PortPublisher,
@@ -180,8 +183,10 @@ impl NetworkStack {
         let StackOptions { config, predefined, networks, incomplete, forwarding_marker, runtime } = options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let link = setup::set_up(&socket, &config)?;
-        let firewall: Arc<dyn Firewall> =
-            if config.firewall { Arc::new(NftFirewall::default()) } else { Arc::new(NoFirewall) };
+        let firewall: Arc<dyn Firewall> = match (config.firewall, config.firewall_ipv6) {
+            (false, false) => Arc::new(NoFirewall),
+            (ipv4, ipv6) => Arc::new(NftFirewall::new(ipv4, ipv6)),
+        };
         let pool = SandboxPool::start()?;
         let plain = pool.add_shelf(Blueprint::Plain);
         let publisher = PortPublisher::new(PublisherOptions {
@@ -194,6 +199,7 @@ impl NetworkStack {
             networks: Mutex::default(),
             bridge: None,
             firewall,
+            changing: Mutex::default(),
             installed: AtomicBool::new(false),
             publisher,
             sweeper: Sweeper::start()?,
@@ -350,10 +356,11 @@ impl NetworkStack {
 
     /// Makes a network. One at a time. Blocking.
     pub fn add(&self, order: NetworkOrder) -> Result<Arc<dyn NetworkDriver>, NetworkError> {
+        let _changing = lock(&self.changing);
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let driver = self.make(&socket, order)?;
         lock(&self.networks).push(driver.clone());
-        if let Err(error) = self.replace_rules() {
+        if let Err(error) = self.add_rules(&*driver) {
             self.forget(&*driver);
             let _ = self.unmake(&socket, &*driver);
             return Err(error);
@@ -363,10 +370,33 @@ impl NetworkStack {
 
     /// Removes a network that was closed: nobody is on it. One at a time. Blocking.
     pub fn remove(&self, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
+        let _changing = lock(&self.changing);
         self.forget(driver);
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         self.unmake(&socket, driver)?;
-        self.replace_rules()
+        let rules = driver.rules().filter(|_| self.installed.load(Ordering::Relaxed));
+        rules.map_or(Ok(()), |rules| self.firewall.remove_bridge(&rules))
+    }
+
+    /// From now on rules of the packet filter that others take away are set again. In the calling thread's network
+    /// namespace.
+    pub fn guard_rules(self: &Arc<Self>) -> Result<(), NetworkError> {
+        match self.firewall.guard()? {
+            Some(guard) => repair::start(guard, Arc::downgrade(self)),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets the rules anew if there are to be any.
+    fn reinstall(&self) {
+        let _changing = lock(&self.changing);
+        if !self.installed.load(Ordering::Relaxed) {
+            return;
+        }
+        match self.install() {
+            Ok(()) => tracing::warn!("another program removed rules of the packet filter; they are set again"),
+            Err(error) => tracing::error!(%error, "rules of the packet filter are missing"),
+        }
     }
 
     /// Waits until the kernel has taken back what was given up. Blocking.
@@ -385,13 +415,14 @@ impl NetworkStack {
         self.networks().iter().filter_map(|network| network.rules()).collect()
     }
 
-    fn replace_rules(&self) -> Result<(), NetworkError> {
+    /// The packet filter's rules for a network that is one of ours already.
+    fn add_rules(&self, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
+        let Some(rules) = driver.rules() else { return Ok(()) };
         if !self.installed.load(Ordering::Relaxed) {
             return self.install();
         }
-        let bridges = self.rules();
-        let drop_foreign = self.pass_on(&bridges)?;
-        self.firewall.replace_bridges(&bridges, drop_foreign)
+        let drop_foreign = self.pass_on(std::slice::from_ref(&rules))?;
+        self.firewall.add_bridge(&rules, drop_foreign)
     }
 
     /// The first subnet of the pools of a family that is neither one of `taken` nor routed on the host. Blocking.

@@ -88,9 +88,11 @@ fn privileged_direct_routing_can_be_allowed() {
     let config = NetworkConfig { direct_routing: true, ..NetworkConfig::default() };
     world::on_host_with(config, |host| {
         let (_, outside) = host.add_neighbour();
-        let web = host.join("web", &[]);
+        let web = host.join("web", &["8080:80"]);
         let _server = Server::start(&web.netns, 80);
         assert_eq!(answer_in(&outside, at(web.ip(), 80)).as_deref(), Ok("198.51.100.2"));
+        let _unpublished = Server::start(&web.netns, 81);
+        assert!(is_silent(&outside, at(web.ip(), 81)), "not published");
     });
 }
 

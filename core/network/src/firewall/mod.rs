@@ -114,18 +114,33 @@ pub struct PortForward {
     pub to: SocketAddr,
 }
 
-/// A packet filter. Every method is one transaction: done or not done. Blocking.
+impl PortForward {
+    /// Whether no port of the host is used.
+    pub fn is_direct(&self) -> bool {
+        self.entry == Entry::Direct
+    }
+}
+
+/// A packet filter. Every method is one transaction: done or not done. Blocking. All ports of one container that lead to one
+/// of its addresses are published in one call, and withdrawn in one.
 pub trait Firewall: Send + Sync + Debug {
     /// Replaces everything that is ours.
     fn install(&self, rules: &Ruleset) -> Result<(), NetworkError>;
-    /// Replaces the rules for bridges; published ports stay. `drop_foreign` as in [`Ruleset`].
-    fn replace_bridges(&self, bridges: &[BridgeRules], drop_foreign: DropForeign) -> Result<(), NetworkError>;
+    /// Adds the rules for one more bridge. `drop_foreign` as in [`Ruleset`].
+    fn add_bridge(&self, bridge: &BridgeRules, drop_foreign: DropForeign) -> Result<(), NetworkError>;
+    /// Takes the rules for a bridge away; they are those it was added with.
+    fn remove_bridge(&self, bridge: &BridgeRules) -> Result<(), NetworkError>;
     /// Publishes.
     fn publish(&self, forwards: &[PortForward]) -> Result<(), NetworkError>;
     /// Ends one publication and begins another, at once.
     fn redirect(&self, old: &[PortForward], new: &[PortForward]) -> Result<(), NetworkError>;
     /// Ends a publication.
     fn withdraw(&self, forwards: &[PortForward]) -> Result<(), NetworkError>;
-    /// Whether published ports are served by it.
-    fn forwards(&self) -> bool;
+    /// Whether ports of a family that are published are served by it. [`::1`](std::net::Ipv6Addr::LOCALHOST) and clients with
+    /// link-local addresses never are: no packet leads from them to a container.
+    fn forwards(&self, ipv6: bool) -> bool;
+    /// Who notices when others take its rules away, in the calling thread's network namespace; `None`: it has none.
+    fn guard(&self) -> Result<Option<nft::Guard>, NetworkError> {
+        Ok(None)
+    }
 }

@@ -12,7 +12,11 @@ impl Firewall for NoFirewall {
         Ok(())
     }
 
-    fn replace_bridges(&self, _bridges: &[BridgeRules], _drop_foreign: DropForeign) -> Result<(), NetworkError> {
+    fn add_bridge(&self, _bridge: &BridgeRules, _drop_foreign: DropForeign) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    fn remove_bridge(&self, _bridge: &BridgeRules) -> Result<(), NetworkError> {
         Ok(())
     }
 
@@ -28,7 +32,7 @@ impl Firewall for NoFirewall {
         Ok(())
     }
 
-    fn forwards(&self) -> bool {
+    fn forwards(&self, _ipv6: bool) -> bool {
         false
     }
 }

@@ -32,6 +32,8 @@ pub struct Batch {
     bytes: Vec<u8>,
     messages: u32,
     acks: u32,
+    /// Where the last message begins.
+    last: usize,
 }
 
 impl Batch {
@@ -47,12 +49,23 @@ impl Batch {
             self.acks += 1;
         }
         let start = self.bytes.len();
+        self.last = start;
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
         self.bytes.extend_from_slice(&self.messages.to_ne_bytes());
         self.bytes.extend_from_slice(&[0; 4]);
         MessageWriter { bytes: &mut self.bytes, start }
+    }
+
+    /// Asks for an answer to the last message, which must not have asked for one: enough for a transaction of any size, whose
+    /// refusals are told unasked, where the answers to all might not find room.
+    pub fn acknowledge_last(&mut self) {
+        if let Some(flags) = self.bytes.get_mut(self.last + 6..self.last + 8) {
+            let asked = u16::from_ne_bytes([flags[0], flags[1]]) | ACK;
+            flags.copy_from_slice(&asked.to_ne_bytes());
+            self.acks += 1;
+        }
     }
 
     /// What goes to the kernel.

@@ -15,6 +15,8 @@ pub use message::{Batch, Message, MessageWriter};
 
 /// Room for one receive: dumps come in pieces of up to 32 KiB.
 const BUFFER: usize = 32 * 1024;
+/// Room for changes told to a subscriber, in bytes.
+const TOLD_AT_ONCE: usize = 4 << 20;
 /// The kernel answers at once; one that does not within this is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// `NLMSGERR_ATTR_MSG`.
@@ -84,9 +86,27 @@ impl Socket {
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
-            set_option(&socket, option)?;
+            set_option(&socket, option, 1)?;
         }
         Ok(Self(socket))
+    }
+
+    /// Opens one that is told of changes: those of a multicast group. In the calling thread's network namespace.
+    pub fn subscribe(family: Family, group: libc::c_int) -> io::Result<Self> {
+        let socket = Self::open(family)?;
+        set_option(&socket.0, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+        // Many changes at once must not be lost while we look away.
+        sockopt::set_socket_recv_buffer_size_force(&socket.0, TOLD_AT_ONCE)?;
+        Ok(socket)
+    }
+
+    /// Hands what one receive brings to `take`. Waits for it, but not for ever: `WouldBlock` is no failure. `ENOBUFS` says
+    /// that something was lost.
+    pub fn hear(&self, mut take: impl FnMut(&Message<'_>)) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        let length = self.receive(&mut buffer, RecvFlags::empty())?;
+        message::messages(&buffer[..length]).for_each(|message| take(&message));
+        Ok(())
     }
 
     /// Sends a batch and waits until the kernel has answered all of it. The first refusal is returned; a transaction
@@ -165,15 +185,14 @@ fn refusal(message: &Message<'_>) -> Option<NetlinkError> {
 }
 
 #[allow(unsafe_code, reason = "these socket options have no safe wrapper")]
-fn set_option(socket: &OwnedFd, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
+fn set_option(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the value is one int, and its size is given.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_NETLINK,
             option,
-            (&raw const on).cast(),
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

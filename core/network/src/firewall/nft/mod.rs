@@ -1,8 +1,11 @@
-//! nftables by netlink: one table of ours per network namespace. Published ports are elements of two maps, so that a
-//! container with many ports costs one transaction and no rule; the rules themselves are set once.
+//! nftables by netlink: one table of ours per network namespace, for both families. Published ports are elements of maps, so
+//! that a container with many ports costs one transaction and no rule, and a bridge has chains of its own, so that a new one
+//! leaves the others alone.
 
 mod expr;
+mod guard;
 mod message;
+mod ports;
 mod rules;
 mod uapi;
 
@@ -12,14 +15,18 @@ use dockerd_sys::netlink::{Family, NetlinkError, Socket};
 
 use super::{BridgeRules, DropForeign, Firewall, PortForward, Ruleset};
 use crate::error::NetworkError;
-use message::Transaction;
+use message::{INET, Transaction};
+use rules::Handled;
+
+pub use guard::Guard;
 
 /// The table's name; it is ours alone in its network namespace.
 pub const TABLE: &str = "dockerd-rs";
 
 /// The driver; works in the network namespace of those who call it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct NftFirewall {
+    handled: Handled,
     /// Sockets nobody uses at the moment. No lock is held while the kernel works.
     idle: Mutex<Vec<Socket>>,
 }
@@ -28,6 +35,11 @@ pub struct NftFirewall {
 const KEPT: usize = 4;
 
 impl NftFirewall {
+    /// Whether IPv4 and IPv6 are ours to filter. What of the other kind passes by is left alone.
+    pub fn new(ipv4: bool, ipv6: bool) -> Self {
+        Self { handled: Handled { ipv4, ipv6 }, idle: Mutex::default() }
+    }
+
     fn commit(&self, transaction: Transaction, action: &'static str) -> Result<(), NetworkError> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
@@ -49,35 +61,43 @@ impl NftFirewall {
 
 impl Firewall for NftFirewall {
     fn install(&self, rules: &Ruleset) -> Result<(), NetworkError> {
-        self.commit(rules::install(rules), "install the packet filter's rules")
+        self.commit(rules::install(self.handled, rules), "install the packet filter's rules")
     }
 
-    fn replace_bridges(&self, bridges: &[BridgeRules], drop_foreign: DropForeign) -> Result<(), NetworkError> {
-        self.commit(rules::replace(bridges, drop_foreign), "replace the packet filter's rules")
+    fn add_bridge(&self, bridge: &BridgeRules, drop_foreign: DropForeign) -> Result<(), NetworkError> {
+        self.commit(rules::add_bridge(self.handled, bridge, drop_foreign), "add the packet filter's rules for a bridge")
+    }
+
+    fn remove_bridge(&self, bridge: &BridgeRules) -> Result<(), NetworkError> {
+        self.commit(rules::remove_bridge(bridge), "remove the packet filter's rules for a bridge")
     }
 
     fn redirect(&self, old: &[PortForward], new: &[PortForward]) -> Result<(), NetworkError> {
         if old.is_empty() && new.is_empty() {
             return Ok(());
         }
-        self.commit(rules::redirect(old, new), "redirect published ports")
+        self.commit(ports::redirect(self.handled, old, new), "redirect published ports")
     }
 
     fn publish(&self, forwards: &[PortForward]) -> Result<(), NetworkError> {
         if forwards.is_empty() {
             return Ok(());
         }
-        self.commit(rules::publish(forwards), "publish ports")
+        self.commit(ports::publish(self.handled, forwards), "publish ports")
     }
 
     fn withdraw(&self, forwards: &[PortForward]) -> Result<(), NetworkError> {
         if forwards.is_empty() {
             return Ok(());
         }
-        self.commit(rules::withdraw(forwards), "withdraw published ports")
+        self.commit(ports::withdraw(self.handled, forwards), "withdraw published ports")
     }
 
-    fn forwards(&self) -> bool {
-        true
+    fn forwards(&self, ipv6: bool) -> bool {
+        self.handled.has(ipv6)
+    }
+
+    fn guard(&self) -> Result<Option<Guard>, NetworkError> {
+        Guard::start().map(Some).map_err(NetworkError::io("listen for changes of the packet filter"))
     }
 }

@@ -1,262 +1,294 @@
-//! What our table says. In `nft`'s words, for one bridge `docker0` with 172.17.0.0/16 (what names it stands once
-//! for each bridge, in the order of networks; nobody reaches another bridge but by what was published there):
+//! What our table says. In `nft`'s words, for one bridge `docker0` with 172.17.0.0/16; what is said of IPv4 is said of
+//! IPv6 too, where nothing else is noted. A bridge costs a few chains of its own that are found by its name, a published
+//! port an element of a map: neither a packet nor a change looks at the others.
 //!
 //! ```text
-//! table ip dockerd-rs {
-//!   map ports         { type inet_proto . inet_service : ipv4_addr . inet_service }
-//!   map address-ports { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
-//!   chain raw         { type filter hook prerouting priority raw
-//!                       iifname docker0 ip daddr 127.0.0.0/8 drop      # route_localnet is on: containers must not
-//!                       iifname docker0 ip saddr 127.0.0.0/8 drop }    # reach or play the host's loopback
-//!   chain prerouting  { type nat hook prerouting priority dstnat
-//!                       iifname != lo ip daddr 127.0.0.0/8 return      # published on 127.0.0.1 only: not for others
-//!                       dnat to ip daddr . meta l4proto . th dport map @address-ports
-//!                       fib daddr type local dnat to meta l4proto . th dport map @ports }
-//!   chain output      { type nat hook output priority dstnat           # the host's own connections
-//!                       ... both dnat rules ... }
-//!   chain postrouting { type nat hook postrouting priority srcnat
-//!                       oifname docker0 ip saddr 127.0.0.0/8 masquerade
-//!                       oifname docker0 ip saddr 172.17.0.0/16 ct status dnat masquerade   # hairpin
-//!                       ip saddr 172.17.0.0/16 oifname != docker0 masquerade }
-//!   chain forward     { type filter hook forward priority filter
-//!                       iifname br-1 oifname != br-1 drop              # for internal networks, before all others
-//!                       oifname br-1 iifname != br-1 drop
-//!                       oifname docker0 ct state established,related accept
-//!                       oifname docker0 ct status dnat accept
-//!                       oifname docker0 iifname docker0 accept         # with icc
-//!                       oifname docker0 drop
-//!                       iifname docker0 accept }                       # then drop, if the host is no router
+//! table inet dockerd-rs {
+//!   map ports4         { type inet_proto . inet_service : ipv4_addr . inet_service }
+//!   map address-ports4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
+//!   set open4          { type ipv4_addr . inet_proto . inet_service }  # published ones, by containers' own addresses
+//!   set bridges        { type ifname }
+//!   map leaving-internal, entering, leaving, nat-entering, nat-leaving { type ifname : verdict }
+//!   chain raw          { type filter hook prerouting priority raw
+//!                        iifname != lo ip daddr 127.0.0.0/8 ip daddr . meta l4proto . th dport @address-ports4 drop
+//!                        iifname @bridges ip daddr 127.0.0.0/8 drop     # route_localnet is on: containers must not
+//!                        iifname @bridges ip saddr 127.0.0.0/8 drop }   # reach or play the host's loopback
+//!   chain prerouting   { type nat hook prerouting priority dstnat
+//!                        iifname != lo ip daddr 127.0.0.0/8 return
+//!                        ip6 saddr fe80::/10 return                     # is not passed on to another link
+//!                        jump published }
+//!   chain output       { type nat hook output priority dstnat           # the host's own connections
+//!                        ip6 saddr fe80::/10 return
+//!                        ip6 daddr ::1 return                           # answers would not find back
+//!                        jump published }
+//!   chain published    { dnat to ip daddr . meta l4proto . th dport map @address-ports4
+//!                        fib daddr type local dnat to meta l4proto . th dport map @ports4 }
+//!   chain postrouting  { type nat hook postrouting priority srcnat
+//!                        oifname vmap @nat-entering
+//!                        iifname vmap @nat-leaving }
+//!   chain forward      { type filter hook forward priority filter
+//!                        iifname vmap @leaving-internal                 # internal networks before all others
+//!                        oifname vmap @entering
+//!                        iifname vmap @leaving                          # docker0 : accept
+//!                        jump foreign }                                 # drop, if the host is no router
+//!
+//!   chain entering__docker0     { ct state established,related accept
+//!                                 ct status dnat ip daddr . meta l4proto . th dport @open4 accept
+//!                                 iifname docker0 accept                # drop without icc
+//!                                 drop }
+//!   chain nat-entering__docker0 { ip saddr 127.0.0.0/8 masquerade       # IPv4 only
+//!                                 ip saddr 172.17.0.0/16 ct status dnat masquerade }   # hairpin
+//!   chain nat-leaving__docker0  { ip saddr 172.17.0.0/16 oifname != docker0 masquerade }
+//!   chain leaving-internal__br  { oifname br return; drop }             # of an internal network
 //! }
 //! ```
+//!
+//! Modes differ in the chains of their bridges: `routed` has no translation, lets ICMP and what is open in without it, as
+//! direct routing does and trusted links may; `nat-unprotected` lets in what comes from elsewhere.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use super::expr::{Expressions, Is, Verdict, link_local, loopback, loopback_ipv6, name_bytes};
+use super::message::{Element, Hook, SetType, Transaction, Value, Values};
+use super::ports;
+use super::uapi::LINK_NAME;
+use crate::firewall::{BridgeRules, DropForeign, FamilyRules, GatewayMode, Ruleset};
 
-use dockerd_types::network::Protocol;
+const fn by_link(name: &'static str, values: Values) -> SetType {
+    SetType { name, key_type: LINK_NAME, key_length: 16, values }
+}
 
-use super::expr::{Is, Verdict, loopback};
-use super::message::{Element, Hook, MapType, Transaction};
-use crate::firewall::{BridgeRules, DropForeign, Entry, PortForward, Ruleset};
-
-/// Data types of `nft`; six bits each when put together.
-const IPV4_ADDRESS: u32 = 7;
-const PROTOCOL: u32 = 12;
-const SERVICE: u32 = 13;
-const TYPE_BITS: u32 = 6;
-
-/// Published on every address of the host.
-const PORTS: MapType = MapType {
-    name: "ports",
-    id: 1,
-    key_type: PROTOCOL << TYPE_BITS | SERVICE,
-    key_length: 8,
-    data_type: IPV4_ADDRESS << TYPE_BITS | SERVICE,
-    data_length: 8,
-};
-
-/// Published on one address of the host.
-const ADDRESS_PORTS: MapType = MapType {
-    name: "address-ports",
-    id: 2,
-    key_type: (IPV4_ADDRESS << TYPE_BITS | PROTOCOL) << TYPE_BITS | SERVICE,
-    key_length: 12,
-    ..PORTS
-};
+const BRIDGES: SetType = by_link("bridges", Values::None);
+const LEAVING_INTERNAL: SetType = by_link("leaving-internal", Values::Verdicts);
+const ENTERING: SetType = by_link("entering", Values::Verdicts);
+const LEAVING: SetType = by_link("leaving", Values::Verdicts);
+const NAT_ENTERING: SetType = by_link("nat-entering", Values::Verdicts);
+const NAT_LEAVING: SetType = by_link("nat-leaving", Values::Verdicts);
 
 const fn hook(kind: &'static str, number: i32, priority: i32) -> Hook {
     Hook { kind, number, priority, policy: libc::NF_ACCEPT }
 }
 
-const RAW: Hook = hook("filter", libc::NF_INET_PRE_ROUTING, -300);
-const PREROUTING: Hook = hook("nat", libc::NF_INET_PRE_ROUTING, -100);
-const OUTPUT: Hook = hook("nat", libc::NF_INET_LOCAL_OUT, -100);
-const POSTROUTING: Hook = hook("nat", libc::NF_INET_POST_ROUTING, 100);
-const FORWARD: Hook = hook("filter", libc::NF_INET_FORWARD, 0);
+const BASE_CHAINS: [(&str, Hook); 5] = [
+    ("raw", hook("filter", libc::NF_INET_PRE_ROUTING, -300)),
+    ("prerouting", hook("nat", libc::NF_INET_PRE_ROUTING, -100)),
+    ("output", hook("nat", libc::NF_INET_LOCAL_OUT, -100)),
+    ("postrouting", hook("nat", libc::NF_INET_POST_ROUTING, 100)),
+    ("forward", hook("filter", libc::NF_INET_FORWARD, 0)),
+];
+const PUBLISHED: &str = "published";
+const FOREIGN: &str = "foreign";
+
+/// Whether a chain is there, with rules, as long as the table is.
+pub(super) fn is_base_chain(name: &str) -> bool {
+    name == PUBLISHED || BASE_CHAINS.iter().any(|(base, _)| *base == name)
+}
+
+/// Whether a family is ours to filter.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Handled {
+    pub(super) ipv4: bool,
+    pub(super) ipv6: bool,
+}
+
+impl Handled {
+    pub(super) fn has(self, ipv6: bool) -> bool {
+        if ipv6 { self.ipv6 } else { self.ipv4 }
+    }
+}
 
 /// Everything anew.
-pub(super) fn install(rules: &Ruleset) -> Transaction {
+pub(super) fn install(handled: Handled, rules: &Ruleset) -> Transaction {
     let mut out = Transaction::begin();
     out.fresh_table();
-    for (name, hook) in [
-        ("raw", RAW),
-        ("prerouting", PREROUTING),
-        ("output", OUTPUT),
-        ("postrouting", POSTROUTING),
-        ("forward", FORWARD),
-    ] {
+    for set in [BRIDGES, LEAVING_INTERNAL, ENTERING, LEAVING, NAT_ENTERING, NAT_LEAVING] {
+        out.set(set);
+    }
+    for ipv6 in [false, true] {
+        ports::sets(ipv6).into_iter().for_each(|set| out.set(set));
+    }
+    for chain in [PUBLISHED, FOREIGN] {
+        out.chain(chain);
+    }
+    for (name, hook) in BASE_CHAINS {
         out.base_chain(name, hook);
-    }
-    out.map(PORTS);
-    out.map(ADDRESS_PORTS);
-    fill(&mut out, &rules.bridges, rules.drop_foreign);
-    add(&mut out, &rules.forwards);
-    out
-}
-
-/// The rules anew; what is published stays.
-pub(super) fn replace(bridges: &[BridgeRules], drop_foreign: DropForeign) -> Transaction {
-    let mut out = Transaction::begin();
-    out.no_rules();
-    fill(&mut out, bridges, drop_foreign);
-    out
-}
-
-/// The rules of all chains.
-fn fill(out: &mut Transaction, bridges: &[BridgeRules], drop_foreign: DropForeign) {
-    out.rule("prerouting", |e| {
-        e.input(Is::Not, "lo").destination(loopback()).verdict(Verdict::Return);
-    });
-    for chain in ["prerouting", "output"] {
-        out.rule(chain, |e| _ = e.translate_by(ADDRESS_PORTS.name, true));
-        out.rule(chain, |e| _ = e.addressed_to_host().translate_by(PORTS.name, false));
-    }
-    // First of all: what leaves an internal network must not be let into another one.
-    for bridge in bridges.iter().filter(|bridge| bridge.internal) {
-        out.rule("forward", |e| e.input(Is::Equal, &bridge.link).output(Is::Not, &bridge.link).verdict(Verdict::Drop));
-        out.rule("forward", |e| e.output(Is::Equal, &bridge.link).input(Is::Not, &bridge.link).verdict(Verdict::Drop));
-    }
-    for bridge in bridges {
-        bridge_rules(out, bridge);
-    }
-    for bridge in bridges {
-        out.rule("forward", |e| e.input(Is::Equal, &bridge.link).verdict(Verdict::Accept));
-    }
-    if drop_foreign.ipv4 {
-        out.rule("forward", |e| e.verdict(Verdict::Drop));
-    }
-}
-
-fn bridge_rules(out: &mut Transaction, bridge: &BridgeRules) {
-    let BridgeRules { link, ipv4, ipv6: _, icc, internal, masquerade, direct_routing, trusted: _ } = bridge;
-    let Some(crate::firewall::FamilyRules { subnet, .. }) = ipv4 else { return };
-    out.rule("raw", |e| e.input(Is::Equal, link).destination(loopback()).verdict(Verdict::Drop));
-    out.rule("raw", |e| e.input(Is::Equal, link).source(loopback()).verdict(Verdict::Drop));
-    out.rule("postrouting", |e| e.output(Is::Equal, link).source(loopback()).masquerade());
-    out.rule("postrouting", |e| e.output(Is::Equal, link).source(*subnet).translated().masquerade());
-    if *masquerade && !internal {
-        out.rule("postrouting", |e| e.output(Is::Not, link).source(*subnet).masquerade());
-    }
-    out.rule("forward", |e| e.output(Is::Equal, link).known_connection().verdict(Verdict::Accept));
-    out.rule("forward", |e| e.output(Is::Equal, link).translated().verdict(Verdict::Accept));
-    if *icc {
-        out.rule("forward", |e| e.output(Is::Equal, link).input(Is::Equal, link).verdict(Verdict::Accept));
-    }
-    if *direct_routing && !internal {
-        out.rule("forward", |e| {
-            e.output(Is::Equal, link).input(Is::Not, link).verdict(Verdict::Accept);
-        });
-    }
-    out.rule("forward", |e| e.output(Is::Equal, link).verdict(Verdict::Drop));
-}
-
-/// Adds published ports.
-pub(super) fn publish(forwards: &[PortForward]) -> Transaction {
-    let mut out = Transaction::begin();
-    add(&mut out, forwards);
-    out
-}
-
-/// Takes published ports away and adds others.
-pub(super) fn redirect(old: &[PortForward], new: &[PortForward]) -> Transaction {
-    let mut out = withdraw(old);
-    add(&mut out, new);
-    out
-}
-
-/// Takes published ports away.
-pub(super) fn withdraw(forwards: &[PortForward]) -> Transaction {
-    let mut out = Transaction::begin();
-    let (any, by_address) = elements(forwards);
-    out.delete_elements(PORTS.name, &any);
-    out.delete_elements(ADDRESS_PORTS.name, &by_address);
-    out
-}
-
-fn add(out: &mut Transaction, forwards: &[PortForward]) {
-    let (any, by_address) = elements(forwards);
-    out.add_elements(PORTS.name, &any);
-    out.add_elements(ADDRESS_PORTS.name, &by_address);
-}
-
-/// The elements of both maps.
-fn elements(forwards: &[PortForward]) -> (Vec<Element>, Vec<Element>) {
-    let (mut any, mut by_address) = (Vec::new(), Vec::new());
-    for forward in forwards {
-        let SocketAddr::V4(to) = forward.to else { continue };
-        let Entry::Host { address, port } = forward.entry else { continue };
-        let element = (key(address, forward.protocol, port), value(to));
-        if address.is_none() { any.push(element) } else { by_address.push(element) }
-    }
-    (any, by_address)
-}
-
-/// Parts of a key, each padded to a register.
-fn key(address: Option<IpAddr>, protocol: Protocol, port: u16) -> Vec<u8> {
-    let mut out = Vec::with_capacity(12);
-    if let Some(IpAddr::V4(host)) = address {
-        out.extend_from_slice(&host.octets());
-    }
-    out.extend_from_slice(&[protocol_number(protocol), 0, 0, 0]);
-    out.extend_from_slice(&port.to_be_bytes());
-    out.extend_from_slice(&[0; 2]);
-    out
-}
-
-fn value(to: SocketAddrV4) -> Vec<u8> {
-    let mut out = to.ip().octets().to_vec();
-    out.extend_from_slice(&to.port().to_be_bytes());
-    out.extend_from_slice(&[0; 2]);
-    out
-}
-
-fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => libc::IPPROTO_TCP as u8,
-        Protocol::Udp => libc::IPPROTO_UDP as u8,
-        Protocol::Sctp => libc::IPPROTO_SCTP as u8,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use dockerd_sys::netlink::message::{attribute, messages};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn forward(address: Option<IpAddr>, port: u16) -> PortForward {
-        let to = SocketAddr::from(([172, 17, 0, 2], 80));
-        PortForward { protocol: Protocol::Tcp, entry: Entry::Host { address, port }, to }
-    }
-
-    #[test]
-    fn keys_and_values_fill_registers() {
-        assert_eq!(key(None, Protocol::Tcp, 8080), [6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
-        let local = Some(Ipv4Addr::LOCALHOST.into());
-        assert_eq!(key(local, Protocol::Tcp, 8080), [127, 0, 0, 1, 6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
-        assert_eq!(value(SocketAddrV4::new(Ipv4Addr::new(172, 17, 0, 2), 80)), [172, 17, 0, 2, 0, 80, 0, 0]);
-    }
-
-    proptest! {
-        /// However many ports: one begin, one end, every element in the right map, and well-formed messages throughout.
-        #[test]
-        fn every_port_is_in_the_transaction_once(any in 0usize..1200, local in 0usize..1200) {
-            let ports = |count: usize, host| (1..=count).map(move |port| forward(host, u16::try_from(port).unwrap_or(1)));
-            let list: Vec<_> = ports(any, None).chain(ports(local, Some(Ipv4Addr::LOCALHOST.into()))).collect();
-            let bytes = publish(&list).bytes();
-            let all: Vec<_> = messages(&bytes).collect();
-            prop_assert_eq!(all.first().map(|m| m.kind), Some(0x10));
-            prop_assert_eq!(all.last().map(|m| m.kind), Some(0x11));
-            let mut counts = std::collections::BTreeMap::<String, usize>::new();
-            for message in &all[1..all.len() - 1] {
-                let body = &message.body[4..];
-                let name = attribute(body, 2).and_then(dockerd_sys::netlink::message::read_text).unwrap_or_default();
-                let elements = attribute(body, 3).unwrap_or_default();
-                *counts.entry(name.to_owned()).or_default() += dockerd_sys::netlink::message::attributes(elements).count();
-            }
-            prop_assert_eq!(counts.get("ports").copied().unwrap_or(0), any);
-            prop_assert_eq!(counts.get("address-ports").copied().unwrap_or(0), local);
+        // What is not ours passes by.
+        for ipv6 in [false, true].into_iter().filter(|ipv6| !handled.has(*ipv6)) {
+            out.rule(name, |e| e.family(ipv6).accept());
         }
+    }
+    base_rules(&mut out);
+    drop_foreign(&mut out, handled, rules.drop_foreign);
+    for bridge in &rules.bridges {
+        bridge_rules(&mut out, handled, bridge);
+    }
+    ports::add(&mut out, handled, &rules.forwards);
+    out
+}
+
+/// The rules that are there without a bridge.
+fn base_rules(out: &mut Transaction) {
+    let by_address = ports::by_address(false).name;
+    out.rule("raw", |e| {
+        e.input(Is::Not, "lo").destination(loopback()).target_among_keys_of(by_address, false).drop();
+    });
+    out.rule("raw", |e| e.destination(loopback()).input_in(BRIDGES.name).drop());
+    out.rule("raw", |e| e.source(loopback()).input_in(BRIDGES.name).drop());
+    out.rule("prerouting", |e| e.input(Is::Not, "lo").destination(loopback()).leave());
+    for chain in ["prerouting", "output"] {
+        out.rule(chain, |e| e.source(link_local()).leave());
+    }
+    out.rule("output", |e| e.destination(loopback_ipv6()).leave());
+    for chain in ["prerouting", "output"] {
+        out.rule(chain, |e| e.verdict(&Verdict::Jump(PUBLISHED.to_owned())));
+    }
+    for ipv6 in [false, true] {
+        out.rule(PUBLISHED, |e| e.translate_by(ports::by_address(ipv6).name, ipv6, true));
+    }
+    for ipv6 in [false, true] {
+        out.rule(PUBLISHED, |e| e.addressed_to_host().translate_by(ports::everywhere(ipv6).name, ipv6, false));
+    }
+    out.rule("postrouting", |e| e.by_output(NAT_ENTERING.name));
+    out.rule("postrouting", |e| e.by_input(NAT_LEAVING.name));
+    out.rule("forward", |e| e.by_input(LEAVING_INTERNAL.name));
+    out.rule("forward", |e| e.by_output(ENTERING.name));
+    out.rule("forward", |e| e.by_input(LEAVING.name));
+    out.rule("forward", |e| e.verdict(&Verdict::Jump(FOREIGN.to_owned())));
+}
+
+fn drop_foreign(out: &mut Transaction, handled: Handled, drop: DropForeign) {
+    for (ipv6, drop) in [(false, drop.ipv4), (true, drop.ipv6)] {
+        if drop && handled.has(ipv6) {
+            out.rule(FOREIGN, |e| e.family(ipv6).drop());
+        }
+    }
+}
+
+/// One more bridge.
+pub(super) fn add_bridge(handled: Handled, bridge: &BridgeRules, drop: DropForeign) -> Transaction {
+    let mut out = Transaction::begin();
+    bridge_rules(&mut out, handled, bridge);
+    out.empty_chain(FOREIGN);
+    drop_foreign(&mut out, handled, drop);
+    out
+}
+
+/// One bridge less.
+pub(super) fn remove_bridge(bridge: &BridgeRules) -> Transaction {
+    let mut out = Transaction::begin();
+    let places = places(bridge);
+    for (set, verdict) in &places {
+        out.delete_elements(set.name, &[(name_bytes(&bridge.link).to_vec(), verdict.clone())]);
+    }
+    for (_, verdict) in &places {
+        if let Value::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) = verdict {
+            out.delete_chain(chain);
+        }
+    }
+    out
+}
+
+/// Where a bridge is entered, and what that leads to.
+fn places(bridge: &BridgeRules) -> Vec<(SetType, Value)> {
+    let own = |set: SetType| format!("{}__{}", set.name, bridge.link);
+    let goto = |set: SetType| (set, Value::Verdict(Verdict::Goto(own(set))));
+    let jump = |set: SetType| (set, Value::Verdict(Verdict::Jump(own(set))));
+    let mut out = vec![(BRIDGES, Value::None), goto(ENTERING), jump(NAT_ENTERING), goto(NAT_LEAVING)];
+    out.push((LEAVING, Value::Verdict(Verdict::Accept)));
+    if bridge.internal {
+        out.push(jump(LEAVING_INTERNAL));
+    }
+    out
+}
+
+fn bridge_rules(out: &mut Transaction, handled: Handled, bridge: &BridgeRules) {
+    for (set, verdict) in places(bridge) {
+        if let Value::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain)) = &verdict {
+            out.chain(chain);
+            if set.name == LEAVING_INTERNAL.name {
+                out.rule(chain, |e| e.output(Is::Equal, &bridge.link).leave());
+                out.rule(chain, |e| e.drop());
+            } else if set.name == ENTERING.name {
+                entering(out, handled, bridge, chain);
+            } else if set.name == NAT_ENTERING.name {
+                nat_entering(out, handled, bridge, chain);
+            } else {
+                nat_leaving(out, handled, bridge, chain);
+            }
+        }
+        let element: Element = (name_bytes(&bridge.link).to_vec(), verdict);
+        out.add_elements(set.name, &[element]);
+    }
+}
+
+/// The families of a bridge that are ours to filter.
+fn families(handled: Handled, bridge: &BridgeRules) -> impl Iterator<Item = &FamilyRules> {
+    bridge.families().filter(move |family| handled.has(family.subnet.is_ipv6()))
+}
+
+fn entering(out: &mut Transaction, handled: Handled, bridge: &BridgeRules, chain: &str) {
+    let BridgeRules { link, icc, internal, direct_routing, trusted, .. } = bridge;
+    let between = |out: &mut Transaction| {
+        out.rule(chain, |e| {
+            let verdict = if *icc { Verdict::Accept } else { Verdict::Drop };
+            e.input(Is::Equal, link).verdict(&verdict);
+        });
+    };
+    if *internal {
+        between(out);
+        return out.rule(chain, |e| e.drop());
+    }
+    out.rule(chain, |e| e.known_connection().accept());
+    let open = |ipv6: bool| move |e: &mut Expressions<'_, '_>| e.target_in(ports::open(ipv6).name, ipv6).accept();
+    for family in families(handled, bridge) {
+        let ipv6 = family.subnet.is_ipv6();
+        match family.mode {
+            GatewayMode::Routed => out.rule(chain, |e| e.control_message(ipv6).accept()),
+            _ => out.rule(chain, |e| open(ipv6)(e.translated())),
+        }
+    }
+    between(out);
+    for family in families(handled, bridge) {
+        let ipv6 = family.subnet.is_ipv6();
+        match family.mode {
+            GatewayMode::NatUnprotected => out.rule(chain, |e| e.family(ipv6).accept()),
+            GatewayMode::Routed => out.rule(chain, open(ipv6)),
+            GatewayMode::Nat if *direct_routing => out.rule(chain, open(ipv6)),
+            GatewayMode::Nat => {
+                for link in trusted {
+                    out.rule(chain, |e| open(ipv6)(e.input(Is::Equal, link)));
+                }
+            }
+            // Of internal networks only.
+            GatewayMode::Isolated => {}
+        }
+    }
+    out.rule(chain, |e| e.drop());
+}
+
+/// Whether addresses of a family are translated.
+fn translates(family: &FamilyRules) -> bool {
+    matches!(family.mode, GatewayMode::Nat | GatewayMode::NatUnprotected)
+}
+
+fn nat_entering(out: &mut Transaction, handled: Handled, bridge: &BridgeRules, chain: &str) {
+    for family in families(handled, bridge).filter(|family| translates(family)) {
+        if !family.subnet.is_ipv6() {
+            out.rule(chain, |e| e.source(loopback()).masquerade());
+        }
+        out.rule(chain, |e| e.source(family.subnet).translated().masquerade());
+    }
+}
+
+fn nat_leaving(out: &mut Transaction, handled: Handled, bridge: &BridgeRules, chain: &str) {
+    if !bridge.masquerade || bridge.internal {
+        return;
+    }
+    for family in families(handled, bridge).filter(|family| translates(family)) {
+        out.rule(chain, |e| {
+            let leaving = e.source(family.subnet).output(Is::Not, &bridge.link);
+            match family.source {
+                Some(address) => leaving.source_becomes(address),
+                None => leaving.masquerade(),
+            }
+        });
     }
 }

@@ -8,11 +8,13 @@ pub(super) mod message {
     pub(crate) const NEW_TABLE: u16 = libc::NFT_MSG_NEWTABLE as u16;
     pub(crate) const DEL_TABLE: u16 = libc::NFT_MSG_DELTABLE as u16;
     pub(crate) const NEW_CHAIN: u16 = libc::NFT_MSG_NEWCHAIN as u16;
+    pub(crate) const DEL_CHAIN: u16 = libc::NFT_MSG_DELCHAIN as u16;
     pub(crate) const NEW_RULE: u16 = libc::NFT_MSG_NEWRULE as u16;
     pub(crate) const DEL_RULE: u16 = libc::NFT_MSG_DELRULE as u16;
     pub(crate) const NEW_SET: u16 = libc::NFT_MSG_NEWSET as u16;
     pub(crate) const NEW_SET_ELEMENT: u16 = libc::NFT_MSG_NEWSETELEM as u16;
     pub(crate) const DEL_SET_ELEMENT: u16 = libc::NFT_MSG_DELSETELEM as u16;
+    pub(crate) const NEW_GENERATION: u16 = libc::NFT_MSG_NEWGEN as u16;
 }
 
 /// Attributes of tables, chains, rules, sets and elements.
@@ -39,6 +41,7 @@ pub(super) mod attribute {
     pub(crate) const SET_DATA_TYPE: u16 = 6;
     pub(crate) const SET_DATA_LENGTH: u16 = 7;
     pub(crate) const SET_ID: u16 = 10;
+    pub(crate) const SET_USER_DATA: u16 = 13;
     pub(crate) const ELEMENTS_TABLE: u16 = 1;
     pub(crate) const ELEMENTS_SET: u16 = 2;
     pub(crate) const ELEMENTS: u16 = 3;
@@ -47,19 +50,23 @@ pub(super) mod attribute {
     pub(crate) const DATA_VALUE: u16 = 1;
     pub(crate) const DATA_VERDICT: u16 = 2;
     pub(crate) const VERDICT_CODE: u16 = 1;
+    pub(crate) const VERDICT_CHAIN: u16 = 2;
 }
 
 /// `NFT_SET_MAP`: a set whose keys have values.
 pub(super) const SET_IS_MAP: u32 = 8;
+/// `NFT_DATA_VERDICT`: the type of values that are verdicts.
+pub(super) const VERDICT_TYPE: u32 = 0xffff_ff00;
 /// `NFT_REG_VERDICT`.
 pub(super) const REGISTER_VERDICT: u32 = 0;
-/// `NFT_REG32_00` to `_02`, four bytes each; keys of several parts lie in them side by side.
-pub(super) const REGISTERS: [u32; 3] = [8, 9, 10];
+/// `NFT_REG32_00`, the first of sixteen of four bytes each; what is longer lies in several side by side.
+pub(super) const REGISTER: u32 = 8;
 
 /// `NFT_META_*`.
 pub(super) mod meta {
     pub(crate) const INPUT_NAME: u32 = 6;
     pub(crate) const OUTPUT_NAME: u32 = 7;
+    pub(crate) const FAMILY: u32 = 15;
     pub(crate) const TRANSPORT: u32 = 16;
 }
 
@@ -83,5 +90,10 @@ pub(super) mod conntrack {
 pub(super) const FIB_ADDRESS_TYPE: u32 = 3;
 /// `NFTA_FIB_F_DADDR`.
 pub(super) const FIB_DESTINATION: u32 = 2;
+/// `NFT_NAT_SNAT`.
+pub(super) const NAT_SOURCE: u32 = 0;
 /// `NFT_NAT_DNAT`.
 pub(super) const NAT_DESTINATION: u32 = 1;
+
+/// The data type of links' names, as `nft` numbers it.
+pub(super) const LINK_NAME: u32 = 41;

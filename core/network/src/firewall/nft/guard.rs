@@ -1,0 +1,120 @@
+//! Notices that somebody else took our rules away: `nft flush ruleset`, a firewall that is started anew. Told by the kernel's
+//! notes on changes of nf_tables, of which those of one transaction come together and end with its number. What we change
+//! ourselves leaves the table and the base chains' rules in place, or puts them there again in the same transaction.
+
+use std::io;
+
+use dockerd_sys::netlink::{Family, Message, Socket, message};
+
+use super::rules::is_base_chain;
+use super::uapi::{attribute as a, message as m};
+use super::{INET, TABLE};
+
+/// `NFNLGRP_NFTABLES`.
+const GROUP: libc::c_int = 7;
+/// `sizeof(struct nfgenmsg)`.
+const HEADER: usize = 4;
+
+/// What is missing after the changes heard of so far.
+#[derive(Debug, Default)]
+struct Damage {
+    table: bool,
+    rules: bool,
+}
+
+impl Damage {
+    /// Takes note of a change; whether a transaction ended with something of ours missing.
+    fn note(&mut self, change: &Message<'_>) -> bool {
+        if change.kind >> 8 != m::SUBSYSTEM {
+            return false;
+        }
+        let kind = change.kind & 0xff;
+        if kind == m::NEW_GENERATION {
+            let Self { table, rules } = std::mem::take(self);
+            return table || rules;
+        }
+        let parts = change.body.split_at_checked(HEADER).filter(|(header, _)| header[0] == INET);
+        let Some((_, rest)) = parts else { return false };
+        let text = |kind| message::attribute(rest, kind).and_then(message::read_text);
+        // The first attribute is the table's name in all of them.
+        if text(a::TABLE_NAME) != Some(TABLE) {
+            return false;
+        }
+        match kind {
+            m::NEW_TABLE => self.table = false,
+            m::DEL_TABLE => self.table = true,
+            m::NEW_RULE | m::DEL_RULE if text(a::RULE_CHAIN).is_some_and(is_base_chain) => {
+                self.rules = kind == m::DEL_RULE;
+            }
+            _ => {}
+        }
+        false
+    }
+}
+
+/// Hears of changes in the network namespace it was made in.
+#[derive(Debug)]
+pub struct Guard {
+    socket: Socket,
+    damage: Damage,
+}
+
+impl Guard {
+    /// In the calling thread's network namespace.
+    pub(super) fn start() -> io::Result<Self> {
+        Ok(Self { socket: Socket::subscribe(Family::Netfilter, GROUP)?, damage: Damage::default() })
+    }
+
+    /// Waits a while for changes; whether something of ours is missing, or may be. Blocking.
+    pub fn is_needed(&mut self) -> io::Result<bool> {
+        let mut missing = false;
+        match self.socket.hear(|change| missing |= self.damage.note(change)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            // More was told than there was room for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(true),
+            other => other.map(|()| missing),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dockerd_sys::netlink::Batch;
+    use dockerd_sys::netlink::message::messages;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tell(damage: &mut Damage, family: u8, kind: u16, table: &str, chain: &str) -> bool {
+        let mut batch = Batch::new();
+        let mut out = batch.message(m::SUBSYSTEM << 8 | kind, 0);
+        out.raw(&[family, 0, 0, 0]).c_text(a::TABLE_NAME, table).c_text(a::RULE_CHAIN, chain);
+        drop(out);
+        messages(batch.bytes()).any(|change| damage.note(&change))
+    }
+
+    #[test]
+    fn others_changes_and_our_own() {
+        let mut damage = Damage::default();
+        let mut transaction = |changes: &[(u8, u16, &str, &str)]| {
+            changes.iter().for_each(|(family, kind, table, chain)| _ = tell(&mut damage, *family, *kind, table, chain));
+            tell(&mut damage, 0, m::NEW_GENERATION, "", "")
+        };
+        let (gone, new) = ((INET, m::DEL_TABLE, TABLE, ""), (INET, m::NEW_TABLE, TABLE, ""));
+        assert!(transaction(&[gone]), "flushed");
+        assert!(!transaction(&[]), "told once");
+        assert!(!transaction(&[gone, new]), "ours anew");
+        let rule = |kind, chain| (INET, kind, TABLE, chain);
+        assert!(transaction(&[rule(m::DEL_RULE, "forward")]), "only rules");
+        assert!(!transaction(&[rule(m::DEL_RULE, "forward"), rule(m::NEW_RULE, "forward")]));
+        assert!(!transaction(&[rule(m::DEL_RULE, "entering__br0")]), "a bridge that goes");
+        assert!(!transaction(&[(INET, m::DEL_TABLE, "other", ""), (2, m::DEL_TABLE, TABLE, "")]), "others' tables");
+    }
+
+    proptest! {
+        #[test]
+        fn odd_messages_do_no_harm(kind: u16, body in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = Damage::default().note(&Message { kind, sequence: 0, body: &body });
+        }
+    }
+}
