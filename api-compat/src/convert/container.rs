@@ -467,7 +467,9 @@ fn ports(snapshot: &Snapshot) -> Value {
         out.insert(port.to_string(), Value::Null);
     }
     for PublishedPort { container_port, host_ip, host_port } in &snapshot.state.ports {
-        let entry = json!({"HostIp": host_ip.to_string(), "HostPort": host_port.to_string()});
+        // One that is reached at the container's own address has none.
+        let number = if *host_port == 0 { String::new() } else { host_port.to_string() };
+        let entry = json!({"HostIp": host_ip.to_string(), "HostPort": number});
         match out.entry(container_port.to_string()).or_insert(Value::Null) {
             Value::Array(list) => list.push(entry),
             slot => *slot = json!([entry]),

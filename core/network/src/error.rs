@@ -14,13 +14,19 @@ use crate::macvlan::parent::ParentError;
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// Another container has the port.
-    #[error("Bind for {0} failed: port is already allocated")]
+    #[error("Bind for {}:{} failed: port is already allocated", .0.ip(), .0.port())]
     PortAllocated(SocketAddr),
     /// All ports of the range are taken.
     #[error("all ports are allocated")]
     PortsExhausted,
+    /// A container asks for a port of the host on all addresses and on one of them.
+    #[error("failed to listen on TCP socket: address already in use")]
+    PortTwice,
     /// Another program has the port, or the address is not the host's.
-    #[error("failed to bind host port for {host}:{address}:{}/{}: {}", .port.number, .port.protocol.name(), errno_text(.source))]
+    #[error(
+        "failed to bind host port for {host}:{}/{}: {}", SocketAddr::new(*.address, .port.number), .port.protocol.name(),
+        errno_text(.source)
+    )]
     HostPort {
         /// Wanted on the host.
         host: SocketAddr,
@@ -189,6 +195,7 @@ impl Kinded for NetworkError {
             Self::NotConnected { .. } => ErrorKind::PermissionDenied,
             Self::Closed { .. } => ErrorKind::NotFound,
             Self::PortAllocated(_)
+            | Self::PortTwice
             | Self::PortsExhausted
             | Self::HostPort { .. }
             | Self::AddressesExhausted { .. }

@@ -145,7 +145,9 @@ fn ports(snapshot: &Snapshot) -> Vec<PortView> {
     }
     let published: BTreeSet<Port> = snapshot.state.ports.iter().map(|p| p.container_port).collect();
     let exposed = snapshot.spec.config.exposed_ports.iter().filter(|p| !published.contains(p));
-    let public = snapshot.state.ports.iter().map(|p| PortView { private: p.container_port, public: Some(p.clone()) });
+    // Those reached at the container's own address have no port of the host.
+    let of_host = snapshot.state.ports.iter().filter(|port| port.host_port != 0);
+    let public = of_host.map(|p| PortView { private: p.container_port, public: Some(p.clone()) });
     public.chain(exposed.map(|p| PortView { private: *p, public: None })).collect()
 }
 

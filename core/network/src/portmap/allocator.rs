@@ -14,12 +14,12 @@ pub enum Refusal {
     Exhausted,
 }
 
-/// Ports of one address and protocol.
-#[derive(Debug, Default)]
-struct Owned {
-    ports: BTreeSet<u16>,
-    /// The last port drawn from the ephemeral range; the next one comes after it.
-    last: Option<u16>,
+/// Both "all addresses" and each address of the family are in the same slot: they exclude each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Slot {
+    protocol: Protocol,
+    ipv6: bool,
+    port: u16,
 }
 
 /// The ports containers have.
@@ -27,16 +27,20 @@ struct Owned {
 pub struct PortAllocator {
     /// Where ports come from that are not named, both ends included.
     ephemeral: (u16, u16),
-    owned: HashMap<(IpAddr, Protocol), Owned>,
+    /// The addresses that have a port; seldom more than one.
+    owners: HashMap<Slot, Vec<IpAddr>>,
+    /// The last port an address drew from the ephemeral range; the next one comes after it.
+    drawn: HashMap<(IpAddr, Protocol), u16>,
 }
 
 impl PortAllocator {
     /// With the host's ephemeral range.
     pub fn new(ephemeral: (u16, u16)) -> Self {
-        Self { ephemeral, owned: HashMap::new() }
+        Self { ephemeral, owners: HashMap::new(), drawn: HashMap::new() }
     }
 
-    /// Takes one port, the same on all `addresses`, that fits `wish` and is not in `tried`.
+    /// Takes one port, the same on all `addresses`, that fits `wish` and is not in `tried`. What the addresses exclude
+    /// among themselves is not looked at.
     pub fn take(
         &mut self,
         addresses: &[IpAddr],
@@ -55,17 +59,16 @@ impl PortAllocator {
             HostPort::Range(first, last) => (first..=last).find(free),
             HostPort::Ephemeral => {
                 let (first, last) = self.ephemeral;
-                let drawn = addresses.iter().filter_map(|ip| self.owned.get(&(*ip, protocol))?.last).max();
+                let drawn = addresses.iter().filter_map(|ip| self.drawn.get(&(*ip, protocol)).copied()).max();
                 let after = drawn.filter(|port| (first..last).contains(port)).map_or(first, |port| port + 1);
                 (after..=last).chain(first..after).find(free)
             }
         };
         let port = port.ok_or(Refusal::Exhausted)?;
         for address in addresses {
-            let owned = self.owned.entry((*address, protocol)).or_default();
-            owned.ports.insert(port);
+            self.owners.entry(slot(address, protocol, port)).or_default().push(*address);
             if wish == HostPort::Ephemeral {
-                owned.last = Some(port);
+                self.drawn.insert((*address, protocol), port);
             }
         }
         Ok(port)
@@ -74,23 +77,34 @@ impl PortAllocator {
     /// Gives a port back.
     pub fn release(&mut self, addresses: &[IpAddr], protocol: Protocol, port: u16) {
         for address in addresses {
-            if let Some(owned) = self.owned.get_mut(&(*address, protocol)) {
-                owned.ports.remove(&port);
+            let slot = slot(address, protocol, port);
+            let Some(owners) = self.owners.get_mut(&slot) else { continue };
+            if let Some(at) = owners.iter().position(|owner| owner == address) {
+                owners.swap_remove(at);
+            }
+            if owners.is_empty() {
+                self.owners.remove(&slot);
             }
         }
     }
 
-    /// The address on which somebody has the port already. "All addresses" and each of them exclude each other.
+    /// The address on which somebody has the port already.
     fn conflict(&self, addresses: &[IpAddr], protocol: Protocol, port: u16) -> Option<IpAddr> {
-        let meets = |ip: &IpAddr, wanted: &IpAddr| {
-            let same_family = ip.is_ipv4() == wanted.is_ipv4();
-            ip == wanted || (same_family && (ip.is_unspecified() || wanted.is_unspecified()))
-        };
         addresses.iter().find_map(|wanted| {
-            let owners = self.owned.iter().filter(|((_, of), owned)| *of == protocol && owned.ports.contains(&port));
-            owners.map(|((ip, _), _)| *ip).find(|ip| meets(ip, wanted))
+            let owners = self.owners.get(&slot(wanted, protocol, port))?;
+            owners.iter().copied().find(|owner| exclude(owner, wanted))
         })
     }
+}
+
+/// Whether only one of two addresses can have a port. "All addresses" and each of them exclude each other.
+pub fn exclude(one: &IpAddr, other: &IpAddr) -> bool {
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    one == other || (same_family && (one.is_unspecified() || other.is_unspecified()))
+}
+
+fn slot(address: &IpAddr, protocol: Protocol, port: u16) -> Slot {
+    Slot { protocol, ipv6: address.is_ipv6(), port }
 }
 
 #[cfg(test)]

@@ -1,23 +1,26 @@
 //! Publishing: host ports are allotted, held by sockets so that no other program takes them, and handed to the packet
-//! filter in one transaction per container.
+//! filter in one transaction per container. What it cannot serve is served by proxies within the daemon.
 
 pub mod allocator;
+mod conntrack;
+mod plan;
 pub mod proxy;
+mod publication;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::os::fd::OwnedFd;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dockerd_sys::port::{self, Transport};
-use dockerd_types::network::{HostPort, Port, PortBinding, PortBindings, Protocol, PublishedPort};
+use dockerd_types::network::{HostPort, Port, PortBindings, PublishedPort};
 use tokio::runtime::Handle;
 
 use crate::error::NetworkError;
-use crate::firewall::{Entry, Firewall, GatewayMode, PortForward};
+use crate::firewall::{Firewall, PortForward};
 use allocator::{PortAllocator, Refusal};
-use proxy::Proxy;
+use plan::{Abilities, Binding, Group};
+pub use plan::{PortTarget, Route};
+use publication::{Publication, Server};
 
 /// Where unnamed ports come from when the kernel does not say.
 const DEFAULT_RANGE: (u16, u16) = (49153, 65535);
@@ -31,7 +34,7 @@ pub struct PortPublisher {
     firewall: Arc<dyn Firewall>,
     /// Serves what the packet filter does not; `None` for `--userland-proxy=false`.
     proxies: Option<Handle>,
-    /// Whether ports that name no address are shown on `::` too.
+    /// Whether ports that name no address are published in IPv6 too.
     ipv6: bool,
 }
 
@@ -46,49 +49,33 @@ pub struct PublisherOptions {
     pub ipv6: bool,
 }
 
-/// Where a container's published ports lead, and how its network publishes. The two families may be two networks'.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortTarget {
-    /// Its address of IPv4 and its network's mode.
-    pub ipv4: Option<(Ipv4Addr, GatewayMode)>,
-    /// The same of IPv6.
-    pub ipv6: Option<(Ipv6Addr, GatewayMode)>,
-    /// The host's address for ports that name none; unspecified: all, of both families.
-    pub default_address: IpAddr,
-}
-
-/// One port a container has on the host.
-#[derive(Debug)]
-struct Publication {
-    port: Port,
-    addresses: Vec<IpAddr>,
-    host_port: u16,
-    forwards: Vec<PortForward>,
-    /// Keep other programs from the port.
-    _held: Vec<OwnedFd>,
-    _proxies: Vec<Proxy>,
-}
-
 /// All ports of one container. To be given back with [`PortPublisher::withdraw`].
 #[derive(Debug, Default)]
 pub struct Publications(Vec<Publication>);
 
 impl Publications {
-    /// As inspect shows them.
+    /// As inspect shows them: in the order of the container's ports.
     pub fn list(&self) -> Vec<PublishedPort> {
         let of = |p: &Publication| {
-            let (container_port, host_port) = (p.port, p.host_port);
-            p.addresses
-                .iter()
-                .map(move |host_ip| PublishedPort { container_port, host_ip: *host_ip, host_port })
-                .collect::<Vec<_>>()
+            let (container_port, number) = (p.port, p.host_port);
+            let shown = |b: &Binding| {
+                let host_port = if b.direct { 0 } else { number };
+                PublishedPort { container_port, host_ip: b.host_ip, host_port }
+            };
+            p.bindings.iter().map(shown).collect::<Vec<_>>()
         };
-        self.0.iter().flat_map(of).collect()
+        let mut all: Vec<_> = self.0.iter().collect();
+        all.sort_by_key(|publication| publication.port);
+        all.into_iter().flat_map(of).collect()
     }
 
-    /// As the packet filter has them.
+    /// As the packet filter has them, each once.
     pub fn forwards(&self) -> Vec<PortForward> {
-        self.0.iter().flat_map(|p| p.forwards.iter().copied()).collect()
+        let mut direct = BTreeSet::new();
+        let mut all: Vec<PortForward> = self.0.iter().flat_map(|p| p.forwards.iter().copied()).collect();
+        // Ports of the host are one container port's; its own are named as often as somebody liked.
+        all.retain(|forward| !forward.is_direct() || direct.insert((forward.protocol, forward.to)));
+        all
     }
 
     /// Whether there are none.
@@ -105,18 +92,21 @@ impl PortPublisher {
         Self { ports, firewall, proxies, ipv6 }
     }
 
+    fn plan(&self, target: &PortTarget, wanted: &PortBindings) -> Vec<Group> {
+        plan::plan(target, wanted, Abilities { ipv6: self.ipv6, proxies: self.proxies.is_some() })
+    }
+
     /// Publishes all of `wanted` at `target`, or nothing. Blocking.
     pub fn publish(&self, target: &PortTarget, wanted: &PortBindings) -> Result<Publications, NetworkError> {
         let mut done = Publications::default();
-        let (Some((container, _)), IpAddr::V4(default_address)) = (target.ipv4, target.default_address) else {
-            return Ok(done);
-        };
-        let outcome = self.reserve_all(container, default_address, wanted, &mut done);
-        let outcome = outcome.and_then(|()| self.firewall.publish(&done.forwards()));
-        match outcome {
-            Ok(()) => Ok(done),
+        let outcome = self.reserve_all(self.plan(target, wanted), &mut done.0);
+        match outcome.and_then(|()| self.firewall.publish(&done.forwards())) {
+            Ok(()) => {
+                forget_flows(&done.forwards());
+                Ok(done)
+            }
             Err(error) => {
-                self.release(done);
+                self.release_all(done.0);
                 Err(error)
             }
         }
@@ -124,44 +114,22 @@ impl PortPublisher {
 
     fn reserve_all(
         &self,
-        container: Ipv4Addr,
-        default_address: Ipv4Addr,
-        wanted: &PortBindings,
-        done: &mut Publications,
+        groups: impl IntoIterator<Item = Group>,
+        done: &mut Vec<Publication>,
     ) -> Result<(), NetworkError> {
-        // Named ports first: an unnamed one must not take what another binding names.
-        let all = || wanted.iter().flat_map(|(port, list)| list.iter().map(move |binding| (*port, binding)));
-        let named = |binding: &PortBinding| binding.host_port != HostPort::Ephemeral;
-        for (port, binding) in all().filter(|(_, b)| named(b)).chain(all().filter(|(_, b)| !named(b))) {
-            let addresses = self.addresses(binding, default_address);
-            if !addresses.is_empty() {
-                done.0.push(self.reserve(container, port, addresses, binding.host_port)?);
-            }
+        for group in groups {
+            done.push(self.reserve(group)?);
         }
-        // Shown in the order of the container's ports; within one in the order they were asked for.
-        done.0.sort_by_key(|publication| publication.port);
         Ok(())
     }
 
-    fn addresses(&self, binding: &PortBinding, default_address: Ipv4Addr) -> Vec<IpAddr> {
-        match binding.host_ip {
-            None if default_address.is_unspecified() && self.ipv6 => {
-                vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
-            }
-            None => vec![default_address.into()],
-            // Nobody could serve it.
-            Some(IpAddr::V6(_)) if self.proxies.is_none() => Vec::new(),
-            Some(address) => vec![address],
+    /// Allots and holds what a group wants.
+    fn reserve(&self, group: Group) -> Result<Publication, NetworkError> {
+        let Group { port, wish, bindings } = group;
+        let addresses = addresses(&bindings);
+        if addresses.is_empty() {
+            return self.open(port, wish, bindings, &addresses, 0);
         }
-    }
-
-    fn reserve(
-        &self,
-        container: Ipv4Addr,
-        port: Port,
-        addresses: Vec<IpAddr>,
-        wish: HostPort,
-    ) -> Result<Publication, NetworkError> {
         let mut tried = BTreeSet::new();
         let mut last_error = None;
         loop {
@@ -173,7 +141,7 @@ impl PortPublisher {
                 (Err(Refusal::Taken(address)), None) => return Err(NetworkError::PortAllocated(address)),
                 (Err(Refusal::Exhausted), None) => return Err(NetworkError::PortsExhausted),
             };
-            match self.open(container, port, &addresses, host_port) {
+            match self.open(port, wish, bindings.clone(), &addresses, host_port) {
                 Ok(publication) => return Ok(publication),
                 Err(error) => {
                     self.lock().release(&addresses, port.protocol, host_port);
@@ -192,88 +160,97 @@ impl PortPublisher {
     /// Holds an allotted port on all its addresses.
     fn open(
         &self,
-        container: Ipv4Addr,
         port: Port,
+        wish: HostPort,
+        bindings: Vec<Binding>,
         addresses: &[IpAddr],
         host_port: u16,
     ) -> Result<Publication, NetworkError> {
-        let to = SocketAddrV4::new(container, port.number);
-        let mut out = Publication {
-            port,
-            addresses: addresses.to_vec(),
-            host_port,
-            forwards: Vec::new(),
-            _held: Vec::new(),
-            _proxies: Vec::new(),
-        };
-        for address in addresses {
-            let host = SocketAddr::new(*address, host_port);
-            let failed = |source| NetworkError::HostPort { host, address: container.into(), port, source };
-            let held = match port::hold(transport(port.protocol), host) {
-                // Then no program of the host can have the port either.
-                Err(error)
-                    if port.protocol == Protocol::Sctp && error.raw_os_error() == Some(libc::EPROTONOSUPPORT) =>
-                {
-                    None
-                }
-                other => Some(other.map_err(failed)?),
-            };
-            let filtered = match address {
-                IpAddr::V4(ip) if self.firewall.forwards() => {
-                    let address = Some(*ip).filter(|ip| !ip.is_unspecified()).map(IpAddr::V4);
-                    let entry = Entry::Host { address, port: host_port };
-                    out.forwards.push(PortForward { protocol: port.protocol, entry, to: to.into() });
-                    true
-                }
-                _ => false,
-            };
-            match (held, &self.proxies) {
-                (Some(held), Some(runtime)) if !filtered && port.protocol == Protocol::Tcp => {
-                    out._proxies.push(Proxy::start(runtime, held, SocketAddr::V4(to)).map_err(failed)?);
-                }
-                (held, _) => out._held.extend(held),
-            }
-        }
-        Ok(out)
+        let mut publication = Publication::hold(port, wish, bindings, addresses, host_port)?;
+        publication.serve(self.server())?;
+        Ok(publication)
     }
 
-    /// Has the same ports lead to another address of the container's, in one transaction. On failure all is as it was.
-    /// Blocking.
-    pub fn redirect(&self, publications: &mut Publications, target: &PortTarget) -> Result<(), NetworkError> {
-        let Some((container, _)) = target.ipv4 else { return Ok(()) };
-        let old = publications.forwards();
-        let moved = |forward: &PortForward| PortForward {
-            to: SocketAddr::new(container.into(), forward.to.port()),
-            ..*forward
-        };
-        self.firewall.redirect(&old, &old.iter().map(moved).collect::<Vec<_>>())?;
-        for publication in &mut publications.0 {
-            for forward in &mut publication.forwards {
-                *forward = moved(forward);
-            }
-            for proxy in &publication._proxies {
-                proxy.redirect(SocketAddrV4::new(container, publication.port.number).into());
+    fn server(&self) -> Server<'_> {
+        Server { filtered: [false, true].map(|ipv6| self.firewall.forwards(ipv6)), proxies: self.proxies.as_ref() }
+    }
+
+    /// Publishes what `wanted` comes to at another target, in one transaction of the packet filter; ports of the host
+    /// stay the same where they can. On failure all is as it was. Blocking.
+    pub fn redirect(
+        &self,
+        publications: &mut Publications,
+        target: &PortTarget,
+        wanted: &PortBindings,
+    ) -> Result<(), NetworkError> {
+        let before = publications.forwards();
+        let mut old = BTreeMap::<Port, Vec<Publication>>::new();
+        for publication in std::mem::take(&mut publications.0) {
+            old.entry(publication.port).or_default().push(publication);
+        }
+        let (mut kept, mut fresh) = (Vec::new(), Vec::new());
+        for group in self.plan(target, wanted) {
+            let olds = old.entry(group.port).or_default();
+            let at = olds.iter().position(|old| old.fits(group.wish) && old.addresses() == addresses(&group.bindings));
+            match at {
+                Some(at) => kept.push((olds.remove(at), group.bindings)),
+                None => {
+                    let number = olds.iter().find(|old| old.host_port != 0 && old.fits(group.wish));
+                    fresh.push((group, number.map(|old| old.host_port)));
+                }
             }
         }
-        Ok(())
+        // A socket on all addresses must go before one on a single address can be: what is lost is remembered.
+        let lost: Vec<Group> = old.into_values().flatten().map(|old| self.release(old)).collect();
+        let mut new = Vec::new();
+        let outcome = fresh.into_iter().try_for_each(|(group, number)| {
+            let same = number.map(|number| Group { wish: HostPort::Range(number, number), ..group.clone() });
+            let wish = group.wish;
+            let reserved = same.and_then(|group| self.reserve(group).ok()).map_or_else(|| self.reserve(group), Ok)?;
+            new.push(Publication { wish, ..reserved });
+            Ok(())
+        });
+        let previous: Vec<Vec<Binding>> = kept.iter().map(|(old, _)| old.bindings.clone()).collect();
+        let outcome = outcome.and_then(|()| {
+            for (publication, bindings) in &mut kept {
+                publication.bindings.clone_from(bindings);
+                publication.serve(self.server())?;
+            }
+            Ok(())
+        });
+        publications.0.extend(kept.into_iter().map(|(publication, _)| publication));
+        let stayed = publications.0.len();
+        publications.0.append(&mut new);
+        let outcome = outcome.and_then(|()| self.firewall.redirect(&before, &publications.forwards()));
+        if outcome.is_ok() {
+            forget_flows(&before);
+            forget_flows(&publications.forwards());
+        } else {
+            self.release_all(publications.0.drain(stayed..));
+            for (publication, bindings) in publications.0.iter_mut().zip(previous) {
+                publication.bindings = bindings;
+                warn_unless(publication.serve(self.server()), publication.host_port);
+            }
+            for group in lost {
+                let number = group.wish;
+                match self.reserve(group) {
+                    Ok(publication) => publications.0.push(publication),
+                    Err(error) => tracing::warn!(port = %number, %error, "a published port could not be held again"),
+                }
+            }
+        }
+        outcome
     }
 
     /// Holds again what a container had before the daemon's restart. What another program took meanwhile is lost to it
     /// and reported; the packet filter is not asked, it gets all forwards at once afterwards. Blocking.
     pub fn restore(&self, target: &PortTarget, published: &[PublishedPort]) -> Publications {
         let mut done = Publications::default();
-        let Some((container, _)) = target.ipv4 else { return done };
-        let mut rest: Vec<&PublishedPort> = published.iter().collect();
-        while let Some(first) = rest.first().copied() {
-            let same = |p: &PublishedPort| (p.container_port, p.host_port) == (first.container_port, first.host_port);
-            let addresses: Vec<IpAddr> = rest.iter().filter(|p| same(p)).map(|p| p.host_ip).collect();
-            rest.retain(|p| !same(p));
-            let wish = HostPort::Range(first.host_port, first.host_port);
-            match self.reserve(container, first.container_port, addresses, wish) {
+        for group in plan::published(target, published) {
+            let number = group.wish;
+            match self.reserve(group) {
                 Ok(publication) => done.0.push(publication),
-                Err(error) => {
-                    tracing::warn!(port = first.host_port, %error, "a published port could not be held again");
-                }
+                Err(error) => tracing::warn!(port = %number, %error, "a published port could not be held again"),
             }
         }
         done
@@ -281,18 +258,26 @@ impl PortPublisher {
 
     /// Gives ports back. Blocking.
     pub fn withdraw(&self, publications: Publications) {
-        if let Err(error) = self.firewall.withdraw(&publications.forwards()) {
+        let forwards = publications.forwards();
+        if let Err(error) = self.firewall.withdraw(&forwards) {
             tracing::warn!(%error, "published ports could not be withdrawn");
         }
-        self.release(publications);
+        forget_flows(&forwards);
+        self.release_all(publications.0);
     }
 
-    fn release(&self, publications: Publications) {
-        for Publication { port, addresses, host_port, forwards: _, _held, _proxies } in publications.0 {
-            // The socket first: who is given the port next will bind it.
-            drop((_held, _proxies));
-            self.lock().release(&addresses, port.protocol, host_port);
-        }
+    fn release_all(&self, publications: impl IntoIterator<Item = Publication>) {
+        publications.into_iter().for_each(|publication| _ = self.release(publication));
+    }
+
+    /// Gives one back; what would have it again, with its very number.
+    fn release(&self, publication: Publication) -> Group {
+        let addresses = publication.addresses();
+        let Publication { port, wish: _, host_port, bindings, forwards: _, holds } = publication;
+        // The sockets first: who is given the port next will bind it.
+        drop(holds);
+        self.lock().release(&addresses, port.protocol, host_port);
+        Group { port, wish: HostPort::Range(host_port, host_port), bindings }
     }
 
     fn lock(&self) -> MutexGuard<'_, PortAllocator> {
@@ -300,11 +285,27 @@ impl PortPublisher {
     }
 }
 
-fn transport(protocol: Protocol) -> Transport {
-    match protocol {
-        Protocol::Tcp => Transport::Tcp,
-        Protocol::Udp => Transport::Udp,
-        Protocol::Sctp => Transport::Sctp,
+/// The host's addresses a port is taken on, each once.
+fn addresses(bindings: &[Binding]) -> Vec<IpAddr> {
+    let mut out = Vec::with_capacity(2);
+    for binding in bindings.iter().filter(|binding| !binding.direct) {
+        if !out.contains(&binding.host_ip) {
+            out.push(binding.host_ip);
+        }
+    }
+    out
+}
+
+/// Senders of datagrams must not stay with whom they reached before.
+fn forget_flows(forwards: &[PortForward]) {
+    if let Err(error) = conntrack::forget(forwards) {
+        tracing::warn!(%error, "senders of datagrams may not reach a published port for a while");
+    }
+}
+
+fn warn_unless(outcome: Result<(), NetworkError>, port: u16) {
+    if let Err(error) = outcome {
+        tracing::warn!(port, %error, "a published port is not served");
     }
 }
 

@@ -22,7 +22,7 @@ use crate::driver::NetworkDriver;
 use crate::error::NetworkError;
 use crate::firewall::PortForward;
 use crate::link::{self, DefaultRoute, MacAddress};
-use crate::portmap::{PortTarget, Publications};
+use crate::portmap::{PortTarget, Publications, Route};
 use crate::sandbox::{self, LinkPort};
 
 /// One network of a sandbox.
@@ -79,13 +79,17 @@ impl HeldSandbox {
 
     /// Where published ports lead; `None`: nowhere.
     fn target(&self) -> Option<(PortTarget, &EndpointState)> {
-        let policy = |joint: &Joint| joint.network.publishing();
         let (four, six) = (self.router(false), self.router(true));
-        let ipv4 = four.and_then(|joint| Some((joint.state.ipv4?.0, policy(joint)?.ipv4)));
-        let ipv6 = six.and_then(|joint| Some((joint.state.ipv6?.0, policy(joint)?.ipv6)));
+        let ipv4 = four.and_then(|joint| {
+            let (address, policy) = (joint.state.ipv4?.0, joint.network.publishing()?);
+            Some(Route { address, mode: policy.ipv4, default_address: policy.address })
+        });
+        let ipv6 = six.and_then(|joint| {
+            let (address, policy) = (joint.state.ipv6?.0, joint.network.publishing()?);
+            Some(Route { address, mode: policy.ipv6, default_address: policy.address })
+        });
         let router = four.filter(|_| ipv4.is_some()).or_else(|| six.filter(|_| ipv6.is_some()))?;
-        let default_address = policy(router)?.address;
-        Some((PortTarget { ipv4, ipv6, default_address }, &router.state))
+        Some((PortTarget { ipv4, ipv6 }, &router.state))
     }
 
     fn has_interface(&self, name: &str) -> bool {
@@ -343,7 +347,7 @@ impl NetworkStack {
         match held.target().map(|(target, _)| target) {
             None => self.publisher.withdraw(std::mem::take(&mut held.publications)),
             Some(_) if held.publications.is_empty() => held.publications = self.publish(held)?,
-            Some(target) => self.publisher.redirect(&mut held.publications, &target)?,
+            Some(target) => self.publisher.redirect(&mut held.publications, &target, &held.wanted)?,
         }
         Ok(())
     }
