@@ -39,6 +39,9 @@ const SPARE_SNAPSHOT: &str = "/snapshots/.tmp-";
 const SPARE_CGROUP: &str = "dockerd-rs-spare-";
 /// What the root of a file system that is mounted nowhere is called.
 const DETACHED_ROOT: &str = "/";
+/// The note that the daemon made the host pass IPv6 packets on, and the rule that goes with it.
+const ROUTES_IPV6: &str = "exec/ip-forward.v6";
+const DROP_FOREIGN_IPV6: &str = "meta nfproto ipv6 drop";
 /// How names of containers' links on the host begin.
 const PORT: &str = "veth";
 /// Time between two looks at what is being torn down.
@@ -164,6 +167,8 @@ impl Holdings {
         }
         let spares = take_spares(&mut files);
         forget_notes(&mut files);
+        // From the first network with IPv6 on the host is a router for its containers.
+        let routes_ipv6 = files.remove(ROUTES_IPV6);
         let mut cgroups = watch.cgroups();
         let spare_cgroups = spare_cgroups(|maker| maker == pid);
         let names: BTreeSet<&str> = spare_cgroups.iter().filter_map(|path| path.rsplit('/').next()).collect();
@@ -202,6 +207,10 @@ impl Holdings {
         if links.iter().filter(|link| link.starts_with(PORT)).count() <= prepared {
             links.retain(|link| !link.starts_with(PORT));
         }
+        let mut rules = inside(&["nft", "-s", "list", "ruleset"])?;
+        if routes_ipv6 {
+            rules.remove(DROP_FOREIGN_IPV6);
+        }
         Ok(Self(BTreeMap::from([
             ("process", processes.into_values().collect()),
             ("network namespace", namespaces),
@@ -210,7 +219,7 @@ impl Holdings {
             ("cgroup", cgroups),
             ("file", files),
             ("link", links),
-            ("firewall rule", inside(&["nft", "-s", "list", "ruleset"])?),
+            ("firewall rule", rules),
         ])))
     }
 

@@ -498,7 +498,7 @@ fn user_networks_are_taken_over(_: &Case<'_>) -> Result<()> {
 fn first_network_of_a_daemon_without_a_bridge(_: &Case<'_>) -> Result<()> {
     let mut own = Own::with(&["--bridge", "none"])?;
     let network = Network::of(own.host())?;
-    let table = || network.command("nft").args(["list", "table", "ip", "dockerd-rs"]).output();
+    let table = || network.command("nft").args(["list", "table", "inet", "dockerd-rs"]).output();
     ensure!(!table()?.status.success(), "there is a table already");
     let serve = "echo hello >/tmp/index.html; httpd -f -h /tmp";
     for (name, subnet) in [("one", "10.74.0.0/24"), ("two", "10.75.0.0/24")] {
@@ -516,7 +516,7 @@ fn first_network_of_a_daemon_without_a_bridge(_: &Case<'_>) -> Result<()> {
     for _ in 0..2 {
         let rules = String::from_utf8_lossy(&table()?.stdout).into_owned();
         for link in ["br-one", "br-two"] {
-            ensure!(rules.contains(&format!("oifname \"{link}\" drop")), "{rules}");
+            ensure!(rules.contains(&format!("\"{link}\" : goto entering__{link}")), "{rules}");
         }
         let port = own.ok(&["port", "one", "80/tcp"])?;
         let url = format!(
