@@ -6,16 +6,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use dockerd_network::dns::resolv_conf::{self, Generated, HostFile, Overrides, ServerAddress};
+use dockerd_network::dns::resolv_conf::{self, Generated, HostFile, Overrides, Reach, ServerAddress};
 use dockerd_types::container::{HostConfig, NetworkMode};
 use dockerd_types::network::EndpointState;
 
 use super::oci::mounts::NetworkFiles;
 use super::spec::NameService;
 use super::validate::split_extra_host;
-
-/// Used where the host has no name server a container could reach.
-const FALLBACK_SERVERS: [&str; 2] = ["8.8.8.8", "8.8.4.4"];
 
 /// The host's own.
 const HOST_CONF: &str = "/etc/resolv.conf";
@@ -34,62 +31,47 @@ pub struct ResolverDefaults {
     pub search: Vec<String>,
 }
 
-/// The host's resolver settings as far as containers use them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HostResolver {
-    servers: Vec<String>,
-    search: Vec<String>,
-    options: Vec<String>,
-}
-
-impl HostResolver {
-    /// Parses a resolv.conf(5).
-    pub fn parse(text: &str) -> Self {
-        let mut out = Self::default();
-        for line in text.lines() {
-            let mut words = line.split_whitespace();
-            match words.next() {
-                Some("nameserver") => out.servers.extend(words.next().map(str::to_owned)),
-                Some("search" | "domain") => out.search = words.map(str::to_owned).collect(),
-                Some("options") => out.options.extend(words.map(str::to_owned)),
-                _ => {}
-            }
-        }
-        out
-    }
-
-    /// Reads the file that names servers a container can reach itself. Blocking.
-    pub fn read() -> Self {
-        Self::parse(&reachable_servers().1)
+/// The host's file, or systemd-resolved's own when the host's only names its stub: where it is, and what it says.
+fn reachable_servers() -> (&'static str, HostFile) {
+    let host = read(HOST_CONF);
+    match host.names_only_a_stub().then(|| std::fs::read_to_string(RESOLVED_CONF)) {
+        Some(Ok(text)) => (RESOLVED_CONF, HostFile::parse(&text)),
+        _ => (HOST_CONF, host),
     }
 }
 
-/// The host's file, or systemd-resolved's own when the host's only names its stub: where it is, and its text.
-fn reachable_servers() -> (&'static str, String) {
-    let text = std::fs::read_to_string(HOST_CONF).unwrap_or_default();
-    let servers = HostResolver::parse(&text).servers;
-    let only_stub = !servers.is_empty() && servers.iter().all(|s| s == "127.0.0.53");
-    match only_stub.then(|| std::fs::read_to_string(RESOLVED_CONF)) {
-        Some(Ok(text)) => (RESOLVED_CONF, text),
-        _ => (HOST_CONF, text),
+fn read(path: &str) -> HostFile {
+    HostFile::parse(&std::fs::read_to_string(path).unwrap_or_default())
+}
+
+/// What the client set, else what the daemon's flags set.
+fn overrides(own: &HostConfig, defaults: &ResolverDefaults) -> Overrides {
+    let pick = |own: &[String], default: &[String]| if own.is_empty() { default.to_vec() } else { own.to_vec() };
+    let servers = pick(&own.dns, &defaults.servers);
+    Overrides {
+        servers: servers.iter().filter_map(|server| ServerAddress::parse(server)).collect(),
+        search: pick(&own.dns_search, &defaults.search),
+        options: pick(&own.dns_options, &defaults.options),
     }
 }
 
 /// The file of a container that has a resolver of ours, and whom that asks. The host's loopback servers are asked from the
 /// host, so they can stay where containers were made for a user-defined network, as with the stock daemon. Blocking.
 pub fn resolver_file(own: &HostConfig, defaults: &ResolverDefaults) -> Generated {
-    let (path, text) = match &own.network_mode {
-        NetworkMode::Network(_) => (HOST_CONF, std::fs::read_to_string(HOST_CONF).unwrap_or_default()),
+    let (path, host) = match &own.network_mode {
+        NetworkMode::Network(_) => (HOST_CONF, read(HOST_CONF)),
         _ => reachable_servers(),
     };
-    let pick = |own: &[String], default: &[String]| if own.is_empty() { default.to_vec() } else { own.to_vec() };
-    let servers = pick(&own.dns, &defaults.servers);
-    let overrides = Overrides {
-        servers: servers.iter().filter_map(|server| ServerAddress::parse(server)).collect(),
-        search: pick(&own.dns_search, &defaults.search),
-        options: pick(&own.dns_options, &defaults.options),
+    resolv_conf::generate(&host, path, &overrides(own, defaults))
+}
+
+/// The file of a container that asks the host's servers itself; `ipv6`: whether its network has IPv6. Blocking.
+pub fn servers_file(own: &HostConfig, defaults: &ResolverDefaults, ipv6: bool) -> String {
+    let (reach, (path, host)) = match &own.network_mode {
+        NetworkMode::Host => (Reach::Host, (HOST_CONF, read(HOST_CONF))),
+        _ => (Reach::Sandbox { ipv6 }, reachable_servers()),
     };
-    resolv_conf::generate(&HostFile::parse(&text), path, &overrides)
+    resolv_conf::generate_plain(&host, path, &overrides(own, defaults), reach)
 }
 
 /// Writes a container's file of name servers anew, in place because it is bind-mounted, unless it was edited since it was
@@ -99,49 +81,6 @@ pub fn replace(path: &Path, before: &NameService, text: &str) -> io::Result<()> 
         NameService::Servers(old) if std::fs::read_to_string(path)? != *old => Ok(()),
         _ => write(path, text),
     }
-}
-
-/// `/etc/resolv.conf`. With the host's network namespace the host's loopback servers can be reached and stay.
-pub fn resolv_conf(own: &HostConfig, defaults: &ResolverDefaults, host: &HostResolver, host_network: bool) -> String {
-    let pick = |own: &[String], default: &[String]| if own.is_empty() { default.to_vec() } else { own.to_vec() };
-    let servers = pick(&own.dns, &defaults.servers);
-    let search = pick(&own.dns_search, &defaults.search);
-    let options = pick(&own.dns_options, &defaults.options);
-    let overrides: Vec<&str> = [("nameservers", &servers), ("search", &search), ("options", &options)]
-        .iter()
-        .filter(|(_, list)| !list.is_empty())
-        .map(|(name, _)| *name)
-        .collect();
-    let servers = if servers.is_empty() { usable_servers(host, host_network) } else { servers };
-    let search = if search.is_empty() { host.search.clone() } else { search };
-    let options = if options.is_empty() { host.options.clone() } else { options };
-    let mut text = String::from(
-        "# Generated by Docker Engine.\n# This file can be edited; Docker Engine will not make further changes once it\n# has been modified.\n\n",
-    );
-    for server in &servers {
-        let _ = writeln!(text, "nameserver {server}");
-    }
-    // A single dot asks for no search list at all.
-    if !search.is_empty() && search != ["."] {
-        let _ = writeln!(text, "search {}", search.join(" "));
-    }
-    if !options.is_empty() {
-        let _ = writeln!(text, "options {}", options.join(" "));
-    }
-    let legacy = if host_network { "" } else { " (legacy)" };
-    let _ =
-        writeln!(text, "\n# Based on host file: '/etc/resolv.conf'{legacy}\n# Overrides: [{}]", overrides.join(" "));
-    if options.iter().any(|option| option.starts_with("ndots:")) {
-        let from = if overrides.contains(&"options") { "override" } else { "host" };
-        let _ = writeln!(text, "# Option ndots from: {from}");
-    }
-    text
-}
-
-fn usable_servers(host: &HostResolver, host_network: bool) -> Vec<String> {
-    let loopback = |s: &String| s.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    let usable: Vec<String> = host.servers.iter().filter(|s| host_network || !loopback(s)).cloned().collect();
-    if usable.is_empty() && !host_network { FALLBACK_SERVERS.map(str::to_owned).to_vec() } else { usable }
 }
 
 /// `/etc/hosts` of a container with a network namespace of its own; `links` are lines of links.
@@ -245,25 +184,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn resolver_of_the_host_without_its_loopback() {
-        let host = HostResolver::parse("nameserver 127.0.0.1\nnameserver 10.0.0.1\nsearch a b\noptions ndots:1\n");
-        let text = resolv_conf(&HostConfig::default(), &ResolverDefaults::default(), &host, false);
-        let expected = "nameserver 10.0.0.1\nsearch a b\noptions ndots:1\n\n# Based on host file: '/etc/resolv.conf' (legacy)\n# Overrides: []\n# Option ndots from: host\n";
-        assert!(text.ends_with(expected), "{text}");
-        let none = resolv_conf(&HostConfig::default(), &ResolverDefaults::default(), &HostResolver::default(), false);
-        assert!(none.contains("nameserver 8.8.8.8\nnameserver 8.8.4.4\n"));
-    }
-
-    #[test]
     fn own_settings_win_over_the_daemons() {
-        let own = HostConfig { dns: vec!["1.1.1.1".to_owned()], ..HostConfig::default() };
+        let own = HostConfig { dns: vec!["192.0.2.1".to_owned()], ..HostConfig::default() };
         let defaults = ResolverDefaults {
-            servers: vec!["2.2.2.2".to_owned()],
+            servers: vec!["192.0.2.2".to_owned()],
             search: vec![".".to_owned()],
             ..Default::default()
         };
-        let text = resolv_conf(&own, &defaults, &HostResolver::parse("search x\n"), false);
-        assert!(text.contains("nameserver 1.1.1.1\n\n"), "{text}");
+        let text = servers_file(&own, &defaults, false);
+        assert!(text.contains("nameserver 192.0.2.1\n") && !text.contains("192.0.2.2"), "{text}");
         assert!(text.contains("# Overrides: [nameservers search]"), "{text}");
     }
 

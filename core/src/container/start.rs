@@ -417,9 +417,9 @@ fn make_cgroup_side(
     if has_names {
         return Ok(NameService::Resolver);
     }
-    let host_network = spec.host.network_mode == NetworkMode::Host;
-    let resolver = files::HostResolver::read();
-    let text = files::resolv_conf(&spec.host, &core.resolver, &resolver, host_network);
+    // Of the networks without names, the default bridge alone may have IPv6.
+    let ipv6 = core.config.network.ipv6 && spec.endpoints.contains_key("bridge");
+    let text = files::servers_file(&spec.host, &core.resolver, ipv6);
     write_file(&paths.resolv_conf, &text)?;
     Ok(NameService::Servers(text))
 }

@@ -1,13 +1,21 @@
-//! The `/etc/resolv.conf` of a container whose programs are to ask us, from the host's and what was set for the container
-//! (resolv.conf(5)). Pure; the text is the stock daemon's.
+//! The `/etc/resolv.conf` of a container, from the host's and what was set for the container (resolv.conf(5)): one that
+//! leads its programs to us, and one that names the host's servers. Pure; the text is the stock daemon's.
 
 use std::fmt::{self, Write as _};
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use super::{ADDRESS, PORT, Scope, Upstream};
 
 /// Names without a dot are ours first of all.
 const OWN_OPTION: &str = "ndots:0";
+
+/// Google's, as with the stock daemon: for containers that can reach none of the host's.
+const PUBLIC_SERVERS: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)),
+    IpAddr::V4(Ipv4Addr::new(8, 8, 4, 4)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8888)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0x4860, 0x4860, 0, 0, 0, 0, 0x8844)),
+];
 
 /// A name server's address, with the interface it is reached through where that must be said (`fe80::1%eth0`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +78,11 @@ impl HostFile {
             }
         }
         out
+    }
+
+    /// Whether it names one server only, the stub at 127.0.0.53 of a host with systemd-resolved.
+    pub fn names_only_a_stub(&self) -> bool {
+        matches!(self.servers.as_slice(), [only] if only.ip == Ipv4Addr::new(127, 0, 0, 53))
     }
 }
 
@@ -134,37 +147,104 @@ pub fn generate(host: &HostFile, source: &str, overrides: &Overrides) -> Generat
     let scope = if overrides.servers.is_empty() { Scope::Host } else { Scope::Sandbox };
     let servers = if overrides.servers.is_empty() { &host.servers } else { &overrides.servers };
     let servers: Vec<_> = servers.iter().map(|s| ExternalServer { address: s.clone(), scope }).collect();
-    let search = if overrides.search.is_empty() { &host.search[..] } else { &overrides.search };
-    let search: Vec<&str> = search.iter().map(String::as_str).collect();
-    // The dot is taken out of what was set; the host's own stays as it is.
-    let search: Vec<&str> = search.into_iter().filter(|domain| overrides.search.is_empty() || *domain != ".").collect();
-    let from_host = overrides.options.is_empty();
-    let options = if from_host { &host.options } else { &overrides.options };
-    let ndots_set = options.iter().any(|option| name_of(option) == "ndots");
-    let mut options: Vec<&str> = options.iter().map(String::as_str).filter(|option| is_valid(option)).collect();
-    let ndots_from = if options.iter().any(|option| name_of(option) == "ndots") {
-        if from_host { "host" } else { "override" }
-    } else {
+    let options = options(host, overrides);
+    let ndots_set = sets_ndots(&options);
+    let mut options: Vec<&str> = options.into_iter().filter(|option| is_valid(option)).collect();
+    let is_own = !sets_ndots(&options);
+    if is_own {
         options.push(OWN_OPTION);
-        "internal"
+    }
+    let note = if servers.is_empty() {
+        "# NO EXTERNAL NAMESERVERS DEFINED\n".to_owned()
+    } else {
+        format!("# ExtServers: [{}]\n", joined(servers.iter()))
     };
+    let lines = Lines {
+        servers: &[ServerAddress { ip: ADDRESS.into(), zone: None }],
+        options: &options,
+        ndots_from: Some(if is_own { "internal" } else { options_from(overrides) }),
+        kind: " (internal resolver)",
+        note,
+    };
+    Generated { text: written(host, source, overrides, &lines), servers, ndots_set }
+}
+
+/// From where a container's programs ask the servers its file names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// From the host's network namespace.
+    Host,
+    /// From one of its own, over networks without names.
+    Sandbox {
+        /// Whether they have IPv6.
+        ipv6: bool,
+    },
+}
+
+/// The file of a container without a resolver of ours: the host's servers as far as it can reach them, or public ones if
+/// there are none. What was set for it is taken as it is.
+pub fn generate_plain(host: &HostFile, source: &str, overrides: &Overrides, reach: Reach) -> String {
+    let mut note = String::new();
+    let servers = match reach {
+        _ if !overrides.servers.is_empty() => overrides.servers.clone(),
+        Reach::Host => host.servers.clone(),
+        Reach::Sandbox { ipv6 } => {
+            let is_usable = |ip: &IpAddr| !ip.is_loopback() && (ipv6 || ip.is_ipv4());
+            let usable: Vec<_> = host.servers.iter().filter(|server| is_usable(&server.ip)).cloned().collect();
+            if usable.is_empty() {
+                note.push_str("# Used default nameservers.\n");
+                let public = PUBLIC_SERVERS.into_iter().filter(is_usable);
+                public.map(|ip| ServerAddress { ip, zone: None }).collect()
+            } else {
+                usable
+            }
+        }
+    };
+    let options = options(host, overrides);
+    let lines = Lines {
+        servers: &servers,
+        options: &options,
+        ndots_from: sets_ndots(&options).then(|| options_from(overrides)),
+        kind: if reach == Reach::Host { "" } else { " (legacy)" },
+        note,
+    };
+    written(host, source, overrides, &lines)
+}
+
+/// What differs between the kinds of files.
+struct Lines<'a> {
+    servers: &'a [ServerAddress],
+    options: &'a [&'a str],
+    /// Who set `ndots`; `None`: nobody.
+    ndots_from: Option<&'a str>,
+    /// What was made of the host's file.
+    kind: &'a str,
+    /// A comment of the kind's own.
+    note: String,
+}
+
+fn written(host: &HostFile, source: &str, overrides: &Overrides, lines: &Lines<'_>) -> String {
+    let Lines { servers, options, ndots_from, kind, note } = lines;
     let mut text = String::from(
         "# Generated by Docker Engine.\n# This file can be edited; Docker Engine will not make further changes once it\n# has been modified.\n\n",
     );
-    let _ = writeln!(text, "nameserver {ADDRESS}");
-    if !search.is_empty() {
-        let _ = writeln!(text, "search {}", search.join(" "));
+    for server in *servers {
+        let _ = writeln!(text, "nameserver {server}");
     }
-    let _ = writeln!(text, "options {}", options.join(" "));
+    let search = if overrides.search.is_empty() { &host.search } else { &overrides.search };
+    // The dot is taken out of what was set; the host's own stays as it is.
+    let search = search.iter().filter(|domain| overrides.search.is_empty() || *domain != ".");
+    let search = joined(search);
+    if !search.is_empty() {
+        let _ = writeln!(text, "search {search}");
+    }
+    if !options.is_empty() {
+        let _ = writeln!(text, "options {}", options.join(" "));
+    }
     for other in &host.others {
         let _ = writeln!(text, "{other}");
     }
-    let _ = writeln!(text, "\n# Based on host file: '{source}' (internal resolver)");
-    if servers.is_empty() {
-        text.push_str("# NO EXTERNAL NAMESERVERS DEFINED\n");
-    } else {
-        let _ = writeln!(text, "# ExtServers: [{}]", joined(servers.iter()));
-    }
+    let _ = write!(text, "\n# Based on host file: '{source}'{kind}\n{note}");
     if !host.invalid.is_empty() {
         let _ = writeln!(text, "# Invalid nameservers: [{}]", host.invalid.join(" "));
     }
@@ -174,8 +254,26 @@ pub fn generate(host: &HostFile, source: &str, overrides: &Overrides) -> Generat
         ("options", overrides.options.is_empty()),
     ];
     let set = joined(set.iter().filter(|(_, is_empty)| !is_empty).map(|(name, _)| name));
-    let _ = writeln!(text, "# Overrides: [{set}]\n# Option ndots from: {ndots_from}");
-    Generated { text, servers, ndots_set }
+    let _ = writeln!(text, "# Overrides: [{set}]");
+    if let Some(from) = ndots_from {
+        let _ = writeln!(text, "# Option ndots from: {from}");
+    }
+    text
+}
+
+/// The options that hold.
+fn options<'a>(host: &'a HostFile, overrides: &'a Overrides) -> Vec<&'a str> {
+    let options = if overrides.options.is_empty() { &host.options } else { &overrides.options };
+    options.iter().map(String::as_str).collect()
+}
+
+/// Who set them.
+fn options_from(overrides: &Overrides) -> &'static str {
+    if overrides.options.is_empty() { "host" } else { "override" }
+}
+
+fn sets_ndots(options: &[&str]) -> bool {
+    options.iter().any(|option| name_of(option) == "ndots")
 }
 
 fn joined(items: impl Iterator<Item = impl fmt::Display>) -> String {
@@ -295,6 +393,65 @@ sortlist 1.2.3.0
         for (host, overrides, rest) in cases {
             let generated = generate(&HostFile::parse(host), SOURCE, &overrides);
             assert_eq!(generated.text, format!("{HEADER}{rest}"));
+        }
+    }
+
+    /// So were these, but for their heads.
+    #[test]
+    fn plain_files_are_the_stock_daemons() {
+        let host = "nameserver 127.0.0.1\nnameserver fd00::1\nnameserver 10.1.1.1\nnameserver ::1\nnameserver fe80::1%eth0\n\
+                    search a b\noptions ndots:1 x\noptions ndots:2\nsortlist 1.2.3.0\nnameserver zz\ndomain c\n";
+        let unreachable = "nameserver 127.0.0.1\nnameserver fd00::1\noptions ndots:x\n";
+        let (ipv4, both) = (Reach::Sandbox { ipv6: false }, Reach::Sandbox { ipv6: true });
+        let none = || overrides("", "", "");
+        let rest = "search c\noptions ndots:1 x ndots:2\nsortlist 1.2.3.0\n\n# Based on host file: '/etc/resolv.conf'";
+        let end = "# Invalid nameservers: [zz]\n# Overrides: []\n# Option ndots from: host\n";
+        let cases = [
+            (host, none(), ipv4, format!("nameserver 10.1.1.1\n{rest} (legacy)\n{end}")),
+            (
+                host,
+                none(),
+                both,
+                format!("nameserver fd00::1\nnameserver 10.1.1.1\nnameserver fe80::1%eth0\n{rest} (legacy)\n{end}"),
+            ),
+            (
+                host,
+                none(),
+                Reach::Host,
+                format!(
+                    "nameserver 127.0.0.1\nnameserver fd00::1\nnameserver 10.1.1.1\nnameserver ::1\n\
+                     nameserver fe80::1%eth0\n{rest}\n{end}"
+                ),
+            ),
+            (
+                unreachable,
+                none(),
+                ipv4,
+                "nameserver 8.8.8.8\nnameserver 8.8.4.4\noptions ndots:x\n\n# Based on host file: '/etc/resolv.conf' \
+                 (legacy)\n# Used default nameservers.\n# Overrides: []\n# Option ndots from: host\n"
+                    .to_owned(),
+            ),
+            (
+                "",
+                overrides("127.0.0.1", ".", "ndots:2"),
+                ipv4,
+                "nameserver 127.0.0.1\noptions ndots:2\n\n# Based on host file: '/etc/resolv.conf' (legacy)\n\
+                 # Overrides: [nameservers search options]\n# Option ndots from: override\n"
+                    .to_owned(),
+            ),
+            (
+                "",
+                none(),
+                both,
+                "nameserver 8.8.8.8\nnameserver 8.8.4.4\nnameserver 2001:4860:4860::8888\nnameserver \
+                 2001:4860:4860::8844\n\n# Based on host file: '/etc/resolv.conf' (legacy)\n\
+                 # Used default nameservers.\n# Overrides: []\n"
+                    .to_owned(),
+            ),
+        ];
+        let head = HEADER.replace("nameserver 127.0.0.11\n", "");
+        for (host, overrides, reach, wanted) in cases {
+            assert_eq!(generate_plain(&HostFile::parse(host), SOURCE, &overrides, reach), format!("{head}{wanted}"));
         }
     }
 
