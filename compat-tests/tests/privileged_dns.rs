@@ -11,6 +11,7 @@ use compat_tests::check::{equal, has};
 use compat_tests::daemon::Daemon;
 use compat_tests::dns::{self, Told, UPSTREAM_ANSWER, Upstream, ZONE, ask, ask_by_stream};
 use compat_tests::network::Network;
+use compat_tests::private::Private;
 use compat_tests::{Case, LIMIT, Suite, suite, tests};
 use serde_json::json;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
             an_edited_file_stays,
             the_file_and_its_options,
             files_of_other_networks,
+            settings_of_the_daemon,
             renamed,
             names_end_with_their_container,
             names_before_the_start,
@@ -360,6 +362,29 @@ fn files_of_other_networks(case: &Case<'_>) -> Result<()> {
     let one = case.sleeper("one", &["--network", "bridge"])?;
     let id = case.inspect(&one, "{{json .NetworkSettings.Networks.bridge.DNSNames}}");
     equal(id.as_str(), "null")
+}
+
+/// What the daemon's flags say holds where the client says nothing, with a resolver and without.
+fn settings_of_the_daemon(case: &Case<'_>) -> Result<()> {
+    let flags = ["--dns", "192.0.2.5", "--dns-search", "daemon.test", "--dns-opt", "timeout:3"];
+    let private = Private::start(case.host(), &flags, None)?;
+    let docker = |arguments: &[&str]| private.host().docker(arguments, "").ok();
+    let image = suite::import(private.host(), "dns-flags")?;
+    docker(&["network", "create", "net"])?;
+    let text = |network: &str, options: &[&str]| {
+        docker(&[&["run", "--rm", "--network", network], options, &[&image, "cat", "/etc/resolv.conf"]].concat())
+    };
+    let found = text("net", &[])?;
+    has(&found, "nameserver 127.0.0.11\nsearch daemon.test\noptions timeout:3 ndots:0\n")?;
+    has(&found, "# ExtServers: [192.0.2.5]\n# Overrides: [nameservers search options]\n")?;
+    let found = text("none", &[])?;
+    has(&found, "nameserver 192.0.2.5\nsearch daemon.test\noptions timeout:3\n")?;
+    has(&found, "(legacy)\n# Overrides: [nameservers search options]")?;
+    let found = text("net", &["--dns", "192.0.2.6", "--dns-search", "own.test", "--dns-option", "ndots:1"])?;
+    has(&found, "nameserver 127.0.0.11\nsearch own.test\noptions ndots:1\n")?;
+    has(&found, "# ExtServers: [192.0.2.6]\n")?;
+    docker(&["network", "rm", "net"])?;
+    docker(&["rmi", "-f", &image]).map(drop)
 }
 
 fn renamed(case: &Case<'_>) -> Result<()> {
