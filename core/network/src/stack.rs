@@ -487,6 +487,13 @@ impl NetworkStack {
             return Ok(());
         }
         let drop_foreign = self.pass_on(&bridges)?;
+        // Of a family that is not ours to filter there is nothing to say.
+        let ours = |bridge: &BridgeRules| {
+            (bridge.ipv4.is_some() && self.config.firewall) || (bridge.ipv6.is_some() && self.config.firewall_ipv6)
+        };
+        if !bridges.iter().any(ours) {
+            return Ok(());
+        }
         let forwards = lock(&self.sandboxes).values().flat_map(HeldSandbox::forwards).collect();
         self.firewall.install(&Ruleset { bridges, forwards, drop_foreign })?;
         self.installed.store(true, Ordering::Relaxed);
