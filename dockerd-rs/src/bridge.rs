@@ -117,9 +117,12 @@ mod tests {
         assert_eq!(config.pools.len(), 1);
         let config = network(&["--default-network-opt", "bridge=com.docker.network.driver.mtu=1234"]).expect("valid");
         assert_eq!(config.driver_options["bridge"]["com.docker.network.driver.mtu"], "1234");
-        for wrong in
-            [&["--bip", "10.0.0.1"][..], &["--bridge", "b", "--bip", "10.0.0.1/8"], &["--ip", "x"], &["--mtu", "-5"]]
-        {
+        for wrong in [
+            &["--bip", "10.0.0.1"][..],
+            &["--bridge", "b", "--bip", "10.0.0.1/8"],
+            &["--default-gateway", "::1"],
+            &["--mtu", "-5"],
+        ] {
             assert!(network(wrong).is_err(), "{wrong:?}");
         }
     }
