@@ -27,7 +27,7 @@ use crate::config::NetworkConfig;
 use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
 use crate::firewall::nft::NftFirewall;
-use crate::firewall::{BridgeRules, DropForeign, Firewall, GatewayMode, NoFirewall, Ruleset};
+use crate::firewall::{BridgeRules, DropForeign, Firewall, GatewayMode, NoFirewall};
 use crate::ipam::{Subnet, pool};
 use crate::macvlan::{MacvlanNetwork, MacvlanOrder, parent};
 use crate::pool::{SandboxPool, ShelfId};
@@ -494,8 +494,7 @@ impl NetworkStack {
         if !bridges.iter().any(ours) {
             return Ok(());
         }
-        let forwards = lock(&self.sandboxes).values().flat_map(HeldSandbox::forwards).collect();
-        self.firewall.install(&Ruleset { bridges, forwards, drop_foreign })?;
+        self.publisher.install(bridges, drop_foreign)?;
         self.installed.store(true, Ordering::Relaxed);
         Ok(())
     }

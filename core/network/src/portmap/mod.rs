@@ -3,6 +3,7 @@
 
 pub mod allocator;
 mod conntrack;
+mod live;
 mod plan;
 pub mod proxy;
 mod publication;
@@ -16,8 +17,9 @@ use dockerd_types::network::{HostPort, Port, PortBindings, PublishedPort};
 use tokio::runtime::Handle;
 
 use crate::error::NetworkError;
-use crate::firewall::{Firewall, PortForward};
+use crate::firewall::{BridgeRules, DropForeign, Firewall, PortForward};
 use allocator::{PortAllocator, Refusal};
+use live::LivePorts;
 use plan::{Abilities, Binding, Group};
 pub use plan::{PortTarget, Route};
 use publication::{Publication, Server};
@@ -31,7 +33,7 @@ const ATTEMPTS: usize = 64;
 #[derive(Debug)]
 pub struct PortPublisher {
     ports: Mutex<PortAllocator>,
-    firewall: Arc<dyn Firewall>,
+    live: LivePorts,
     /// Serves what the packet filter does not; `None` for `--userland-proxy=false`.
     proxies: Option<Handle>,
     /// Whether ports that name no address are published in IPv6 too.
@@ -70,7 +72,7 @@ impl Publications {
     }
 
     /// As the packet filter has them, each once.
-    pub fn forwards(&self) -> Vec<PortForward> {
+    fn forwards(&self) -> Vec<PortForward> {
         let mut direct = BTreeSet::new();
         let mut all: Vec<PortForward> = self.0.iter().flat_map(|p| p.forwards.iter().copied()).collect();
         // Ports of the host are one container port's; its own are named as often as somebody liked.
@@ -89,7 +91,7 @@ impl PortPublisher {
     pub fn new(options: PublisherOptions) -> Self {
         let PublisherOptions { firewall, proxies, ipv6 } = options;
         let ports = Mutex::new(PortAllocator::new(ephemeral_range()));
-        Self { ports, firewall, proxies, ipv6 }
+        Self { ports, live: LivePorts::new(firewall), proxies, ipv6 }
     }
 
     fn plan(&self, target: &PortTarget, wanted: &PortBindings) -> Vec<Group> {
@@ -100,7 +102,7 @@ impl PortPublisher {
     pub fn publish(&self, target: &PortTarget, wanted: &PortBindings) -> Result<Publications, NetworkError> {
         let mut done = Publications::default();
         let outcome = self.reserve_all(self.plan(target, wanted), &mut done.0);
-        match outcome.and_then(|()| self.firewall.publish(&done.forwards())) {
+        match outcome.and_then(|()| self.live.publish(&done.forwards())) {
             Ok(()) => {
                 forget_flows(&done.forwards());
                 Ok(done)
@@ -172,7 +174,7 @@ impl PortPublisher {
     }
 
     fn server(&self) -> Server<'_> {
-        Server { filtered: [false, true].map(|ipv6| self.firewall.forwards(ipv6)), proxies: self.proxies.as_ref() }
+        Server { filtered: [false, true].map(|ipv6| self.live.are_served(ipv6)), proxies: self.proxies.as_ref() }
     }
 
     /// Publishes what `wanted` comes to at another target, in one transaction of the packet filter; ports of the host
@@ -221,7 +223,7 @@ impl PortPublisher {
         publications.0.extend(kept.into_iter().map(|(publication, _)| publication));
         let stayed = publications.0.len();
         publications.0.append(&mut new);
-        let outcome = outcome.and_then(|()| self.firewall.redirect(&before, &publications.forwards()));
+        let outcome = outcome.and_then(|()| self.live.redirect(&before, &publications.forwards()));
         if outcome.is_ok() {
             forget_flows(&before);
             forget_flows(&publications.forwards());
@@ -243,7 +245,7 @@ impl PortPublisher {
     }
 
     /// Holds again what a container had before the daemon's restart. What another program took meanwhile is lost to it
-    /// and reported; the packet filter is not asked, it gets all forwards at once afterwards. Blocking.
+    /// and reported; the packet filter is not asked, it gets all of them by [`PortPublisher::install`] afterwards. Blocking.
     pub fn restore(&self, target: &PortTarget, published: &[PublishedPort]) -> Publications {
         let mut done = Publications::default();
         for group in plan::published(target, published) {
@@ -253,13 +255,19 @@ impl PortPublisher {
                 Err(error) => tracing::warn!(port = %number, %error, "a published port could not be held again"),
             }
         }
+        self.live.add(&done.forwards());
         done
+    }
+
+    /// Sets the packet filter's rules, with everything that is published, in one transaction. Blocking.
+    pub fn install(&self, bridges: Vec<BridgeRules>, drop_foreign: DropForeign) -> Result<(), NetworkError> {
+        self.live.install(bridges, drop_foreign)
     }
 
     /// Gives ports back. Blocking.
     pub fn withdraw(&self, publications: Publications) {
         let forwards = publications.forwards();
-        if let Err(error) = self.firewall.withdraw(&forwards) {
+        if let Err(error) = self.live.withdraw(&forwards) {
             tracing::warn!(%error, "published ports could not be withdrawn");
         }
         forget_flows(&forwards);

@@ -20,7 +20,6 @@ use super::{Attachment, Joined, KeptContainer, NetworkStack, SandboxRequest, loc
 use crate::bridge::sweep;
 use crate::driver::NetworkDriver;
 use crate::error::NetworkError;
-use crate::firewall::PortForward;
 use crate::link::{self, DefaultRoute, MacAddress};
 use crate::portmap::{PortTarget, Publications, Route};
 use crate::sandbox::{self, LinkPort};
@@ -62,10 +61,6 @@ pub(super) struct HeldSandbox {
 }
 
 impl HeldSandbox {
-    pub(super) fn forwards(&self) -> Vec<PortForward> {
-        self.publications.forwards()
-    }
-
     /// The network that has the default route of a family.
     fn router(&self, ipv6: bool) -> Option<&Joint> {
         let routers = self.joints.iter().filter(|joint| joint.route(ipv6).is_some());
