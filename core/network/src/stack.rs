@@ -368,14 +368,15 @@ impl NetworkStack {
         Ok(driver)
     }
 
-    /// Removes a network that was closed: nobody is on it. One at a time. Blocking.
+    /// Removes a network that was closed: nobody is on it. What fails keeps nothing else from being removed. One at a time.
+    /// Blocking.
     pub fn remove(&self, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
         let _changing = lock(&self.changing);
         self.forget(driver);
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-        self.unmake(&socket, driver)?;
         let rules = driver.rules().filter(|_| self.installed.load(Ordering::Relaxed));
-        rules.map_or(Ok(()), |rules| self.firewall.remove_bridge(&rules))
+        let unfiltered = rules.map_or(Ok(()), |rules| self.firewall.remove_bridge(&rules));
+        self.unmake(&socket, driver).and(unfiltered)
     }
 
     /// From now on rules of the packet filter that others take away are set again. In the calling thread's network

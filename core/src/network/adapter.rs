@@ -260,8 +260,13 @@ impl Networks for StackNetworks {
         for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.network_id == id) {
             self.name_endpoint(endpoint, || names::dns_names(&container, &name, &hostname, &aliases));
         }
-        if let Some(file) = resolver.filter(|_| !self.naming.is_open(&container)) {
-            open_resolver(&self.naming, &container, pid, &file)?;
+        if let Some(file) = resolver.filter(|_| !self.naming.is_open(&container))
+            && let Err(error) = open_resolver(&self.naming, &container, pid, &file)
+        {
+            if let Err(error) = self.stack.disconnect(&container, &id) {
+                tracing::warn!(%container, network = %id, %error, "a failed connect could not be taken back");
+            }
+            return Err(error);
         }
         Ok(Attachments { endpoints, ports: changed.ports })
     }
