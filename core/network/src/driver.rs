@@ -10,7 +10,7 @@ use dockerd_types::{ContainerId, EndpointId};
 
 use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, GatewayMode};
-use crate::ipam::SubnetPlan;
+use crate::ipam::{Leases, SubnetPlan};
 use crate::link::MacAddress;
 use crate::pool::ShelfId;
 use crate::sandbox::LinkPlan;
@@ -45,34 +45,56 @@ pub struct PublishPolicy {
 }
 
 /// One network. It hands out addresses and says what links look like; sandboxes are put together in [`crate::stack`].
-/// No method blocks but where it says so.
+/// No method blocks but where it says so. What a network does not say is that of one without links.
 pub trait NetworkDriver: Send + Sync + Debug {
     /// Who it is.
     fn identity(&self) -> &NetworkIdentity;
     /// The kind, as the API names it.
     fn kind(&self) -> &'static str;
     /// Where sandboxes prepared for this network lie; `None`: its containers live in the host's.
-    fn shelf(&self) -> Option<ShelfId>;
+    fn shelf(&self) -> Option<ShelfId> {
+        None
+    }
     /// What a container's link to it looks like; `None`: there is none.
-    fn link(&self) -> Option<&LinkPlan>;
+    fn link(&self) -> Option<&LinkPlan> {
+        None
+    }
+    /// Who has which of its addresses; `None`: it gives none.
+    fn leases(&self) -> Option<&Leases> {
+        None
+    }
     /// Allots what a container has on it: addresses, hardware address, an endpoint's id. May block where others give the
     /// addresses.
     fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError>;
     /// Takes over what a container that outlived a daemon has.
-    fn keep(&self, container: &ContainerId, state: &EndpointState);
+    fn keep(&self, container: &ContainerId, state: &EndpointState) {
+        self.leases().into_iter().for_each(|leases| leases.keep(container, state.addresses()));
+    }
     /// Gives back what was allotted to a container; idempotent.
-    fn release(&self, container: &ContainerId);
+    fn release(&self, container: &ContainerId) {
+        self.leases().into_iter().for_each(|leases| leases.release(container));
+    }
     /// No container will be allotted anything any more. Fails if one still has something after `patience`: what ended a
     /// moment ago may be on its way out. Blocking for so long.
-    fn close(&self, patience: Duration) -> Result<(), NetworkError>;
+    fn close(&self, patience: Duration) -> Result<(), NetworkError> {
+        self.leases().map_or(Ok(()), |leases| leases.close(patience))
+    }
     /// Takes [`NetworkDriver::close`] back.
-    fn reopen(&self);
+    fn reopen(&self) {
+        self.leases().into_iter().for_each(Leases::reopen);
+    }
     /// How it publishes ports; `None`: not at all.
-    fn publishing(&self) -> Option<PublishPolicy>;
+    fn publishing(&self) -> Option<PublishPolicy> {
+        None
+    }
     /// What the packet filter is to do for it.
-    fn rules(&self) -> Option<BridgeRules>;
+    fn rules(&self) -> Option<BridgeRules> {
+        None
+    }
     /// For inspect.
-    fn details(&self) -> NetworkDetails;
+    fn details(&self) -> NetworkDetails {
+        NetworkDetails::default()
+    }
 }
 
 /// A new endpoint's id.
@@ -85,7 +107,7 @@ pub(crate) fn endpoint_id() -> EndpointId {
 }
 
 /// The hardware address asked for, else one of our own.
-pub(crate) fn hardware_address(config: &EndpointConfig) -> MacAddress {
+fn hardware_address(config: &EndpointConfig) -> MacAddress {
     let wished = config.mac_address.as_deref().and_then(MacAddress::parse);
     wished.unwrap_or_else(|| MacAddress::local(crate::random()))
 }
@@ -104,4 +126,23 @@ pub(crate) fn bare_endpoint(identity: &NetworkIdentity) -> EndpointState {
         interface: String::new(),
         dns_names: Vec::new(),
     }
+}
+
+/// The state of an endpoint with an address of each family the network has; those wished for, else the lowest free ones.
+/// Nothing is taken on failure.
+pub(crate) fn leased_endpoint(
+    identity: &NetworkIdentity,
+    leases: &Leases,
+    container: &ContainerId,
+    config: &EndpointConfig,
+) -> Result<EndpointState, NetworkError> {
+    let (ipv4, ipv6) = leases.allot(container, config.ipv4, config.ipv6)?;
+    Ok(EndpointState {
+        ipv4: ipv4.map(|lease| (lease.address, lease.prefix)),
+        gateway4: ipv4.and_then(|lease| lease.gateway),
+        ipv6: ipv6.map(|lease| (lease.address, lease.prefix)),
+        gateway6: ipv6.and_then(|lease| lease.gateway),
+        mac_address: hardware_address(config).to_string(),
+        ..bare_endpoint(identity)
+    })
 }

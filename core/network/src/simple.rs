@@ -6,11 +6,9 @@ use std::time::Duration;
 use dockerd_types::ContainerId;
 use dockerd_types::network::{EndpointConfig, EndpointState};
 
-use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, bare_endpoint};
+use crate::driver::{NetworkDriver, NetworkIdentity, bare_endpoint};
 use crate::error::NetworkError;
-use crate::firewall::BridgeRules;
 use crate::pool::ShelfId;
-use crate::sandbox::LinkPlan;
 
 /// A network that gives no link.
 #[derive(Debug)]
@@ -36,35 +34,13 @@ impl NetworkDriver for SimpleNetwork {
         self.shelf
     }
 
-    fn link(&self) -> Option<&LinkPlan> {
-        None
-    }
-
     fn allot(&self, _container: &ContainerId, _config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
         Ok(bare_endpoint(&self.identity))
     }
 
-    fn keep(&self, _container: &ContainerId, _state: &EndpointState) {}
-
-    fn release(&self, _container: &ContainerId) {}
-
     // They live as long as the daemon.
     fn close(&self, _patience: Duration) -> Result<(), NetworkError> {
         Err(NetworkError::InUse { network: self.identity.name.clone() })
-    }
-
-    fn reopen(&self) {}
-
-    fn publishing(&self) -> Option<PublishPolicy> {
-        None
-    }
-
-    fn rules(&self) -> Option<BridgeRules> {
-        None
-    }
-
-    fn details(&self) -> NetworkDetails {
-        NetworkDetails::default()
     }
 }
 
@@ -84,37 +60,7 @@ impl NetworkDriver for ConfigurationOnly {
         "null"
     }
 
-    fn shelf(&self) -> Option<ShelfId> {
-        None
-    }
-
-    fn link(&self) -> Option<&LinkPlan> {
-        None
-    }
-
     fn allot(&self, _container: &ContainerId, _config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
         Err(NetworkError::ConfigurationOnly)
-    }
-
-    fn keep(&self, _container: &ContainerId, _state: &EndpointState) {}
-
-    fn release(&self, _container: &ContainerId) {}
-
-    fn close(&self, _patience: Duration) -> Result<(), NetworkError> {
-        Ok(())
-    }
-
-    fn reopen(&self) {}
-
-    fn publishing(&self) -> Option<PublishPolicy> {
-        None
-    }
-
-    fn rules(&self) -> Option<BridgeRules> {
-        None
-    }
-
-    fn details(&self) -> NetworkDetails {
-        NetworkDetails::default()
     }
 }

@@ -9,12 +9,11 @@ pub(crate) mod sweep;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use dockerd_types::ContainerId;
 use dockerd_types::network::{EndpointConfig, EndpointState};
 
-use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, bare_endpoint, hardware_address};
+use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, leased_endpoint};
 use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, FamilyRules, GatewayMode};
 use crate::ipam::{Leases, Subnet, SubnetPlan};
@@ -151,32 +150,12 @@ impl NetworkDriver for BridgeNetwork {
         Some(&self.plan)
     }
 
+    fn leases(&self) -> Option<&Leases> {
+        Some(&self.leases)
+    }
+
     fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
-        let (ipv4, ipv6) = self.leases.allot(container, config.ipv4, config.ipv6)?;
-        Ok(EndpointState {
-            ipv4: ipv4.map(|lease| (lease.address, lease.prefix)),
-            gateway4: ipv4.and_then(|lease| lease.gateway),
-            ipv6: ipv6.map(|lease| (lease.address, lease.prefix)),
-            gateway6: ipv6.and_then(|lease| lease.gateway),
-            mac_address: hardware_address(config).to_string(),
-            ..bare_endpoint(&self.identity)
-        })
-    }
-
-    fn keep(&self, container: &ContainerId, state: &EndpointState) {
-        self.leases.keep(container, state.addresses());
-    }
-
-    fn release(&self, container: &ContainerId) {
-        self.leases.release(container);
-    }
-
-    fn reopen(&self) {
-        self.leases.reopen();
-    }
-
-    fn close(&self, patience: Duration) -> Result<(), NetworkError> {
-        self.leases.close(patience)
+        leased_endpoint(&self.identity, &self.leases, container, config)
     }
 
     fn publishing(&self) -> Option<PublishPolicy> {

@@ -7,14 +7,12 @@
 pub(crate) mod parent;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, NetworkId};
 
-use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, bare_endpoint, hardware_address};
+use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, leased_endpoint};
 use crate::error::NetworkError;
-use crate::firewall::BridgeRules;
 use crate::ipam::{Leases, SubnetPlan};
 use crate::link::stacked::{IpvlanFlag, IpvlanMode, MacvlanMode};
 use crate::pool::ShelfId;
@@ -119,45 +117,21 @@ impl NetworkDriver for MacvlanNetwork {
         Some(&self.plan)
     }
 
+    fn leases(&self) -> Option<&Leases> {
+        Some(&self.leases)
+    }
+
     fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
         let own_address = matches!(self.kind, StackedKind::Macvlan(_));
         if !own_address && config.mac_address.as_ref().is_some_and(|mac| !mac.is_empty()) {
             return Err(NetworkError::CustomMac(self.kind.name()));
         }
-        let (ipv4, ipv6) = self.leases.allot(container, config.ipv4, config.ipv6)?;
-        Ok(EndpointState {
-            ipv4: ipv4.map(|lease| (lease.address, lease.prefix)),
-            gateway4: ipv4.and_then(|lease| lease.gateway),
-            ipv6: ipv6.map(|lease| (lease.address, lease.prefix)),
-            gateway6: ipv6.and_then(|lease| lease.gateway),
-            // Of ipvlan it is the parent's, and not told.
-            mac_address: if own_address { hardware_address(config).to_string() } else { String::new() },
-            ..bare_endpoint(&self.identity)
-        })
-    }
-
-    fn keep(&self, container: &ContainerId, state: &EndpointState) {
-        self.leases.keep(container, state.addresses());
-    }
-
-    fn release(&self, container: &ContainerId) {
-        self.leases.release(container);
-    }
-
-    fn close(&self, patience: Duration) -> Result<(), NetworkError> {
-        self.leases.close(patience)
-    }
-
-    fn reopen(&self) {
-        self.leases.reopen();
-    }
-
-    fn publishing(&self) -> Option<PublishPolicy> {
-        None
-    }
-
-    fn rules(&self) -> Option<BridgeRules> {
-        None
+        let mut state = leased_endpoint(&self.identity, &self.leases, container, config)?;
+        if !own_address {
+            // It is the parent's, and not told.
+            state.mac_address.clear();
+        }
+        Ok(state)
     }
 
     fn details(&self) -> NetworkDetails {
