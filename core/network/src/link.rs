@@ -3,12 +3,12 @@
 
 pub mod stacked;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
-use dockerd_sys::netlink::message::{self, ACK, CREATE, DUMP, EXCLUSIVE, MessageWriter, REPLACE};
+use dockerd_sys::netlink::message::{self, ACK, CREATE, DUMP, EXCLUSIVE, MessageWriter, REPLACE, octets, read_address};
 use dockerd_sys::netlink::{Batch, Message, NetlinkError, Socket};
 
 use crate::ipam::Subnet;
@@ -25,6 +25,8 @@ const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 /// `sizeof(struct rtmsg)`.
 const ROUTE_HEADER: usize = 12;
+/// Bytes of a link's longest name (`IFNAMSIZ` without the byte that ends it).
+pub const LONGEST_NAME: usize = 15;
 const UP: u32 = libc::IFF_UP as u32;
 /// `IFLA_INET6_ADDR_GEN_MODE` of `linux/if_link.h`, and `IN6_ADDR_GEN_MODE_NONE`: no link-local address.
 const ADDRESS_MODE: u16 = 8;
@@ -198,12 +200,15 @@ pub fn delete(batch: &mut Batch, index: u32) {
     batch.message(libc::RTM_DELLINK, ACK).raw(&link_header(index, 0, 0));
 }
 
-/// The family as the kernel numbers it, and the address's bytes.
-fn encode(address: IpAddr) -> (u8, Vec<u8>) {
-    match address {
-        IpAddr::V4(address) => (libc::AF_INET as u8, address.octets().to_vec()),
-        IpAddr::V6(address) => (libc::AF_INET6 as u8, address.octets().to_vec()),
-    }
+/// Whether a link may have this name (`dev_valid_name` of the kernel).
+pub fn is_link_name(name: &str) -> bool {
+    let plain = |byte: u8| byte != b'/' && byte != b':' && !byte.is_ascii_whitespace();
+    !name.is_empty() && name.len() <= LONGEST_NAME && !matches!(name, "." | "..") && name.bytes().all(plain)
+}
+
+/// The family as the kernel numbers it.
+fn family(ipv6: bool) -> u8 {
+    (if ipv6 { libc::AF_INET6 } else { libc::AF_INET }) as u8
 }
 
 fn address<'a>(
@@ -214,12 +219,12 @@ fn address<'a>(
     address: IpAddr,
     prefix: u8,
 ) -> MessageWriter<'a> {
-    let (family, bytes) = encode(address);
+    let bytes = octets(address);
     let scope = match address {
         IpAddr::V4(address) if address.is_link_local() => libc::RT_SCOPE_LINK,
         _ => libc::RT_SCOPE_UNIVERSE,
     };
-    let mut header = [family, prefix, 0, scope, 0, 0, 0, 0];
+    let mut header = [family(address.is_ipv6()), prefix, 0, scope, 0, 0, 0, 0];
     header[4..].copy_from_slice(&index.to_ne_bytes());
     let mut message = batch.message(kind, flags);
     message.raw(&header).bytes(libc::IFA_LOCAL, &bytes).bytes(libc::IFA_ADDRESS, &bytes);
@@ -233,7 +238,7 @@ pub fn add_address(batch: &mut Batch, index: u32, own: IpAddr, prefix: u8) {
     if own.is_ipv6() {
         message.u32(ADDRESS_FLAGS, NO_DETECTION);
     } else if let Some(subnet) = Subnet::containing(own, prefix).filter(|subnet| subnet.has_broadcast()) {
-        message.bytes(libc::IFA_BROADCAST, &encode(subnet.last()).1);
+        message.bytes(libc::IFA_BROADCAST, &octets(subnet.last()));
     }
 }
 
@@ -267,11 +272,11 @@ fn default_route(batch: &mut Batch, flags: u16, route: DefaultRoute) {
     let DefaultRoute { ipv6, link, gateway } = route;
     let scope = if gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
     let mut header = [0; ROUTE_HEADER];
-    header[0] = (if ipv6 { libc::AF_INET6 } else { libc::AF_INET }) as u8;
+    header[0] = family(ipv6);
     header[4..8].copy_from_slice(&[libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, scope, libc::RTN_UNICAST]);
     let mut message = batch.message(libc::RTM_NEWROUTE, flags);
     message.raw(&header);
-    gateway.into_iter().for_each(|gateway| _ = message.bytes(libc::RTA_GATEWAY, &encode(gateway).1));
+    gateway.into_iter().for_each(|gateway| _ = message.bytes(libc::RTA_GATEWAY, &octets(gateway)));
     message.u32(libc::RTA_OIF, link);
 }
 
@@ -359,11 +364,6 @@ pub fn routed_subnets(socket: &Socket) -> Result<Vec<Subnet>, NetlinkError> {
         found.extend(destination.and_then(|address| Subnet::containing(address, message.body[1])));
     })?;
     Ok(found)
-}
-
-fn read_address(payload: &[u8]) -> Option<IpAddr> {
-    let four = <[u8; 4]>::try_from(payload).map(|bytes| Ipv4Addr::from(bytes).into());
-    four.or_else(|_| <[u8; 16]>::try_from(payload).map(|bytes| Ipv6Addr::from(bytes).into())).ok()
 }
 
 #[cfg(test)]

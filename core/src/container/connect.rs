@@ -268,10 +268,8 @@ struct HostLines {
 
 impl HostLines {
     fn between(before: &[EndpointState], now: &[EndpointState]) -> Self {
-        let addresses = |list: &[EndpointState]| -> Vec<IpAddr> {
-            let of = |e: &EndpointState| [e.ipv4.map(|(a, _)| IpAddr::V4(a)), e.ipv6.map(|(a, _)| IpAddr::V6(a))];
-            list.iter().flat_map(of).flatten().collect()
-        };
+        let addresses =
+            |list: &[EndpointState]| -> Vec<IpAddr> { list.iter().flat_map(EndpointState::addresses).collect() };
         let (before, now) = (addresses(before), addresses(now));
         Self {
             gone: before.iter().filter(|address| !now.contains(address)).copied().collect(),

@@ -154,8 +154,7 @@ pub(super) fn resolve(core: &Core, snapshot: &Snapshot) -> Result<Vec<Linked>, E
         }
         let endpoint = found.state.endpoints.iter().find(|endpoint| endpoint.network_name == BRIDGE);
         let endpoint = endpoint.ok_or_else(|| ContainerError::LinkNotOnBridge(format!("/{}", found.name)))?;
-        let addresses = [endpoint.ipv4.map(|(ip, _)| IpAddr::V4(ip)), endpoint.ipv6.map(|(ip, _)| IpAddr::V6(ip))];
-        let addresses = addresses.into_iter().flatten().collect();
+        let addresses = endpoint.addresses().collect();
         Ok(Linked { alias: alias.to_owned(), owner: snapshot.name.clone(), other: found.clone(), addresses })
     };
     of(spec).map(resolve).collect()

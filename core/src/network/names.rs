@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -151,8 +150,7 @@ fn has_way_out(state: &EndpointState) -> bool {
 }
 
 fn registration(state: &EndpointState) -> Registration {
-    let addresses = [state.ipv4.map(|(ip, _)| IpAddr::V4(ip)), state.ipv6.map(|(ip, _)| IpAddr::V6(ip))];
-    Registration { names: state.dns_names.clone(), addresses: addresses.into_iter().flatten().collect() }
+    Registration { names: state.dns_names.clone(), addresses: state.addresses().collect() }
 }
 
 /// A link's alias and the name it stands for.

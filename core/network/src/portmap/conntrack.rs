@@ -45,9 +45,7 @@ impl Tuple {
         let (ip, transport) = (message::attribute(bytes, ADDRESSES)?, message::attribute(bytes, TRANSPORT)?);
         let v6 = message::attribute(ip, 1).is_none();
         let address = |kind: u16| -> Option<IpAddr> {
-            let bytes = message::attribute(ip, if v6 { kind + 2 } else { kind })?;
-            let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-            four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+            message::read_address(message::attribute(ip, if v6 { kind + 2 } else { kind })?)
         };
         let port = |kind| Some(u16::from_be_bytes(message::attribute(transport, kind)?.try_into().ok()?));
         Some(Self {

@@ -2,6 +2,7 @@
 //! comes back. Knows the framing - headers, attributes, nesting, alignment - and no message of any family.
 
 use std::ffi::CStr;
+use std::net::IpAddr;
 
 /// Asks for an answer to this message.
 pub const ACK: u16 = libc::NLM_F_ACK as u16;
@@ -25,6 +26,20 @@ pub(super) const HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
 /// Everything in a message is padded to this.
 const ALIGNMENT: usize = 4;
+
+/// An address's bytes, in the order of the wire.
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// The address of these bytes, if they are as many as one has.
+pub fn read_address(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
 
 /// Messages to be sent at once, numbered from 1.
 #[derive(Debug, Default)]

@@ -4,12 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dockerd_sys::netlink::MessageWriter;
+use dockerd_sys::netlink::message::octets;
 
 use super::uapi::{
     FIB_ADDRESS_TYPE, FIB_DESTINATION, NAT_DESTINATION, NAT_SOURCE, REGISTER, REGISTER_VERDICT, attribute as a,
     conntrack, meta, payload,
 };
 use crate::ipam::Subnet;
+use crate::link::LONGEST_NAME;
 
 /// Whether a comparison wants equal or different.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +53,7 @@ impl Verdict {
 pub(super) struct Expressions<'a, 'b>(pub(super) &'a mut MessageWriter<'b>);
 
 /// Interface names are compared with all their 16 bytes.
-const NAME_LENGTH: usize = 16;
+const NAME_LENGTH: usize = LONGEST_NAME + 1;
 /// Offset of the destination port, the same in TCP, UDP and SCTP.
 const PORT: u32 = 2;
 /// Bytes of a register.
@@ -71,14 +73,6 @@ fn header(ipv6: bool) -> Header {
         Header { source: 8, destination: 24, length: 16, family: libc::NFPROTO_IPV6 as u8 }
     } else {
         Header { source: 12, destination: 16, length: 4, family: libc::NFPROTO_IPV4 as u8 }
-    }
-}
-
-/// An address's bytes in the order of the wire.
-pub(super) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 

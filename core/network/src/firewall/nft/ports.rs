@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use dockerd_sys::netlink::message::octets;
 use dockerd_types::network::Protocol;
 
-use super::expr::octets;
 use super::message::{Element, SetType, Transaction, Value, Values};
 use super::rules::Handled;
 use crate::firewall::{Entry, PortForward};
