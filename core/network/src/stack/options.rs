@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use crate::error::NetworkError;
+use crate::link::is_link_name;
 use crate::sandbox;
 
 /// The name of the link inside.
@@ -12,8 +13,6 @@ const INTERFACE: &str = "com.docker.network.endpoint.ifname";
 const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
 /// Stands for the link's name in them.
 const PLACEHOLDER: &str = "IFNAME";
-/// The kernel takes names of so many bytes (`IFNAMSIZ`, with the byte that ends it).
-const LONGEST_NAME: usize = 15;
 
 /// What a client asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,7 +27,7 @@ impl EndpointOptions {
     /// Reads them; options of others are left alone.
     pub(super) fn parse(options: &BTreeMap<String, String>) -> Result<Self, NetworkError> {
         let interface = options.get(INTERFACE).filter(|name| !name.is_empty()).cloned();
-        if let Some(name) = interface.as_deref().filter(|name| !is_link_name(name)) {
+        if let Some(name) = interface.as_deref().filter(|name| !is_inner_name(name)) {
             return Err(NetworkError::EndpointOption(format!("invalid interface name {name:?}")));
         }
         let texts = options.get(SYSCTLS).map(String::as_str).unwrap_or_default().split(',');
@@ -46,9 +45,8 @@ impl EndpointOptions {
     }
 }
 
-fn is_link_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
-    name.len() <= LONGEST_NAME && !matches!(name, "." | ".." | "lo") && name.bytes().all(plain)
+fn is_inner_name(name: &str) -> bool {
+    name != "lo" && is_link_name(name) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// `net.ipv4.conf.IFNAME.log_martians=1`: nothing but settings of this very link.

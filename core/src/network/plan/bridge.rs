@@ -6,6 +6,7 @@ use dockerd_network::NetworkConfig;
 use dockerd_network::bridge::{BridgeFamily, BridgeSettings};
 use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::firewall::GatewayMode;
+use dockerd_network::link::{LONGEST_NAME, is_link_name};
 use dockerd_network::stack::BridgeOrder;
 use dockerd_types::boolean::parse_bool;
 
@@ -18,9 +19,11 @@ pub(super) const ICC: &str = "com.docker.network.bridge.enable_icc";
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
 const INHIBIT_IPV4: &str = "com.docker.network.bridge.inhibit_ipv4";
-const TRUSTED: &str = "com.docker.network.bridge.trusted_host_interfaces";
+pub(super) const TRUSTED: &str = "com.docker.network.bridge.trusted_host_interfaces";
 const MTU: &str = "com.docker.network.driver.mtu";
 const PREFIX: &str = "com.docker.network.container_iface_prefix";
+/// What the kernel gives an Ethernet.
+const USUAL_MTU: u32 = 1500;
 /// Of IPv4 and IPv6.
 const GATEWAY_MODES: [&str; 2] =
     ["com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6"];
@@ -44,8 +47,8 @@ impl Options<'_> {
         parse_bool(value).ok_or_else(|| Self::wrong(option, value, why()))
     }
 
-    fn mtu(&self, default: u32) -> Result<u32, PlanError> {
-        let Some(value) = self.0.options.get(MTU) else { return Ok(default) };
+    fn mtu(&self) -> Result<u32, PlanError> {
+        let Some(value) = self.0.options.get(MTU) else { return Ok(USUAL_MTU) };
         let why = |_| Self::wrong(MTU, value, format!("strconv.Atoi: parsing {value:?}: invalid syntax"));
         let mtu: i64 = value.parse().map_err(why)?;
         u32::try_from(mtu).map_err(|_| PlanError::Mtu(mtu))
@@ -54,6 +57,12 @@ impl Options<'_> {
     fn address(&self, option: &'static str) -> Result<Option<IpAddr>, PlanError> {
         let read = |value: &str| value.parse().map_err(|_| Self::wrong(option, value, "nil ip"));
         self.text(option).map(read).transpose()
+    }
+
+    /// Links of the host. They need not be there; a name no link can have trusts nobody.
+    fn trusted(&self) -> Vec<String> {
+        let names = self.text(TRUSTED).into_iter().flat_map(|list| list.split(':'));
+        names.filter(|name| is_link_name(name)).map(str::to_owned).collect()
     }
 
     fn mode(&self, ipv6: bool) -> Result<GatewayMode, PlanError> {
@@ -73,7 +82,7 @@ impl Options<'_> {
 pub(super) fn link(network: &UserNetwork, around: &Surroundings<'_>) -> Result<String, PlanError> {
     let asked = network.options.get(NAME).filter(|name| !name.is_empty()).cloned();
     let link = asked.unwrap_or_else(|| format!("br-{}", network.id.short()));
-    if link.len() > 15 {
+    if link.len() > LONGEST_NAME {
         return Err(PlanError::LinkName);
     }
     let bridges = around.networks.iter().filter(|other| other.driver == "bridge");
@@ -103,13 +112,14 @@ pub(super) fn order(network: &UserNetwork, defaults: &NetworkConfig) -> Result<B
         settings: BridgeSettings {
             ipv4: family(false)?,
             ipv6: family(true)?,
-            mtu: options.mtu(defaults.mtu)?,
+            // `--mtu` concerns the default bridge.
+            mtu: options.mtu()?,
             prefix: options.text(PREFIX).unwrap_or(dockerd_network::sandbox::INNER_PREFIX).to_owned(),
             icc: options.flag(ICC, true)?,
             masquerade: options.flag(MASQUERADE, true)?,
             internal: network.internal,
             direct_routing: defaults.direct_routing,
-            trusted: options.text(TRUSTED).into_iter().flat_map(|list| list.split(':')).map(str::to_owned).collect(),
+            trusted: options.trusted(),
             // `--ip` concerns the default bridge.
             publish_address: options.address(HOST_BINDING)?.unwrap_or_else(|| Ipv4Addr::UNSPECIFIED.into()),
             options: network.options.clone(),

@@ -323,7 +323,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) free: [Option<Subnet>; 2],
 }
 
-/// The network a complete request leads to.
+/// The network a complete request leads to; driver options are judged by [`order`].
 pub(super) fn plan(
     request: CreateNetwork,
     id: NetworkId,
@@ -363,8 +363,6 @@ pub(super) fn plan(
         Some(kind) => network.link = macvlan::parent(kind, &network.options, &network.id),
         None => network.link = bridge::link(&network, around)?,
     }
-    // The options are right, too.
-    order(&network, &NetworkConfig::default())?;
     Ok(network)
 }
 
@@ -399,7 +397,9 @@ mod tests {
     fn planned(request: CreateNetwork, networks: &[UserNetwork], taken: &[Subnet]) -> Result<UserNetwork, PlanError> {
         let request = complete(check(request, &NetworkConfig::default())?, networks)?;
         let free = ["172.18.0.0/16".parse().ok(), "fd00:18::/64".parse().ok()];
-        plan(request, id(0xab), Timestamp::from_unix_nanos(0), &Surroundings { networks, taken, free })
+        let network = plan(request, id(0xab), Timestamp::from_unix_nanos(0), &Surroundings { networks, taken, free })?;
+        order(&network, &NetworkConfig::default())?;
+        Ok(network)
     }
 
     #[test]
@@ -439,6 +439,22 @@ mod tests {
         let order = bridge::order(&made, &NetworkConfig::default()).expect("right");
         let gateway = order.settings.ipv4.and_then(|family| family.gateway);
         assert_eq!((gateway, made.pools[0].gateway), (Some([10, 5, 3, 1].into()), None));
+    }
+
+    #[test]
+    fn what_concerns_the_default_bridge_is_not_taken_over() {
+        let defaults = NetworkConfig { mtu: 1400, ..NetworkConfig::default() };
+        let made = planned(request("10.5.0.0/16"), &[], &[]).expect("made");
+        assert_eq!(bridge::order(&made, &defaults).expect("right").settings.mtu, 1500);
+    }
+
+    #[test]
+    fn nobody_is_trusted_for_a_name_no_link_can_have() {
+        let mut asked = request("10.5.0.0/16");
+        asked.options.insert(bridge::TRUSTED.to_owned(), "eth0:an-even-longer-name:a b::lo".to_owned());
+        let made = planned(asked, &[], &[]).expect("made");
+        let order = bridge::order(&made, &NetworkConfig::default()).expect("right");
+        assert_eq!(order.settings.trusted, ["eth0", "lo"]);
     }
 
     #[test]
