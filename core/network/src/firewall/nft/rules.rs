@@ -44,7 +44,8 @@
 //! ```
 //!
 //! Modes differ in the chains of their bridges: `routed` has no translation, lets ICMP and what is open in without it, as
-//! direct routing does and trusted links may; `nat-unprotected` lets in what comes from elsewhere.
+//! direct routing does and trusted links may; `nat-unprotected` lets in what comes from elsewhere. But for `routed` and links
+//! that are trusted by name, that is the world outside: containers of other networks stay out (`iifname @bridges drop`).
 
 use super::expr::{Expressions, Is, Verdict, link_local, loopback, loopback_ipv6, name_bytes};
 use super::message::{Element, Hook, SetType, Transaction, Value, Values};
@@ -248,13 +249,20 @@ fn entering(out: &mut Transaction, handled: Handled, bridge: &BridgeRules, chain
     between(out);
     for family in families(handled, bridge) {
         let ipv6 = family.subnet.is_ipv6();
+        let keep_others_out = |out: &mut Transaction| out.rule(chain, |e| e.family(ipv6).input_in(BRIDGES.name).drop());
         match family.mode {
-            GatewayMode::NatUnprotected => out.rule(chain, |e| e.family(ipv6).accept()),
+            GatewayMode::NatUnprotected => {
+                keep_others_out(out);
+                out.rule(chain, |e| e.family(ipv6).accept());
+            }
             GatewayMode::Routed => out.rule(chain, open(ipv6)),
-            GatewayMode::Nat if *direct_routing => out.rule(chain, open(ipv6)),
             GatewayMode::Nat => {
                 for link in trusted {
                     out.rule(chain, |e| open(ipv6)(e.input(Is::Equal, link)));
+                }
+                if *direct_routing {
+                    keep_others_out(out);
+                    out.rule(chain, open(ipv6));
                 }
             }
             // Of internal networks only.
