@@ -1,11 +1,12 @@
 //! The network namespace of a daemon under test: a daemon has a loopback of its own, so servers it is to reach listen there,
-//! and the CLI is started there where it speaks to a registry itself.
+//! and the CLI is started there where it speaks to a registry itself. Other hosts are namespaces too, on a cable to it.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -25,10 +26,53 @@ impl Network {
         Self::of_process(host.pid)
     }
 
-    /// The one a process lives in.
+    /// The one a process lives in, a container's for instance.
     pub fn of_process(pid: u32) -> Result<Self> {
         let path = format!("/proc/{pid}/ns/net");
         Ok(Self(Arc::new(File::open(&path).with_context(|| path)?)))
+    }
+
+    /// A new one with nothing but its loopback: another host.
+    pub fn another() -> Result<Self> {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "ip link set lo up && echo up && read -r end"]);
+        let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().context("its output")?).read_line(&mut line)?;
+        let network = Self::of_process(holder.id());
+        drop(holder.stdin.take());
+        holder.wait()?;
+        ensure!(line == "up\n", "no network namespace was made");
+        network
+    }
+
+    /// Lays a cable: interface `name` here, an interface of the same name there, with these addresses.
+    pub fn cable(&self, name: &str, here: &[String], there: (&Self, &[String])) -> Result<()> {
+        let (other, addresses) = there;
+        self.ip(&["link", "add", name, "type", "veth", "peer", "name", name, "netns", &other.path()])?;
+        for (network, addresses) in [(self, here), (other, addresses)] {
+            for address in addresses {
+                // Duplicate address detection would keep it from being used for a second.
+                let option = if address.contains(':') { &["nodad"][..] } else { &[] };
+                network.ip(&[&["address", "add", address, "dev", name], option].concat())?;
+            }
+            network.ip(&["link", "set", name, "up"])?;
+        }
+        Ok(())
+    }
+
+    /// Sets a value of `/proc/sys/net` in it.
+    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+        let path = format!("/proc/sys/net/{name}");
+        self.inside(|| std::fs::write(&path, value).with_context(|| path.clone()))
+    }
+
+    /// ip(8) in it; what it prints.
+    pub fn ip(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.command("ip").args(arguments).output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "ip {}: {error}", arguments.join(" "));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// A listener in it; port 0 takes a free one.
@@ -53,9 +97,7 @@ impl Network {
 
     /// Gives its loopback one more address: what is not in 127.0.0.0/8 is not taken for insecure.
     pub fn add_address(&self, address: &str) -> Result<()> {
-        let added = self.command("ip").args(["address", "add", address, "dev", "lo"]).status()?;
-        ensure!(added.success(), "ip address add {address} failed");
-        Ok(())
+        self.ip(&["address", "add", address, "dev", "lo"]).map(drop)
     }
 
     /// A program in it.
@@ -73,11 +115,16 @@ impl Network {
     }
 
     fn argument(&self) -> String {
-        format!("--net=/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+        format!("--net={}", self.path())
+    }
+
+    /// A file that stands for it, for other processes too.
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
     /// Runs `action` on a thread that is in it; sockets stay in the namespace they were made in.
-    fn inside<T: Send>(&self, action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(crate) fn inside<T: Send>(&self, action: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?;
