@@ -243,7 +243,9 @@ impl World {
 
     fn show(&self, outcome: Outcome) -> String {
         match outcome {
-            Outcome::Seen(address) => self.names.get(&address).map_or(address.to_string(), |name| (*name).to_owned()),
+            Outcome::Seen(address) => {
+                self.names.get(&address).map_or_else(|| address.to_string(), |name| (*name).to_owned())
+            }
             Outcome::Answered => "ok".to_owned(),
             Outcome::Refused => "x".to_owned(),
             Outcome::Silence => "-".to_owned(),
@@ -309,9 +311,9 @@ impl World {
                     };
                     // Echo requests know no ports; one column of each pair is enough.
                     let twice = matches!(to, To::Published(_) | To::Container(PORT));
-                    let asked = !address.is_empty() && !(protocol == Protocol::Icmp && twice);
+                    let left_out = address.is_empty() || (protocol == Protocol::Icmp && twice);
                     let row = format!("{kind}{family}");
-                    attempts.push((row, column, from, protocol, to, asked.then(|| at(address, port))));
+                    attempts.push((row, column, from, protocol, to, (!left_out).then(|| at(address, port))));
                 }
             }
         }
