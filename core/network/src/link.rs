@@ -19,6 +19,14 @@ const VETH_PEER: u16 = 1;
 const PORT_HAIRPIN: u16 = 4;
 /// `IFLA_BRPORT_ISOLATED`: isolated ports do not reach each other.
 const PORT_ISOLATED: u16 = 33;
+/// `IFLA_GSO_IPV4_MAX_SIZE` of `linux/if_link.h`, since Linux 6.3; older kernels pass over it.
+const LARGEST_PIECE: u16 = 63;
+/// Bytes of a TCP stream that go from the host to its containers in one piece (BIG TCP): four times what is usual, for each
+/// piece costs walks through the bridge and connection tracking, and most of all a wake-up. Containers' own ends are left as
+/// they are: what leaves the host by its hardware would be cut again by the processor.
+const HOST_PIECE: u32 = 256 << 10;
+/// That of a link nobody chose it for.
+const USUAL_PIECE: u32 = 64 << 10;
 /// `sizeof(struct ifinfomsg)`.
 const LINK_HEADER: usize = 16;
 /// `sizeof(struct ifaddrmsg)`.
@@ -82,6 +90,8 @@ pub struct Link {
     pub peer: Option<u32>,
     /// Largest packet.
     pub mtu: u32,
+    /// Bytes of a TCP stream of IPv4 that cross it in one piece; `None` before Linux 6.3.
+    pub largest_piece: Option<u32>,
 }
 
 fn link_header(index: u32, flags: u32, change: u32) -> [u8; LINK_HEADER] {
@@ -124,7 +134,7 @@ pub struct VethOrder<'a> {
 pub fn add_veth(batch: &mut Batch, order: VethOrder<'_>) {
     let mut message = batch.message(libc::RTM_NEWLINK, ACK | CREATE | EXCLUSIVE);
     message.raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, order.host_name).u32(libc::IFLA_MTU, order.mtu);
-    message.u32(libc::IFLA_MASTER, order.bridge);
+    message.u32(libc::IFLA_MASTER, order.bridge).u32(LARGEST_PIECE, HOST_PIECE);
     // Said outright: else the kernel makes one for each processor and takes them back, behind an RCU grace period.
     message.u32(libc::IFLA_NUM_TX_QUEUES, 1).u32(libc::IFLA_NUM_RX_QUEUES, 1);
     message.nest(libc::IFLA_LINKINFO, |info| {
@@ -193,6 +203,20 @@ pub fn set_mac(batch: &mut Batch, index: u32, mac: MacAddress) {
 /// Changes the largest packet of a link.
 pub fn set_mtu(batch: &mut Batch, index: u32, mtu: u32) {
     batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).u32(libc::IFLA_MTU, mtu);
+}
+
+/// Has the host's own streams cross a link in as large pieces as they do the pairs of [`add_veth`], unless somebody chose a
+/// size. A bridge takes them only while no port of its is against it, and has none before its first one.
+pub fn enlarge_pieces(socket: &Socket, index: u32) -> Result<(), NetlinkError> {
+    let mut batch = Batch::new();
+    batch.message(libc::RTM_GETLINK, ACK).raw(&link_header(index, 0, 0));
+    let link = found(socket, &batch)?;
+    if link.and_then(|link| link.largest_piece) != Some(USUAL_PIECE) {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).u32(LARGEST_PIECE, HOST_PIECE);
+    socket.transact(&batch)
 }
 
 /// Takes a link, and its other end, away.
@@ -298,6 +322,7 @@ fn read_link(message: &Message<'_>) -> Option<Link> {
             libc::IFLA_MASTER => link.master = message::read_u32(payload),
             libc::IFLA_LINK => link.peer = message::read_u32(payload),
             libc::IFLA_MTU => link.mtu = message::read_u32(payload).unwrap_or_default(),
+            LARGEST_PIECE => link.largest_piece = message::read_u32(payload),
             libc::IFLA_LINKINFO => {
                 let kind = message::attribute(payload, libc::IFLA_INFO_KIND).and_then(message::read_text);
                 link.kind = kind.unwrap_or_default().to_owned();
@@ -312,8 +337,13 @@ fn read_link(message: &Message<'_>) -> Option<Link> {
 pub fn by_name(socket: &Socket, name: &str) -> Result<Option<Link>, NetlinkError> {
     let mut batch = Batch::new();
     batch.message(libc::RTM_GETLINK, ACK).raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, name);
+    found(socket, &batch)
+}
+
+/// The link a question is about.
+fn found(socket: &Socket, question: &Batch) -> Result<Option<Link>, NetlinkError> {
     let mut found = None;
-    match socket.query(&batch, |message| found = read_link(message)) {
+    match socket.query(question, |message| found = read_link(message)) {
         Err(error) if error.is(libc::ENODEV) => Ok(None),
         outcome => outcome.map(|()| found),
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
 use dockerd_sys::{ns, process};
 
+use crate::bridge::setup::enlarge_pieces;
 use crate::error::NetworkError;
 use crate::link::stacked::{self, IpvlanFlag, IpvlanMode, MacvlanMode, StackedOrder};
 use crate::link::{self, VethOrder};
@@ -194,7 +195,9 @@ fn plug(
     let host_name = match &plan.kind {
         LinkKind::Port { bridge, mtu, isolated } => {
             let made = add_pair(host, netns, name, *mtu, *bridge, *isolated);
-            Some(made.map_err(NetworkError::kernel("make the container's link"))?)
+            let made = made.map_err(NetworkError::kernel("make the container's link"))?;
+            enlarge_pieces(host, *bridge);
+            Some(made)
         }
         LinkKind::Macvlan { parent, mode } => {
             add_stacked(host, netns, name, parent, "macvlan", |batch, order| {

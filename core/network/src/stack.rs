@@ -275,7 +275,7 @@ impl NetworkStack {
         prepare: bool,
     ) -> Result<Arc<BridgeNetwork>, NetworkError> {
         if self.config.firewall {
-            setup::route_loopback(&link.name)?;
+            setup::route_loopback(socket, &link.name)?;
         }
         // Before the pool makes new ones.
         lock(&self.leftovers).extend(sweep::ours(socket, link.index)?);

@@ -13,6 +13,9 @@ use crate::ipam::{Subnet, pool};
 use crate::link::{self, Link, MacAddress};
 use crate::sandbox::LINK_ALIAS;
 
+/// The number of every namespace's loopback.
+const LOOPBACK: u32 = 1;
+
 /// A bridge that is up and has its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeLink {
@@ -238,10 +241,18 @@ pub fn enable_forwarding(socket: &Socket, ipv6: bool) -> Result<bool, NetworkErr
 }
 
 /// Lets what the host sends from 127.0.0.1 to a published port reach the bridge. Our rules keep the loopback addresses
-/// from those on the bridge.
-pub fn route_loopback(bridge: &str) -> Result<(), NetworkError> {
+/// from those on the bridge. Loopback is what such a stream goes out by, as far as its sender knows.
+pub fn route_loopback(socket: &Socket, bridge: &str) -> Result<(), NetworkError> {
+    enlarge_pieces(socket, LOOPBACK);
     let path = Path::new("/proc/sys/net/ipv4/conf").join(bridge).join("route_localnet");
     fs::write(path, "1").map_err(NetworkError::io("enable route_localnet"))
+}
+
+/// Nothing depends on it.
+pub(crate) fn enlarge_pieces(socket: &Socket, index: u32) {
+    if let Err(error) = link::enlarge_pieces(socket, index) {
+        tracing::debug!(index, %error, "streams of the host cross a link in pieces of the usual size");
+    }
 }
 
 /// Whether frames between a bridge's ports pass the packet filter too.
