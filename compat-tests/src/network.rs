@@ -53,8 +53,8 @@ impl Network {
 
     /// Gives its loopback one more address: what is not in 127.0.0.0/8 is not taken for insecure.
     pub fn add_address(&self, address: &str) -> Result<()> {
-        let added = self.command("ip").args(["address", "add", address, "dev", "lo"]).status()?;
-        ensure!(added.success(), "ip address add {address} failed");
+        let added = self.command("ip").args(["address", "replace", address, "dev", "lo"]).status()?;
+        ensure!(added.success(), "ip address replace {address} failed");
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod live;
 mod plan;
 pub mod proxy;
 mod publication;
+mod relay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

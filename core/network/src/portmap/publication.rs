@@ -106,11 +106,12 @@ impl Publication {
             let beside = |binding: &Binding| has_loopback && loopback(binding).is_none();
             let proxied = binding.filter(|binding| beside(binding) || !by_filter(binding));
             let proxied = proxied.zip(server.proxies).zip(socket.as_ref());
-            match (proxied.filter(|_| protocol == Protocol::Tcp), &proxy) {
+            match (proxied.filter(|_| protocol != Protocol::Sctp), &proxy) {
                 (None, _) => *proxy = None,
                 (Some(((binding, _), _)), Some(proxy)) => proxy.redirect(binding.to),
                 (Some(((binding, runtime), socket)), None) => {
-                    let started = socket.try_clone().and_then(|socket| Proxy::start(runtime, socket, binding.to));
+                    let started = socket.try_clone();
+                    let started = started.and_then(|socket| Proxy::start(runtime, protocol, socket, binding.to));
                     let address = *address;
                     let started = started.map_err(|error| self.failed(address, error))?;
                     self.holds[at].proxy = Some(started);
