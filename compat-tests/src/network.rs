@@ -97,7 +97,7 @@ impl Network {
 
     /// Gives its loopback one more address: what is not in 127.0.0.0/8 is not taken for insecure.
     pub fn add_address(&self, address: &str) -> Result<()> {
-        self.ip(&["address", "add", address, "dev", "lo"]).map(drop)
+        self.ip(&["address", "replace", address, "dev", "lo"]).map(drop)
     }
 
     /// A program in it.

@@ -4,10 +4,13 @@
 #[allow(dead_code, reason = "other suites use the rest of it")]
 mod bed;
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
-use bed::{Bed, Said, run, until};
+use anyhow::{Context, Result, anyhow, ensure};
+use bed::{Bed, LIMIT, Said, run, until};
+use compat_tests::network::Network;
 
 /// nft(8) in the daemon's network namespace.
 fn nft(bed: &Bed, arguments: &[&str]) -> Result<Said> {
@@ -75,5 +78,72 @@ fn rules_of_others_stay() -> Result<()> {
     ensure!(theirs()? == before, "{}", theirs()?);
     bed.signal("TERM")?;
     ensure!(bed.ended()? == 0, "the end");
+    Ok(())
+}
+
+/// The network a container of that name has.
+fn inside(bed: &Bed, container: &str) -> Result<Network> {
+    Network::of_process(bed.must(&["inspect", "-f", "{{.State.Pid}}", container])?.parse()?)
+}
+
+/// What goes to `address` comes out at `listener`, and what that one answers comes back.
+fn talk(from: &Network, address: &str, listener: &TcpListener) -> Result<String> {
+    // More than one packet, and more than the kernel makes of one where it leaves the cutting to the link.
+    let sent = vec![7; 300_000];
+    let client = from.connect(address).with_context(|| address.to_owned())?;
+    let (mut server, peer) = listener.accept()?;
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (&client).write_all(&sent).and_then(|()| client.shutdown(Shutdown::Write)));
+        let mut seen = Vec::new();
+        server.read_to_end(&mut seen)?;
+        writer.join().map_err(|_| anyhow!("the writer panicked"))??;
+        ensure!(seen == sent, "{} bytes arrived", seen.len());
+        server.write_all(&seen)?;
+        drop(server);
+        let mut back = Vec::new();
+        (&client).read_to_end(&mut back)?;
+        ensure!(back == sent, "{} bytes came back", back.len());
+        Ok(peer.ip().to_string())
+    })
+}
+
+#[test]
+fn localhost_needs_no_proxy() -> Result<()> {
+    let mut bed = Bed::new()?.flags(&["--userland-proxy=false"]);
+    bed.start()?;
+    bed.import()?;
+    bed.must(&["network", "create", "--ipv6", "--subnet", "fd00:77::/64", "six"])?;
+    let ports = ["-p", "4000:80", "-p", "[::1]:4001:80", "-p", "4000:53/udp", "-p", "[::1]:4002:54/udp"];
+    bed.must(
+        &[&["run", "-d", "--name", "one", "--network", "six"], &ports[..], &["busybox", "sleep", "1000"]].concat(),
+    )?;
+    let (host, container) = (Network::of_process(bed.pid())?, inside(&bed, "one")?);
+    let listener = container.listen("[::]:80")?;
+    for address in ["127.0.0.1:4000", "[::1]:4000", "[::1]:4001", "[fd00:77::1]:4000"] {
+        let seen = talk(&host, address, &listener)?;
+        ensure!(seen == "fd00:77::1" || address.starts_with("127"), "{address} is seen as {seen}");
+    }
+    for (address, inner) in [("[::1]:4000", "[::]:53"), ("[::1]:4002", "[::]:54")] {
+        let (client, server) = (host.datagrams("[::]:0")?, container.datagrams(inner)?);
+        for socket in [&client, &server] {
+            socket.set_read_timeout(Some(LIMIT))?;
+        }
+        client.connect(address)?;
+        // The second one is cut in two.
+        for length in [5, 3000] {
+            client.send(&vec![1; length])?;
+            let mut buffer = [0; 4000];
+            let (seen, from) = server.recv_from(&mut buffer).with_context(|| format!("{length} to {address}"))?;
+            server.send_to(&buffer[..seen], from)?;
+            ensure!((seen, client.recv(&mut buffer)?) == (length, length), "{address}: {length}");
+        }
+    }
+    // Nobody else comes from there or gets there, and nft can show it.
+    ensure!(rules(&bed)?.contains("map loopback6"), "{}", rules(&bed)?);
+    bed.must(&["rm", "-f", "one"])?;
+    for address in ["[::1]:4000", "[::1]:4001"] {
+        ensure!(host.connect(address).is_err(), "{address} is still served");
+    }
+    ensure!(!rules(&bed)?.contains("4001"), "{}", rules(&bed)?);
     Ok(())
 }

@@ -360,13 +360,13 @@ fn default_bridge(case: &Case<'_>) -> Result<()> {
 /// proxy for either.
 fn default_bridge_without_proxy(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .  .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  -  gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  -  gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .  .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+              lo   own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4  gw   gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        udp4  gw   gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4 .    .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6  -|gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        udp6  -|gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp6 .    .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
     ";
     Reach {
         flags: &["--ipv6", "--fixed-cidr-v6=fd00:213:9::/64", "--userland-proxy=false"],
@@ -406,13 +406,13 @@ fn only_ipv4(case: &Case<'_>) -> Result<()> {
 /// As on the default bridge.
 fn user_bridge_without_proxy(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .  .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  -  gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  -  gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .  .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+              lo   own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4  gw   gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        udp4  gw   gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4 .    .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6  -|gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        udp6  -|gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp6 .    .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
     ";
     Reach { flags: &["--userland-proxy=false"], on: On::Both(&[]), publish: ANY, expected }.check(case)
 }
@@ -674,13 +674,13 @@ fn direct_routing_allowed(case: &Case<'_>) -> Result<()> {
 
 fn seen_as_chosen(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out   svc  gw
         tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host2 self self
         udp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host2 self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok    ok   ok
         tcp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host2 self self
         udp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host2 self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok    ok   ok
     ";
     let on = On::Both(&[
         "--opt",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use dockerd_types::network::{EndpointConfig, EndpointState};
@@ -42,6 +42,8 @@ pub struct PublishPolicy {
     pub ipv4: GatewayMode,
     /// How IPv6 does.
     pub ipv6: GatewayMode,
+    /// The host's own IPv6 address on it, if it has one.
+    pub host6: Option<Ipv6Addr>,
 }
 
 /// One network. It hands out addresses and says what links look like; sandboxes are put together in [`crate::stack`].

@@ -258,14 +258,16 @@ fn privileged_a_taken_subnet_is_avoided() {
 fn privileged_the_firewall_is_left_alone_if_so_told() {
     let config = NetworkConfig { firewall: false, ..NetworkConfig::default() };
     world::on_host_with(config, |host| {
-        let web = host.join("web", &["8080:80"]);
-        let _server = Server::start(&web.netns, 80);
+        let web = host.join("web", &["8080:80", "5353:53/udp"]);
+        let (_server, echo) = (Server::start(&web.netns, 80), world::echo(&web.netns, 53));
         let rules = std::process::Command::new("nft").args(["list", "tables"]).output();
         if let Ok(rules) = rules {
             assert!(!String::from_utf8_lossy(&rules.stdout).contains(TABLE));
         }
-        // The daemon serves the port itself.
+        // The daemon serves the ports itself.
         assert_eq!(answer(at(LOCAL, 8080)).as_deref(), Ok("172.17.0.1"));
+        assert_eq!(datagram(at(LOCAL, 5353)).as_deref(), Ok("hello"));
+        echo.join().expect("no panic");
     });
 }
 

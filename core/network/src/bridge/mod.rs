@@ -164,6 +164,10 @@ impl NetworkDriver for BridgeNetwork {
             address: self.settings.publish_address,
             ipv4: mode(&self.settings.ipv4),
             ipv6: mode(&self.settings.ipv6),
+            host6: self.settings.ipv6.as_ref().and_then(|family| match family.address? {
+                IpAddr::V6(address) => Some(address),
+                IpAddr::V4(_) => None,
+            }),
         })
     }
 

@@ -5,7 +5,7 @@ pub mod nft;
 mod none;
 
 use std::fmt::Debug;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use dockerd_types::network::Protocol;
 
@@ -112,6 +112,8 @@ pub struct PortForward {
     pub entry: Entry,
     /// Where it leads.
     pub to: SocketAddr,
+    /// The address the host's own connections to `[::1]` come from; `None`: they do not come this way.
+    pub loopback: Option<Ipv6Addr>,
 }
 
 impl PortForward {
@@ -136,9 +138,13 @@ pub trait Firewall: Send + Sync + Debug {
     fn redirect(&self, old: &[PortForward], new: &[PortForward]) -> Result<(), NetworkError>;
     /// Ends a publication.
     fn withdraw(&self, forwards: &[PortForward]) -> Result<(), NetworkError>;
-    /// Whether ports of a family that are published are served by it. [`::1`](std::net::Ipv6Addr::LOCALHOST) and clients with
-    /// link-local addresses never are: no packet leads from them to a container.
+    /// Whether ports of a family that are published are served by it. Clients with link-local addresses never are: no packet
+    /// leads from them to a container.
     fn forwards(&self, ipv6: bool) -> bool;
+    /// Whether that is so of `[::1]` too, where the host has an address of its own on the network.
+    fn forwards_loopback(&self) -> bool {
+        false
+    }
     /// Who notices when others take its rules away, in the calling thread's network namespace; `None`: it has none.
     fn guard(&self) -> Result<Option<nft::Guard>, NetworkError> {
         Ok(None)

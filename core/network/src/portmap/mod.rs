@@ -7,6 +7,7 @@ mod live;
 mod plan;
 pub mod proxy;
 mod publication;
+mod relay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -174,7 +175,11 @@ impl PortPublisher {
     }
 
     fn server(&self) -> Server<'_> {
-        Server { filtered: [false, true].map(|ipv6| self.live.are_served(ipv6)), proxies: self.proxies.as_ref() }
+        Server {
+            filtered: [false, true].map(|ipv6| self.live.are_served(ipv6)),
+            loopback: self.live.loopback_is_served(),
+            proxies: self.proxies.as_ref(),
+        }
     }
 
     /// Publishes what `wanted` comes to at another target, in one transaction of the packet filter; ports of the host

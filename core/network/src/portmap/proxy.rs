@@ -1,5 +1,6 @@
-//! Published TCP ports the packet filter does not serve - IPv6 of the host to a container with IPv4 only, and everything
-//! without a packet filter - are served by a task of the daemon. Its connections end with the daemon.
+//! Published ports the packet filter does not serve - IPv6 of the host to a container with IPv4 only, and everything
+//! without a packet filter - are served by a task of the daemon, TCP here and UDP by [`super::relay`]. Connections end with
+//! the daemon.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,9 +8,12 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use dockerd_types::network::Protocol;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+
+use super::relay::{Limits, Relay};
 
 /// A worker of the runtime drops an ended task at once; this is for one that is stopped itself.
 const ENDING: Duration = Duration::from_secs(1);
@@ -24,13 +28,14 @@ pub struct Proxy {
     target: Target,
 }
 
-/// Where connections lead.
-type Target = Arc<Mutex<SocketAddr>>;
+/// Where what comes leads.
+#[derive(Debug, Clone)]
+pub(super) struct Target(Arc<Mutex<SocketAddr>>);
 
-/// What the task owns, in the order it is given back.
-struct Service {
-    listener: TcpListener,
-    _closed: mpsc::Sender<()>,
+impl Target {
+    pub(super) fn address(&self) -> SocketAddr {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Proxy {
@@ -42,25 +47,43 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Serves a listening socket.
-    pub fn start(runtime: &Handle, listening: OwnedFd, to: SocketAddr) -> io::Result<Self> {
+    /// Serves a socket of TCP that listens, or one of UDP that is bound.
+    pub fn start(runtime: &Handle, protocol: Protocol, socket: OwnedFd, to: SocketAddr) -> io::Result<Self> {
+        Self::start_with(runtime, protocol, socket, to, Limits::default())
+    }
+
+    pub(super) fn start_with(
+        runtime: &Handle,
+        protocol: Protocol,
+        socket: OwnedFd,
+        to: SocketAddr,
+        limits: Limits,
+    ) -> io::Result<Self> {
         let _runtime = runtime.enter();
-        let listener = TcpListener::from_std(std::net::TcpListener::from(listening))?;
-        let (sender, closed) = mpsc::channel();
-        let service = Service { listener, _closed: sender };
-        let target = Target::new(Mutex::new(to));
-        let served = target.clone();
-        let task = runtime.spawn(async move {
-            // The whole of it, not only the field that is named below.
-            let service = service;
-            serve(&service.listener, &served).await;
-        });
+        let target = Target(Arc::new(Mutex::new(to)));
+        let (open, closed) = mpsc::channel::<()>();
+        let task = match protocol {
+            Protocol::Tcp => {
+                let listener = TcpListener::from_std(std::net::TcpListener::from(socket))?;
+                let served = target.clone();
+                runtime.spawn(async move {
+                    // Given back in reverse order: what is open is closed before that is told.
+                    let (_open, listener) = (open, listener);
+                    serve(&listener, &served).await;
+                })
+            }
+            Protocol::Udp => {
+                let relay = Relay::open(socket, target.clone(), limits, open)?;
+                runtime.spawn(relay.serve())
+            }
+            Protocol::Sctp => return Err(io::ErrorKind::Unsupported.into()),
+        };
         Ok(Self { task, closed, target })
     }
 
-    /// Connections that come from now on lead to `to`.
+    /// Connections and datagrams that come from now on lead to `to`.
     pub fn redirect(&self, to: SocketAddr) {
-        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = to;
+        *self.target.0.lock().unwrap_or_else(PoisonError::into_inner) = to;
     }
 }
 
@@ -71,8 +94,7 @@ async fn serve(listener: &TcpListener, target: &Target) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
-                    let to = *target.lock().unwrap_or_else(PoisonError::into_inner);
-                    connections.spawn(relay(client, to));
+                    connections.spawn(relay(client, target.address()));
                 }
                 // The peer was gone again, or descriptors are short: either passes.
                 Err(error) => {

@@ -19,6 +19,8 @@ use crate::firewall::{Entry, PortForward};
 pub(super) struct Server<'a> {
     /// The packet filter does in IPv4, and in IPv6, where host and container speak the same of them.
     pub(super) filtered: [bool; 2],
+    /// Whether it serves `[::1]` too.
+    pub(super) loopback: bool,
     /// Where proxies run, which do the rest.
     pub(super) proxies: Option<&'a Handle>,
 }
@@ -80,32 +82,36 @@ impl Publication {
         Ok(out)
     }
 
-    /// Has each address served as `bindings` say now. The packet filter leaves connections of the host's own to `[::1]`
-    /// alone: the kernel takes no answer to them from another link.
+    /// Has each address served as `bindings` say now.
     pub(super) fn serve(&mut self, server: Server<'_>) -> Result<(), NetworkError> {
+        // Connections of the host's own to `[::1]`.
+        let loopback = |binding: &Binding| binding.loopback.filter(|_| server.loopback);
         let by_filter = |binding: &&Binding| {
             let ipv6 = binding.to.is_ipv6();
             let same_family = binding.host_ip.is_ipv6() == ipv6;
-            server.filtered[usize::from(ipv6)] && same_family && binding.host_ip != IpAddr::V6(Ipv6Addr::LOCALHOST)
+            let reached = binding.host_ip != IpAddr::V6(Ipv6Addr::LOCALHOST) || loopback(binding).is_some();
+            server.filtered[usize::from(ipv6)] && same_family && reached
         };
         let (protocol, number) = (self.port.protocol, self.host_port);
         let forward = |binding: &Binding| {
             let address = Some(binding.host_ip).filter(|ip| !ip.is_unspecified());
             let entry = if binding.direct { Entry::Direct } else { Entry::Host { address, port: number } };
-            PortForward { protocol, entry, to: binding.to }
+            PortForward { protocol, entry, to: binding.to, loopback: loopback(binding) }
         };
         self.forwards = self.bindings.iter().filter(by_filter).map(forward).collect();
         for at in 0..self.holds.len() {
             let Hold { address, proxy, socket } = &mut self.holds[at];
             let binding = self.bindings.iter().find(|binding| !binding.direct && binding.host_ip == *address);
             let has_loopback = *address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-            let proxied = binding.filter(|binding| has_loopback || !by_filter(binding));
+            let beside = |binding: &Binding| has_loopback && loopback(binding).is_none();
+            let proxied = binding.filter(|binding| beside(binding) || !by_filter(binding));
             let proxied = proxied.zip(server.proxies).zip(socket.as_ref());
-            match (proxied.filter(|_| protocol == Protocol::Tcp), &proxy) {
+            match (proxied.filter(|_| protocol != Protocol::Sctp), &proxy) {
                 (None, _) => *proxy = None,
                 (Some(((binding, _), _)), Some(proxy)) => proxy.redirect(binding.to),
                 (Some(((binding, runtime), socket)), None) => {
-                    let started = socket.try_clone().and_then(|socket| Proxy::start(runtime, socket, binding.to));
+                    let started = socket.try_clone();
+                    let started = started.and_then(|socket| Proxy::start(runtime, protocol, socket, binding.to));
                     let address = *address;
                     let started = started.map_err(|error| self.failed(address, error))?;
                     self.holds[at].proxy = Some(started);

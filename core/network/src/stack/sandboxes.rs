@@ -77,11 +77,11 @@ impl HeldSandbox {
         let (four, six) = (self.router(false), self.router(true));
         let ipv4 = four.and_then(|joint| {
             let (address, policy) = (joint.state.ipv4?.0, joint.network.publishing()?);
-            Some(Route { address, mode: policy.ipv4, default_address: policy.address })
+            Some(Route { address, mode: policy.ipv4, default_address: policy.address, host: None })
         });
         let ipv6 = six.and_then(|joint| {
             let (address, policy) = (joint.state.ipv6?.0, joint.network.publishing()?);
-            Some(Route { address, mode: policy.ipv6, default_address: policy.address })
+            Some(Route { address, mode: policy.ipv6, default_address: policy.address, host: policy.host6 })
         });
         let router = four.filter(|_| ipv4.is_some()).or_else(|| six.filter(|_| ipv6.is_some()))?;
         Some((PortTarget { ipv4, ipv6 }, &router.state))

@@ -97,6 +97,10 @@ impl Firewall for NftFirewall {
         self.handled.has(ipv6)
     }
 
+    fn forwards_loopback(&self) -> bool {
+        self.handled.has(true)
+    }
+
     fn guard(&self) -> Result<Option<Guard>, NetworkError> {
         Guard::start().map(Some).map_err(NetworkError::io("listen for changes of the packet filter"))
     }

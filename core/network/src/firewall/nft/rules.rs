@@ -6,6 +6,7 @@
 //! table inet dockerd-rs {
 //!   map ports4         { type inet_proto . inet_service : ipv4_addr . inet_service }
 //!   map address-ports4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
+//!   map loopback6      { type inet_proto . inet_service : ipv6_addr }  # the host's address on the container's network
 //!   set open4          { type ipv4_addr . inet_proto . inet_service }  # published ones, by containers' own addresses
 //!   set bridges        { type ifname }
 //!   map leaving-internal, entering, leaving, nat-entering, nat-leaving { type ifname : verdict }
@@ -17,9 +18,14 @@
 //!                        iifname != lo ip daddr 127.0.0.0/8 return
 //!                        ip6 saddr fe80::/10 return                     # is not passed on to another link
 //!                        jump published }
+//!   chain loopback-out { type filter hook output priority raw           # before connections are tracked: [::1] is seen
+//!                        ip6 daddr ::1 ip6 saddr != ::1 meta l4proto . th dport @loopback6 notrack
+//!                        ip6 daddr ::1 ip6 saddr ::1 ip6 saddr set meta l4proto . th dport map @loopback6 }
+//!   chain loopback-in  { type filter hook input priority 300            # by nobody but the host itself
+//!                        iifname != lo ip6 saddr ::1 ip6 daddr set ::1 }
 //!   chain output       { type nat hook output priority dstnat           # the host's own connections
 //!                        ip6 saddr fe80::/10 return
-//!                        ip6 daddr ::1 return                           # answers would not find back
+//!                        ip6 saddr ::1 return                           # answers would not find back
 //!                        jump published }
 //!   chain published    { dnat to ip daddr . meta l4proto . th dport map @address-ports4
 //!                        fib daddr type local dnat to meta l4proto . th dport map @ports4 }
@@ -43,9 +49,15 @@
 //! }
 //! ```
 //!
+//! The kernel takes no packet from or for `::1` from another link, so the host's own connections to `[::1]` have another
+//! source on their way: the host's address on the container's network, before connections are tracked, and `::1` again
+//! behind everything else. Only they come back as if from `::1`.
+//!
 //! Modes differ in the chains of their bridges: `routed` has no translation, lets ICMP and what is open in without it, as
 //! direct routing does and trusted links may; `nat-unprotected` lets in what comes from elsewhere. But for `routed` and links
 //! that are trusted by name, that is the world outside: containers of other networks stay out (`iifname @bridges drop`).
+
+use std::net::Ipv6Addr;
 
 use super::expr::{Expressions, Is, Verdict, link_local, loopback, loopback_ipv6, name_bytes};
 use super::message::{Element, Hook, SetType, Transaction, Value, Values};
@@ -68,8 +80,10 @@ const fn hook(kind: &'static str, number: i32, priority: i32) -> Hook {
     Hook { kind, number, priority, policy: libc::NF_ACCEPT }
 }
 
-const BASE_CHAINS: [(&str, Hook); 5] = [
+const BASE_CHAINS: [(&str, Hook); 7] = [
     ("raw", hook("filter", libc::NF_INET_PRE_ROUTING, -300)),
+    ("loopback-out", hook("filter", libc::NF_INET_LOCAL_OUT, -300)),
+    ("loopback-in", hook("filter", libc::NF_INET_LOCAL_IN, 300)),
     ("prerouting", hook("nat", libc::NF_INET_PRE_ROUTING, -100)),
     ("output", hook("nat", libc::NF_INET_LOCAL_OUT, -100)),
     ("postrouting", hook("nat", libc::NF_INET_POST_ROUTING, 100)),
@@ -137,7 +151,20 @@ fn base_rules(out: &mut Transaction) {
     for chain in ["prerouting", "output"] {
         out.rule(chain, |e| e.source(link_local()).leave());
     }
-    out.rule("output", |e| e.destination(loopback_ipv6()).leave());
+    let by_loopback = ports::loopback().name;
+    out.rule("loopback-out", |e| {
+        e.destination(loopback_ipv6())
+            .source_is_not(Ipv6Addr::LOCALHOST.into())
+            .port_among_keys_of(by_loopback)
+            .untracked();
+    });
+    out.rule("loopback-out", |e| {
+        e.destination(loopback_ipv6()).source(loopback_ipv6()).source_set_by(by_loopback);
+    });
+    out.rule("loopback-in", |e| {
+        e.input(Is::Not, "lo").source(loopback_ipv6()).destination_set(Ipv6Addr::LOCALHOST);
+    });
+    out.rule("output", |e| e.source(loopback_ipv6()).leave());
     for chain in ["prerouting", "output"] {
         out.rule(chain, |e| e.verdict(&Verdict::Jump(PUBLISHED.to_owned())));
     }

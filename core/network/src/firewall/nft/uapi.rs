@@ -74,6 +74,10 @@ pub(super) mod meta {
 pub(super) mod payload {
     pub(crate) const NETWORK: u32 = 1;
     pub(crate) const TRANSPORT: u32 = 2;
+    /// `NFT_PAYLOAD_CSUM_NONE`: the header has no sum of its own; as flags: no other one is to be corrected either.
+    pub(crate) const NO_SUM: u32 = 0;
+    /// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`: that of the transport covers addresses.
+    pub(crate) const TRANSPORT_SUM: u32 = 1;
 }
 
 /// `NFT_CT_*` keys and the kernel's bits in them.
