@@ -92,7 +92,9 @@ fn talk(from: &Network, address: &str, listener: &TcpListener) -> Result<String>
     // More than one packet, and more than the kernel makes of one where it leaves the cutting to the link.
     let sent = vec![7; 300_000];
     let client = from.connect(address).with_context(|| address.to_owned())?;
-    let (mut server, peer) = listener.accept()?;
+    listener.set_nonblocking(true)?;
+    let (mut server, peer) = until(&format!("a connection to {address}"), || listener.accept().ok())?;
+    server.set_read_timeout(Some(LIMIT))?;
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| (&client).write_all(&sent).and_then(|()| client.shutdown(Shutdown::Write)));
         let mut seen = Vec::new();
@@ -214,5 +216,24 @@ fn damaged_bridges_come_back() -> Result<()> {
     bed.must(&["network", "rm", "six"])?;
     ensure!(said(&bed) == before && !bed.log().contains("a bridge is damaged"), "{}", bed.log());
     ensure!(!ip(&bed, "-br link")?.contains(&own), "the bridge of a removed network is there");
+    Ok(())
+}
+
+#[test]
+fn link_local_clients_have_the_proxy() -> Result<()> {
+    let bed = with_a_port()?;
+    bed.must(&["run", "-d", "--name", "two", "--network", "six", "busybox", "sleep", "1000"])?;
+    let listener = inside(&bed, "one")?.listen("[::]:80")?;
+    let own = bed.must(&["network", "inspect", "-f", "{{slice .Id 0 12}}", "six"])?;
+    // The kernel asks for a second whether somebody else has it.
+    let address = until("the bridge's link-local address", || {
+        let shown = ip(&bed, &format!("-6 -o address show dev br-{own} scope link -tentative")).ok()?;
+        Some(shown.split_whitespace().nth(3)?.split('/').next()?.to_owned())
+    })?;
+    let index = bed.must(&["exec", "two", "cat", "/sys/class/net/eth0/ifindex"])?;
+    let client = inside(&bed, "two")?;
+    // The same goes for the client's own address.
+    let seen = until("an answer", || talk(&client, &format!("[{address}%{index}]:4000"), &listener).ok())?;
+    ensure!(seen.starts_with("fd"), "it is passed on from {seen}");
     Ok(())
 }

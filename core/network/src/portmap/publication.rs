@@ -125,9 +125,9 @@ impl Publication {
         for at in 0..self.holds.len() {
             let address = self.holds[at].address;
             let binding = self.bindings.iter().find(|binding| !binding.direct && binding.host_ip == address);
-            let has_loopback = address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-            let beside = |binding: &Binding| has_loopback && loopback(binding).is_none();
-            let proxied = binding.filter(|binding| beside(binding) || !by_filter(binding)).map(|binding| binding.to);
+            // Those with link-local addresses come here in any case, and to `[::1]` where the packet filter does not.
+            let has_link_local = address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            let proxied = binding.filter(|binding| has_link_local || !by_filter(binding)).map(|binding| binding.to);
             let proxied = proxied.filter(|_| protocol != Protocol::Sctp).zip(server.proxies);
             if let Err(error) = self.holds[at].serve(protocol, proxied) {
                 return Err(self.failed(address, error));
