@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 
 use crate::bridge::setup::{BridgeLink, DefaultBridge};
 use crate::bridge::sweep::Sweeper;
-use crate::bridge::{BridgeFamily, BridgeNetwork, BridgeSettings, mend, setup, sweep};
+use crate::bridge::{BridgeFamily, BridgeNetwork, BridgeSettings, setup, sweep};
 use crate::config::NetworkConfig;
 use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
@@ -382,51 +382,6 @@ impl NetworkStack {
         let rules = driver.rules().filter(|_| self.installed.load(Ordering::Relaxed));
         let unfiltered = rules.map_or(Ok(()), |rules| self.firewall.remove_bridge(&rules));
         self.unmake(&socket, driver).and(unfiltered)
-    }
-
-    /// From now on what others take away of rules of the packet filter and of bridges is set again. In the calling thread's
-    /// network namespace.
-    pub fn guard(self: &Arc<Self>) -> Result<(), NetworkError> {
-        if let Some(guard) = self.firewall.guard()? {
-            repair::start(guard, Arc::downgrade(self))?;
-        }
-        let links = Socket::subscribe_links().map_err(NetworkError::io("listen for changes of links"))?;
-        let links = self.links.get_or_init(|| Arc::new(links)).clone();
-        {
-            let _changing = lock(&self.changing);
-            self.watch_bridges();
-        }
-        repair::start_links(links, Arc::downgrade(self))
-    }
-
-    /// Has the guard of bridges told of those there are now. Under the turn of those who make networks.
-    fn watch_bridges(&self) {
-        let Some(links) = self.links.get() else { return };
-        let bridges: Vec<u32> = self.networks().iter().filter_map(|n| Some(n.upkeep()?.link.index)).collect();
-        if let Err(error) = links.tell_only_of(&bridges) {
-            tracing::warn!(%error, "a damaged bridge may stay so until the daemon's next start");
-        }
-    }
-
-    /// Puts bridges right; whether that was needed, or failed.
-    fn mend_bridges(&self) -> bool {
-        let _changing = lock(&self.changing);
-        let wanted: Vec<_> = self.networks().iter().filter_map(|network| network.upkeep()).collect();
-        let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"));
-        let mended = socket.and_then(|socket| mend::mend(&socket, &wanted, self.config.firewall));
-        mended.inspect_err(|error| tracing::error!(%error, "bridges cannot be looked at")).unwrap_or(true)
-    }
-
-    /// Sets the rules anew if there are to be any.
-    fn reinstall(&self) {
-        let _changing = lock(&self.changing);
-        if !self.installed.load(Ordering::Relaxed) {
-            return;
-        }
-        match self.install() {
-            Ok(()) => tracing::warn!("another program removed rules of the packet filter; they are set again"),
-            Err(error) => tracing::error!(%error, "rules of the packet filter are missing"),
-        }
     }
 
     /// Waits until the kernel has taken back what was given up. Blocking.

@@ -80,7 +80,10 @@ fn mend_one(
     link::set_up(&mut batch, *index);
     missing.iter().for_each(|(address, prefix)| link::add_address(&mut batch, *index, *address, *prefix));
     lost.iter().for_each(|port| link::attach(&mut batch, *port, *index, *isolated));
-    // A container that ended this moment has no port any more; all that can be done is done all the same.
-    socket.transact(&batch).map_err(NetworkError::kernel("set up the bridge"))?;
+    match socket.transact(&batch) {
+        // A container that ended this moment has no port any more; all that can be done is done all the same.
+        Err(error) if error.is(libc::ENODEV) => tracing::debug!(bridge = name, %error, "a port was gone"),
+        outcome => outcome.map_err(NetworkError::kernel("set up the bridge"))?,
+    }
     Ok(true)
 }

@@ -167,7 +167,7 @@ impl NetworkStack {
             options.push(wishes);
         }
         let Some(shelf) = attachments.first().and_then(|first| first.network.shelf()) else { return Ok(None) };
-        let taken = self.pool.take(shelf)?;
+        let taken = self.on_bridges(|| self.pool.take(shelf))?;
         let (netns, handle) = (taken.netns, taken.handle);
         let mut batch = Batch::new();
         if let (Some(first), Some(port)) = (held.joints.first_mut(), handle.port) {
@@ -180,7 +180,8 @@ impl NetworkStack {
         for joint in held.joints.iter_mut().filter(|joint| joint.port.is_none()) {
             let Some(plan) = joint.network.link() else { continue };
             let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-            joint.port = Some(sandbox::add_link(&host, &netns, &handle.socket, &joint.state.interface, plan)?);
+            let name = &joint.state.interface;
+            joint.port = Some(self.on_bridges(|| sandbox::add_link(&host, &netns, &handle.socket, name, plan))?);
         }
         if !batch.is_empty() {
             handle.socket.transact(&batch).map_err(NetworkError::kernel("name the container's link"))?;
@@ -249,7 +250,7 @@ impl NetworkStack {
         state.interface = plan.name(options.interface.as_deref(), |name| held.has_interface(name));
         let before = held.routers();
         let made = match &held.socket {
-            Some(socket) => sandbox::add_link(&host, &netns, socket, &state.interface, plan),
+            Some(socket) => self.on_bridges(|| sandbox::add_link(&host, &netns, socket, &state.interface, plan)),
             None => Err(NetworkError::io("enter the container's network namespace")(
                 std::io::ErrorKind::NotConnected.into(),
             )),

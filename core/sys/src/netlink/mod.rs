@@ -182,7 +182,15 @@ impl Socket {
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let kernel = SocketAddrNetlink::new(0, 0);
-        let sent = rustix::io::retry_on_intr(|| rustix::net::sendto(&self.0, bytes, SendFlags::empty(), &kernel))?;
+        let send = || rustix::io::retry_on_intr(|| rustix::net::sendto(&self.0, bytes, SendFlags::empty(), &kernel));
+        let sent = match send() {
+            // A transaction is one message to the socket, whatever the socket's room was meant for.
+            Err(Errno::MSGSIZE) => {
+                sockopt::set_socket_send_buffer_size_force(&self.0, bytes.len())?;
+                send()?
+            }
+            outcome => outcome?,
+        };
         if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
@@ -255,6 +263,19 @@ mod tests {
         let error = socket.transact(&batch).expect_err("no such link");
         assert!(error.is(libc::ENODEV), "{error}");
         assert!(matches!(error, NetlinkError::Refused { message: 1, .. }), "{error:?}");
+    }
+
+    #[test]
+    fn privileged_a_batch_of_any_size_is_sent() {
+        let socket = Socket::open(Family::Route).expect("socket");
+        let mut batch = Batch::new();
+        for _ in 0..50_000 {
+            // No question, and so no answer.
+            batch.message(libc::NLMSG_NOOP as u16, 0).raw(&[0; 16]);
+        }
+        batch.message(libc::RTM_GETLINK, message::ACK).raw(&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(batch.bytes().len() > 1 << 20);
+        socket.transact(&batch).expect("needs root");
     }
 
     #[test]
