@@ -1,5 +1,6 @@
-//! The packet filter beside other programs': what they flush comes back, what is theirs stays. Ours alone: the stock daemon
-//! sets its rules again when firewalld says so, and otherwise at its next start.
+//! The packet filter and bridges beside other programs: what they flush or remove comes back, what is theirs stays. Ours alone:
+//! the stock daemon sets its rules again when firewalld says so, and otherwise at its next start, and has no proxy's work
+//! done by the packet filter.
 
 #[allow(dead_code, reason = "other suites use the rest of it")]
 mod bed;
@@ -91,7 +92,9 @@ fn talk(from: &Network, address: &str, listener: &TcpListener) -> Result<String>
     // More than one packet, and more than the kernel makes of one where it leaves the cutting to the link.
     let sent = vec![7; 300_000];
     let client = from.connect(address).with_context(|| address.to_owned())?;
-    let (mut server, peer) = listener.accept()?;
+    listener.set_nonblocking(true)?;
+    let (mut server, peer) = until(&format!("a connection to {address}"), || listener.accept().ok())?;
+    server.set_read_timeout(Some(LIMIT))?;
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| (&client).write_all(&sent).and_then(|()| client.shutdown(Shutdown::Write)));
         let mut seen = Vec::new();
@@ -145,5 +148,92 @@ fn localhost_needs_no_proxy() -> Result<()> {
         ensure!(host.connect(address).is_err(), "{address} is still served");
     }
     ensure!(!rules(&bed)?.contains("4001"), "{}", rules(&bed)?);
+    Ok(())
+}
+
+/// ip(8) in the daemon's network namespace.
+fn ip(bed: &Bed, arguments: &str) -> Result<String> {
+    let mut command = Command::new("nsenter");
+    let said = run(command.args(["-t", &bed.pid().to_string(), "-n", "ip"]).args(arguments.split(' ')))?;
+    ensure!(said.code == 0, "ip {arguments}: {}", said.err);
+    Ok(said.out)
+}
+
+/// Whether containers are reached from the host by their ports, and one from the other.
+fn all_are_reached(bed: &Bed) -> Result<()> {
+    let (host, one, two) = (Network::of_process(bed.pid())?, inside(bed, "one")?, inside(bed, "two")?);
+    let (first, second) = (one.listen("[::]:80")?, two.listen("[::]:80")?);
+    for address in ["127.0.0.1:4000", "[::1]:4000"] {
+        talk(&host, address, &first).with_context(|| address.to_owned())?;
+    }
+    talk(&host, "127.0.0.1:4001", &second)?;
+    let three = inside(bed, "three")?;
+    for address in ["10.88.0.2:80", "[fd00:88::2]:80"] {
+        talk(&three, address, &first).with_context(|| address.to_owned())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn damaged_bridges_come_back() -> Result<()> {
+    let mut bed = Bed::new()?;
+    bed.start()?;
+    bed.import()?;
+    let subnets = ["--subnet", "10.88.0.0/24", "--subnet", "fd00:88::/64"];
+    let id = bed.must(&[&["network", "create", "--ipv6"], &subnets[..], &["six"]].concat())?;
+    let own = format!("br-{}", &id[..12]);
+    for (name, network, port) in [("one", "six", "4000:80"), ("two", "bridge", "4001:80"), ("three", "six", "4002:80")]
+    {
+        bed.must(&["run", "-d", "--name", name, "--network", network, "-p", port, "busybox", "sleep", "1000"])?;
+    }
+    all_are_reached(&bed)?;
+    let mut repairs = 0;
+    let said = |bed: &Bed| bed.log().matches("damaged a bridge; it is as before").count();
+    ensure!(said(&bed) == repairs, "{}", bed.log());
+    for damage in [
+        format!("link del {own}"),
+        "link del docker0".to_owned(),
+        format!("link set {own} down"),
+        format!("address del 10.88.0.1/24 dev {own}"),
+        format!("address flush dev {own}"),
+        format!("link del {own}"),
+    ] {
+        ip(&bed, &damage)?;
+        until(&format!("repair after {damage}"), || (said(&bed) > repairs).then_some(()))?;
+        repairs = said(&bed);
+        all_are_reached(&bed).with_context(|| format!("after {damage}"))?;
+    }
+    // Those that are joined from now on, too.
+    for name in ["one", "two", "three"] {
+        bed.must(&["restart", "-t", "0", name])?;
+    }
+    all_are_reached(&bed)?;
+    // What changes by our own hand is no damage.
+    let before = said(&bed);
+    bed.must(&["network", "create", "--ipv6", "more"])?;
+    bed.must(&["network", "rm", "more"])?;
+    bed.must(&["rm", "-f", "one", "two", "three"])?;
+    bed.must(&["network", "rm", "six"])?;
+    ensure!(said(&bed) == before && !bed.log().contains("a bridge is damaged"), "{}", bed.log());
+    ensure!(!ip(&bed, "-br link")?.contains(&own), "the bridge of a removed network is there");
+    Ok(())
+}
+
+#[test]
+fn link_local_clients_have_the_proxy() -> Result<()> {
+    let bed = with_a_port()?;
+    bed.must(&["run", "-d", "--name", "two", "--network", "six", "busybox", "sleep", "1000"])?;
+    let listener = inside(&bed, "one")?.listen("[::]:80")?;
+    let own = bed.must(&["network", "inspect", "-f", "{{slice .Id 0 12}}", "six"])?;
+    // The kernel asks for a second whether somebody else has it.
+    let address = until("the bridge's link-local address", || {
+        let shown = ip(&bed, &format!("-6 -o address show dev br-{own} scope link -tentative")).ok()?;
+        Some(shown.split_whitespace().nth(3)?.split('/').next()?.to_owned())
+    })?;
+    let index = bed.must(&["exec", "two", "cat", "/sys/class/net/eth0/ifindex"])?;
+    let client = inside(&bed, "two")?;
+    // The same goes for the client's own address.
+    let seen = until("an answer", || talk(&client, &format!("[{address}%{index}]:4000"), &listener).ok())?;
+    ensure!(seen.starts_with("fd"), "it is passed on from {seen}");
     Ok(())
 }

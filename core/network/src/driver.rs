@@ -8,6 +8,7 @@ use std::time::Duration;
 use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, EndpointId};
 
+use crate::bridge::mend::Upkeep;
 use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, GatewayMode};
 use crate::ipam::{Leases, SubnetPlan};
@@ -91,6 +92,10 @@ pub trait NetworkDriver: Send + Sync + Debug {
     }
     /// What the packet filter is to do for it.
     fn rules(&self) -> Option<BridgeRules> {
+        None
+    }
+    /// What its bridge is to be like, if it has one that is ours to keep up.
+    fn upkeep(&self) -> Option<Upkeep> {
         None
     }
     /// For inspect.

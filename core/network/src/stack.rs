@@ -160,6 +160,8 @@ pub struct NetworkStack {
     installed: AtomicBool,
     publisher: PortPublisher,
     sweeper: Sweeper,
+    /// Told of changes of bridges, once they are guarded.
+    links: OnceLock<Arc<Socket>>,
     /// Whether what concerns no bridge is dropped, of each family; known from its first bridge on.
     drop_foreign: [OnceLock<bool>; 2],
     forwarding_marker: PathBuf,
@@ -203,6 +205,7 @@ impl NetworkStack {
             installed: AtomicBool::new(false),
             publisher,
             sweeper: Sweeper::start()?,
+            links: OnceLock::new(),
             drop_foreign: Default::default(),
             forwarding_marker,
             pool,
@@ -365,6 +368,7 @@ impl NetworkStack {
             let _ = self.unmake(&socket, &*driver);
             return Err(error);
         }
+        self.watch_bridges();
         Ok(driver)
     }
 
@@ -373,31 +377,11 @@ impl NetworkStack {
     pub fn remove(&self, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
         let _changing = lock(&self.changing);
         self.forget(driver);
+        self.watch_bridges();
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let rules = driver.rules().filter(|_| self.installed.load(Ordering::Relaxed));
         let unfiltered = rules.map_or(Ok(()), |rules| self.firewall.remove_bridge(&rules));
         self.unmake(&socket, driver).and(unfiltered)
-    }
-
-    /// From now on rules of the packet filter that others take away are set again. In the calling thread's network
-    /// namespace.
-    pub fn guard_rules(self: &Arc<Self>) -> Result<(), NetworkError> {
-        match self.firewall.guard()? {
-            Some(guard) => repair::start(guard, Arc::downgrade(self)),
-            None => Ok(()),
-        }
-    }
-
-    /// Sets the rules anew if there are to be any.
-    fn reinstall(&self) {
-        let _changing = lock(&self.changing);
-        if !self.installed.load(Ordering::Relaxed) {
-            return;
-        }
-        match self.install() {
-            Ok(()) => tracing::warn!("another program removed rules of the packet filter; they are set again"),
-            Err(error) => tracing::error!(%error, "rules of the packet filter are missing"),
-        }
     }
 
     /// Waits until the kernel has taken back what was given up. Blocking.

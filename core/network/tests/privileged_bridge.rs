@@ -200,6 +200,20 @@ fn privileged_traffic_outlives_the_daemon_and_is_taken_over() {
 }
 
 #[test]
+fn privileged_a_bridge_lost_without_a_daemon_is_made_again() {
+    world::on_host(|host| {
+        let web = host.join("web", &["8080:80"]);
+        let server = Server::start(&web.netns, 80);
+        let kept = host.kept(&web, server.pid());
+        host.kill();
+        world::ip(&["link", "del", "docker0"]);
+        host.start_again(&[kept]);
+        assert_eq!(answer(at(LOCAL, 8080)).as_deref(), Ok("172.17.0.1"));
+        host.leave(&web);
+    });
+}
+
+#[test]
 fn privileged_a_shared_namespace_loses_its_link() {
     world::on_host(|host| {
         let owner = host.join("owner", &[]);

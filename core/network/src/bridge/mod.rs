@@ -4,6 +4,7 @@
 //! The driver knows addresses. Links, routes and published ports of a container belong to its sandbox, which may be on
 //! several networks: see [`crate::stack`].
 
+pub mod mend;
 pub mod setup;
 pub(crate) mod sweep;
 
@@ -18,7 +19,8 @@ use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, FamilyRules, GatewayMode};
 use crate::ipam::{Leases, Subnet, SubnetPlan};
 use crate::pool::ShelfId;
-use crate::sandbox::LinkPlan;
+use crate::sandbox::{LinkKind, LinkPlan};
+use mend::Upkeep;
 use setup::BridgeLink;
 
 /// One family of a bridge network, resolved.
@@ -169,6 +171,12 @@ impl NetworkDriver for BridgeNetwork {
                 IpAddr::V4(_) => None,
             }),
         })
+    }
+
+    fn upkeep(&self) -> Option<Upkeep> {
+        let isolated = matches!(self.plan.kind, LinkKind::Port { isolated: true, .. });
+        let (link, mtu) = (self.bridge.clone(), self.settings.mtu);
+        link.ours.then(|| Upkeep { link, mtu, addresses: self.settings.addresses(), isolated })
     }
 
     fn rules(&self) -> Option<BridgeRules> {

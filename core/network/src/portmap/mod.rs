@@ -169,7 +169,7 @@ impl PortPublisher {
         addresses: &[IpAddr],
         host_port: u16,
     ) -> Result<Publication, NetworkError> {
-        let mut publication = Publication::hold(port, wish, bindings, addresses, host_port)?;
+        let mut publication = Publication::hold(self.server(), port, wish, bindings, addresses, host_port)?;
         publication.serve(self.server())?;
         Ok(publication)
     }

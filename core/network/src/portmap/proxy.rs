@@ -2,14 +2,16 @@
 //! without a packet filter - are served by a task of the daemon, TCP here and UDP by [`super::relay`]. Connections end with
 //! the daemon.
 
+use std::fmt::Debug;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use dockerd_sys::flows;
 use dockerd_types::network::Protocol;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -23,10 +25,31 @@ const ENDING: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Proxy {
     task: JoinHandle<()>,
-    /// Hangs up when the task is gone.
+    /// Hangs up when the socket is closed.
     closed: mpsc::Receiver<()>,
     target: Target,
+    /// `None` while it ends.
+    socket: Option<Arc<dyn Shared>>,
 }
+
+/// A socket that several look after.
+trait Shared: AsFd + Debug + Send + Sync {}
+
+/// The socket of a port being served.
+#[derive(Debug)]
+pub(super) struct Served<S> {
+    pub(super) socket: S,
+    /// Behind the socket: who waits for the end finds it closed.
+    _open: mpsc::Sender<()>,
+}
+
+impl<S: AsFd> AsFd for Served<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl<S: AsFd + Debug + Send + Sync> Shared for Served<S> {}
 
 /// Where what comes leads.
 #[derive(Debug, Clone)]
@@ -41,6 +64,7 @@ impl Target {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.task.abort();
+        self.socket = None;
         // Nothing is ever sent: this ends by the hanging up.
         let _ = self.closed.recv_timeout(ENDING);
     }
@@ -62,23 +86,26 @@ impl Proxy {
         let _runtime = runtime.enter();
         let target = Target(Arc::new(Mutex::new(to)));
         let (open, closed) = mpsc::channel::<()>();
-        let task = match protocol {
+        let (task, socket): (_, Arc<dyn Shared>) = match protocol {
             Protocol::Tcp => {
-                let listener = TcpListener::from_std(std::net::TcpListener::from(socket))?;
-                let served = target.clone();
-                runtime.spawn(async move {
-                    // Given back in reverse order: what is open is closed before that is told.
-                    let (_open, listener) = (open, listener);
-                    serve(&listener, &served).await;
-                })
+                let socket = TcpListener::from_std(std::net::TcpListener::from(socket))?;
+                let served = Arc::new(Served { socket, _open: open });
+                (runtime.spawn(serve(served.clone(), target.clone())), served)
             }
             Protocol::Udp => {
-                let relay = Relay::open(socket, target.clone(), limits, open)?;
-                runtime.spawn(relay.serve())
+                flows::open(&socket)?;
+                let served = Arc::new(Served { socket: UdpSocket::from_std(socket.into())?, _open: open });
+                (runtime.spawn(Relay::new(served.clone(), target.clone(), limits).serve()), served)
             }
             Protocol::Sctp => return Err(io::ErrorKind::Unsupported.into()),
         };
-        Ok(Self { task, closed, target })
+        Ok(Self { task, closed, target, socket: Some(socket) })
+    }
+
+    /// Ends it, but not its socket.
+    pub fn into_socket(self) -> io::Result<OwnedFd> {
+        let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        socket.as_fd().try_clone_to_owned()
     }
 
     /// Connections and datagrams that come from now on lead to `to`.
@@ -87,12 +114,12 @@ impl Proxy {
     }
 }
 
-async fn serve(listener: &TcpListener, target: &Target) {
+async fn serve(listener: Arc<Served<TcpListener>>, target: Target) {
     // Connections live in the set, so that they end with the task.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.socket.accept() => match accepted {
                 Ok((client, _)) => {
                     connections.spawn(relay(client, target.address()));
                 }

@@ -1,7 +1,8 @@
 //! One port of a container as it is published: a number, the sockets that hold it on the host's addresses, and who serves
 //! each of them.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use dockerd_sys::port::{self, Transport};
@@ -40,16 +41,26 @@ pub(super) struct Publication {
 /// An address of the host, held.
 #[derive(Debug)]
 pub(super) struct Hold {
+    /// All of IPv6: it may be all of IPv4 as well, which then the packet filter serves.
     address: IpAddr,
-    /// Before the socket: it is to be closed when this is dropped.
-    proxy: Option<Proxy>,
-    /// `None` where no program of the host can have the port either.
-    socket: Option<OwnedFd>,
+    by: Held,
+}
+
+/// Who has it.
+#[derive(Debug)]
+enum Held {
+    /// Nobody, where no program of the host can have the port either.
+    Nobody,
+    /// A socket nobody reads from.
+    Socket(OwnedFd),
+    /// Who serves it.
+    Proxy(Proxy),
 }
 
 impl Publication {
-    /// Holds a port on `addresses`, those of `bindings`. Nobody serves it yet.
+    /// Holds a port on `addresses`, those of `bindings`. Nobody serves it yet; `server` will.
     pub(super) fn hold(
+        server: Server<'_>,
         port: Port,
         wish: HostPort,
         bindings: Vec<Binding>,
@@ -58,6 +69,15 @@ impl Publication {
     ) -> Result<Self, NetworkError> {
         let mut out =
             Self { port, wish, host_port, bindings, forwards: Vec::new(), holds: Vec::with_capacity(addresses.len()) };
+        let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let mut together = server.filtered[0] && everywhere.iter().all(|address| addresses.contains(address));
+        if together {
+            // One descriptor instead of two. Where that is refused it is found out which of them is taken.
+            match port::hold_everywhere(transport(port.protocol), host_port) {
+                Ok(socket) => out.holds.push(Hold { address: everywhere[1], by: Held::Socket(socket) }),
+                Err(_) => together = false,
+            }
+        }
         for (at, address) in addresses.iter().enumerate() {
             if addresses.iter().enumerate().any(|(other, held)| other != at && exclude(held, address)) {
                 // Of datagrams, those to one address come to the socket of all of them as well.
@@ -68,16 +88,19 @@ impl Publication {
                     continue;
                 }
             }
-            let socket = match port::hold(transport(port.protocol), SocketAddr::new(*address, host_port)) {
+            if together && address.is_unspecified() {
+                continue;
+            }
+            let by = match port::hold(transport(port.protocol), SocketAddr::new(*address, host_port)) {
                 // Then no program of the host can have the port either.
                 Err(error)
                     if port.protocol == Protocol::Sctp && error.raw_os_error() == Some(libc::EPROTONOSUPPORT) =>
                 {
-                    None
+                    Held::Nobody
                 }
-                held => Some(held.map_err(|error| out.failed(*address, error))?),
+                held => Held::Socket(held.map_err(|error| out.failed(*address, error))?),
             };
-            out.holds.push(Hold { address: *address, proxy: None, socket });
+            out.holds.push(Hold { address: *address, by });
         }
         Ok(out)
     }
@@ -100,22 +123,14 @@ impl Publication {
         };
         self.forwards = self.bindings.iter().filter(by_filter).map(forward).collect();
         for at in 0..self.holds.len() {
-            let Hold { address, proxy, socket } = &mut self.holds[at];
-            let binding = self.bindings.iter().find(|binding| !binding.direct && binding.host_ip == *address);
-            let has_loopback = *address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-            let beside = |binding: &Binding| has_loopback && loopback(binding).is_none();
-            let proxied = binding.filter(|binding| beside(binding) || !by_filter(binding));
-            let proxied = proxied.zip(server.proxies).zip(socket.as_ref());
-            match (proxied.filter(|_| protocol != Protocol::Sctp), &proxy) {
-                (None, _) => *proxy = None,
-                (Some(((binding, _), _)), Some(proxy)) => proxy.redirect(binding.to),
-                (Some(((binding, runtime), socket)), None) => {
-                    let started = socket.try_clone();
-                    let started = started.and_then(|socket| Proxy::start(runtime, protocol, socket, binding.to));
-                    let address = *address;
-                    let started = started.map_err(|error| self.failed(address, error))?;
-                    self.holds[at].proxy = Some(started);
-                }
+            let address = self.holds[at].address;
+            let binding = self.bindings.iter().find(|binding| !binding.direct && binding.host_ip == address);
+            // Those with link-local addresses come here in any case, and to `[::1]` where the packet filter does not.
+            let has_link_local = address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            let proxied = binding.filter(|binding| has_link_local || !by_filter(binding)).map(|binding| binding.to);
+            let proxied = proxied.filter(|_| protocol != Protocol::Sctp).zip(server.proxies);
+            if let Err(error) = self.holds[at].serve(protocol, proxied) {
+                return Err(self.failed(address, error));
             }
         }
         Ok(())
@@ -138,7 +153,7 @@ impl Publication {
         self.wish == wish || number == 0 || (restored && inside)
     }
 
-    fn failed(&self, address: IpAddr, source: std::io::Error) -> NetworkError {
+    fn failed(&self, address: IpAddr, source: io::Error) -> NetworkError {
         let to = self.bindings.iter().find(|binding| !binding.direct && binding.host_ip == address);
         NetworkError::HostPort {
             host: SocketAddr::new(address, self.host_port),
@@ -146,6 +161,37 @@ impl Publication {
             port: self.port,
             source,
         }
+    }
+}
+
+impl Hold {
+    /// Has a proxy serve it that leads there, or nobody.
+    fn serve(&mut self, protocol: Protocol, proxied: Option<(SocketAddr, &Handle)>) -> io::Result<()> {
+        self.by = match (std::mem::replace(&mut self.by, Held::Nobody), proxied) {
+            (Held::Proxy(proxy), Some((to, _))) => {
+                proxy.redirect(to);
+                Held::Proxy(proxy)
+            }
+            (Held::Proxy(proxy), None) => {
+                let socket = proxy.into_socket()?;
+                if protocol == Protocol::Udp {
+                    port::nobody_reads(&socket)?;
+                }
+                Held::Socket(socket)
+            }
+            (Held::Socket(socket), Some((to, runtime))) => {
+                let copy = socket.try_clone();
+                match copy.and_then(|copy| Proxy::start(runtime, protocol, copy, to)) {
+                    Ok(proxy) => Held::Proxy(proxy),
+                    Err(error) => {
+                        self.by = Held::Socket(socket);
+                        return Err(error);
+                    }
+                }
+            }
+            (held, _) => held,
+        };
+        Ok(())
     }
 }
 

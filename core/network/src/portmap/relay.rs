@@ -8,9 +8,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+
 use std::time::Duration;
 
 use dockerd_sys::flows::{self, Flow, Tray};
@@ -19,7 +20,7 @@ use tokio::net::UdpSocket;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::proxy::Target;
+use super::proxy::{Served, Target};
 
 /// Datagrams taken at a time. There is room for the longest ones, which seldom come.
 const BATCH: usize = 16;
@@ -44,18 +45,10 @@ impl Default for Limits {
     }
 }
 
-/// The port's socket, which all flows reply by.
-#[derive(Debug)]
-struct Served {
-    socket: UdpSocket,
-    /// Behind the socket: who waits for the end finds it closed.
-    _open: mpsc::Sender<()>,
-}
-
 /// A port being served.
 #[derive(Debug)]
 pub(super) struct Relay {
-    port: Arc<Served>,
+    port: Arc<Served<UdpSocket>>,
     target: Target,
     limits: Limits,
     clients: HashMap<Flow, Client>,
@@ -84,13 +77,10 @@ impl Clock {
 }
 
 impl Relay {
-    /// For a socket that is bound; `open` is dropped when it is closed. Within a runtime.
-    pub(super) fn open(socket: OwnedFd, target: Target, limits: Limits, open: mpsc::Sender<()>) -> io::Result<Self> {
-        flows::open(&socket)?;
-        let socket = UdpSocket::from_std(socket.into())?;
-        let port = Arc::new(Served { socket, _open: open });
+    /// For a socket that is bound and open to what comes.
+    pub(super) fn new(port: Arc<Served<UdpSocket>>, target: Target, limits: Limits) -> Self {
         let clock = Clock(Instant::now());
-        Ok(Self { port, target, limits, clients: HashMap::new(), tasks: JoinSet::new(), clock })
+        Self { port, target, limits, clients: HashMap::new(), tasks: JoinSet::new(), clock }
     }
 
     /// Passes datagrams on until the runtime ends.
@@ -183,7 +173,7 @@ impl Relay {
 struct Back {
     flow: Flow,
     socket: Arc<UdpSocket>,
-    port: Arc<Served>,
+    port: Arc<Served<UdpSocket>>,
     used: Arc<AtomicU64>,
     idle: Duration,
     clock: Clock,
@@ -300,9 +290,12 @@ mod tests {
             assert_eq!(ways.len(), clients.len());
             // A client's way stays the same.
             assert!(ways.contains(&ask(&clients[0], &server, "again")));
-            drop(proxy);
-            let all: SocketAddr = all.parse().expect("address");
-            drop(UdpSocket::bind(SocketAddr::new(all.ip(), port)).expect("it is free"));
+            let all = SocketAddr::new(all.parse::<SocketAddr>().expect("address").ip(), port);
+            UdpSocket::bind(all).expect_err("it is taken");
+            let held = proxy.into_socket().expect("a socket");
+            UdpSocket::bind(all).expect_err("it is still taken");
+            drop(held);
+            UdpSocket::bind(all).expect("it is free");
         }
     }
 

@@ -20,9 +20,9 @@ use super::{Attachment, Joined, KeptContainer, NetworkStack, SandboxRequest, loc
 use crate::bridge::sweep;
 use crate::driver::NetworkDriver;
 use crate::error::NetworkError;
-use crate::link::{self, DefaultRoute, MacAddress};
+use crate::link::{self, DefaultRoute, Link, MacAddress};
 use crate::portmap::{PortTarget, Publications, Route};
-use crate::sandbox::{self, LinkPort};
+use crate::sandbox::{self, LinkKind, LinkPort};
 
 /// One network of a sandbox.
 #[derive(Debug)]
@@ -167,7 +167,7 @@ impl NetworkStack {
             options.push(wishes);
         }
         let Some(shelf) = attachments.first().and_then(|first| first.network.shelf()) else { return Ok(None) };
-        let taken = self.pool.take(shelf)?;
+        let taken = self.on_bridges(|| self.pool.take(shelf))?;
         let (netns, handle) = (taken.netns, taken.handle);
         let mut batch = Batch::new();
         if let (Some(first), Some(port)) = (held.joints.first_mut(), handle.port) {
@@ -180,7 +180,8 @@ impl NetworkStack {
         for joint in held.joints.iter_mut().filter(|joint| joint.port.is_none()) {
             let Some(plan) = joint.network.link() else { continue };
             let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-            joint.port = Some(sandbox::add_link(&host, &netns, &handle.socket, &joint.state.interface, plan)?);
+            let name = &joint.state.interface;
+            joint.port = Some(self.on_bridges(|| sandbox::add_link(&host, &netns, &handle.socket, name, plan))?);
         }
         if !batch.is_empty() {
             handle.socket.transact(&batch).map_err(NetworkError::kernel("name the container's link"))?;
@@ -249,7 +250,7 @@ impl NetworkStack {
         state.interface = plan.name(options.interface.as_deref(), |name| held.has_interface(name));
         let before = held.routers();
         let made = match &held.socket {
-            Some(socket) => sandbox::add_link(&host, &netns, socket, &state.interface, plan),
+            Some(socket) => self.on_bridges(|| sandbox::add_link(&host, &netns, socket, &state.interface, plan)),
             None => Err(NetworkError::io("enter the container's network namespace")(
                 std::io::ErrorKind::NotConnected.into(),
             )),
@@ -409,7 +410,8 @@ impl NetworkStack {
                 };
                 network.keep(&kept.container, state);
                 let port = ports.get(at).copied().flatten();
-                hosts.extend(port.and_then(|port| port.host));
+                let kind = network.link().map(|plan| plan.kind.clone());
+                hosts.extend(port.and_then(|port| port.host).zip(kind));
                 joints.push(Joint { network, state: state.clone(), link_local: Vec::new(), priority: *priority, port });
             }
             let mut held = HeldSandbox {
@@ -424,8 +426,29 @@ impl NetworkStack {
             }
             lock(&self.sandboxes).insert(kept.container.clone(), held);
         }
+        self.attach_all(&hosts)?;
         let leftovers = std::mem::take(&mut *lock(&self.leftovers));
-        sweep::remove(leftovers.into_iter().filter(|index| !hosts.contains(index)))?;
+        sweep::remove(leftovers.into_iter().filter(|index| !hosts.iter().any(|(host, _)| host == index)))?;
         self.install()
+    }
+
+    /// Host's ends whose bridge was lost while no daemon was there are ports of the one that was made in its place.
+    fn attach_all(&self, hosts: &[(u32, LinkKind)]) -> Result<(), NetworkError> {
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        let links = link::all(&socket).map_err(NetworkError::kernel("list the host's links"))?;
+        let mut batch = Batch::new();
+        for (host, kind) in hosts {
+            let LinkKind::Port { bridge, isolated, .. } = *kind else { continue };
+            let astray = |link: &&Link| link.index == *host && (link.master, link.group) != (Some(bridge), bridge);
+            links.iter().filter(astray).for_each(|link| link::attach(&mut batch, link.index, bridge, isolated));
+        }
+        // One that ended this moment has no port any more.
+        if let Err(error) = socket.transact(&batch) {
+            tracing::warn!(%error, "links of running containers could not be attached to their bridges again");
+        }
+        Ok(())
     }
 }
