@@ -18,6 +18,7 @@
 //! | [`image`] | the image tests run |
 //! | [`dns`] | asking a container's resolver, and a server it asks |
 //! | [`network`] | the network namespace a daemon lives in |
+//! | [`firewalls`] | firewalld, ufw and others on a host of their own |
 //! | [`private`] | one more daemon of the kind that is tested, with flags of its own |
 //! | [`seed`] | images as registries keep them, made in memory |
 //! | [`registry`] | Debian's registry: open, closed, by TLS |
@@ -40,6 +41,7 @@ pub mod daemon;
 pub mod dns;
 pub mod expected;
 pub mod faults;
+pub mod firewalls;
 pub mod golden;
 pub mod host;
 pub mod hostile;

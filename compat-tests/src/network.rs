@@ -72,6 +72,11 @@ impl Network {
         ran(command.env("DOCKER_CONFIG", config), input)
     }
 
+    /// Another descriptor of it.
+    pub fn file(&self) -> Result<File> {
+        Ok(self.0.try_clone()?)
+    }
+
     fn argument(&self) -> String {
         format!("--net=/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
