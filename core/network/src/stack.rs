@@ -34,6 +34,7 @@ use crate::pool::{SandboxPool, ShelfId};
 use crate::portmap::{PortPublisher, PublisherOptions};
 use crate::sandbox::{Blueprint, INNER_PREFIX, LinkKind, LinkPlan};
 use crate::simple::{ConfigurationOnly, SimpleNetwork};
+pub use options::endpoint_option_problems;
 use sandboxes::HeldSandbox;
 
 /// Who the predefined networks are.
