@@ -81,7 +81,12 @@ pub(crate) fn ok(value: &Value) -> Reply {
 
 /// 200 with a list of wire types, written without a tree of values between.
 pub(crate) fn ok_list<T: Serialize>(list: &[T]) -> Reply {
-    let mut text = serde_json::to_vec(list).expect("keys are texts, and no serializer of ours fails");
+    ok_ordered(&list)
+}
+
+/// 200 with a wire type, whose members stay in their order.
+pub(crate) fn ok_ordered<T: Serialize>(value: &T) -> Reply {
+    let mut text = serde_json::to_vec(value).expect("keys are texts, and no serializer of ours fails");
     text.push(b'\n');
     whole(StatusCode::OK, Some("application/json"), text)
 }

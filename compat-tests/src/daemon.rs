@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::LIMIT;
 use crate::host::{Host, Kind};
+use crate::network::Network;
 
 /// Set in the environment of the daemon and what it starts for itself; its value is the daemon's directory.
 pub const MARK: &str = "COMPAT_DAEMON";
@@ -36,19 +37,24 @@ impl Daemon {
 
     /// The same, with the directory `etc` as the daemon's `/etc/docker`.
     pub fn start_with(flags: &[&str], etc: Option<&Path>) -> Result<Self> {
-        Self::start_in("true", flags, etc)
+        Self::start_in("true", flags, etc, None)
     }
 
     /// The same after shell commands, which leave their mark on the process.
     pub fn start_after(before: &str, flags: &[&str]) -> Result<Self> {
-        Self::start_in(before, flags, None)
+        Self::start_in(before, flags, None, None)
     }
 
-    fn start_in(before: &str, flags: &[&str], etc: Option<&Path>) -> Result<Self> {
+    /// The same in a network that is there.
+    pub fn start_within(network: &Network, before: &str, flags: &[&str]) -> Result<Self> {
+        Self::start_in(before, flags, None, Some(network.file()?))
+    }
+
+    fn start_in(before: &str, flags: &[&str], etc: Option<&Path>, network: Option<File>) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("compat-").tempdir()?;
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let etc = etc.map(Path::to_owned);
-        let (process, host) = spawn(dir.path(), before, &flags, etc.as_deref(), None)?;
+        let (process, host) = spawn(dir.path(), before, &flags, etc.as_deref(), network.as_ref())?;
         let network = File::open(format!("/proc/{}/ns/net", process.id()))?;
         Ok(Self { dir, flags, before: before.to_owned(), etc, process, host, network })
     }

@@ -20,6 +20,7 @@
 //! | [`network`] | the network namespace a daemon lives in, and those of other hosts |
 //! | [`probe`] | who reaches whom, and under which address |
 //! | [`matrix`] | tables of that, expected and found |
+//! | [`firewalls`] | firewalld, ufw and others on a host of their own |
 //! | [`private`] | one more daemon of the kind that is tested, with flags of its own |
 //! | [`seed`] | images as registries keep them, made in memory |
 //! | [`registry`] | Debian's registry: open, closed, by TLS |
@@ -42,6 +43,7 @@ pub mod daemon;
 pub mod dns;
 pub mod expected;
 pub mod faults;
+pub mod firewalls;
 pub mod golden;
 pub mod host;
 pub mod hostile;

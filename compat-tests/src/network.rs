@@ -114,6 +114,11 @@ impl Network {
         ran(command.env("DOCKER_CONFIG", config), input)
     }
 
+    /// Another descriptor of it.
+    pub fn file(&self) -> Result<File> {
+        Ok(self.0.try_clone()?)
+    }
+
     fn argument(&self) -> String {
         format!("--net={}", self.path())
     }

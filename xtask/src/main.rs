@@ -125,6 +125,7 @@ fn deny() -> Result<()> {
 fn test() -> Result<()> {
     packages::install(&packages::TESTS)?;
     packages::unpack_for_tests()?;
+    packages::install_firewalls()?;
     // The black-box tests start this binary.
     cargo(&["build", "--package", "dockerd-rs"])?;
     cargo(&["test", "--workspace"])
@@ -133,6 +134,7 @@ fn test() -> Result<()> {
 fn compat(against: &str, tests: &[String]) -> Result<()> {
     packages::install(&packages::TESTS)?;
     packages::unpack_for_tests()?;
+    packages::install_firewalls()?;
     let stock = if against == "stock" { Some(stock::start()?) } else { None };
     let host = match &stock {
         Some(stock) => Some(stock.host()),

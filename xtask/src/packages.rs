@@ -1,8 +1,8 @@
 //! Installing the programs tests and demo use, from the distribution, only where they are missing.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -10,6 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 pub(crate) const TESTS: [&str; 9] = ["busybox", "ip", "docker", "nft", "nsenter", "crun", "runc", "strace", PYTHON_SDK];
 /// What tests use without its being installed: the registry's package would also start a service.
 const UNPACKED: [&str; 1] = ["docker-registry"];
+/// The Debian suite the other firewalls come from: the one stock's engine is from.
+const FIREWALLS_SUITE: &str = "forky";
+/// What is in their root.
+const FIREWALLS: &str = "ufw,firewalld,dbus-daemon,nftables,iptables,iproute2,python3";
 /// A file of docker-py.
 const PYTHON_SDK: &str = "/usr/lib/python3/dist-packages/docker/__init__.py";
 
@@ -95,6 +99,44 @@ pub(crate) fn unpack_for_tests() -> Result<()> {
         fs::rename(fresh, dir)?;
     }
     Ok(())
+}
+
+/// Makes a root file system of Debian packages, unless it is there.
+pub(crate) fn install_root(root: &Path, suite: &str, include: &str) -> Result<()> {
+    let ready = root.join(".ready");
+    if ready.exists() {
+        return Ok(());
+    }
+    install(&["mmdebstrap", "ip"])?;
+    if root.exists() {
+        fs::remove_dir_all(root)?;
+    }
+    let parent = root.parent().context("a root file system must be in a folder")?;
+    fs::create_dir_all(parent)?;
+    eprintln!("installing {include} into {}", root.display());
+    let mut command = Command::new("mmdebstrap");
+    // The mirror may be a snapshot whose listing is past its date; signatures are checked all the same.
+    command.args(["--quiet", "--variant=minbase", "--aptopt=Acquire::Check-Valid-Until \"false\""]);
+    command.args(["--include", include, suite]).arg(root).args(mirror());
+    let status = command.stdin(Stdio::null()).status().context("mmdebstrap")?;
+    ensure!(status.success(), "mmdebstrap failed ({status})");
+    Ok(fs::write(ready, "")?)
+}
+
+/// The root with other programs that set rules of the packet filter: installed on this machine, they would set them there.
+pub(crate) fn install_firewalls() -> Result<()> {
+    install_root(&cache()?.join("firewalls").join(FIREWALLS_SUITE), FIREWALLS_SUITE, FIREWALLS)
+}
+
+/// The Debian mirror this machine uses; on other distributions mmdebstrap's own default.
+fn mirror() -> Option<String> {
+    if !fs::read_to_string("/etc/os-release").ok()?.lines().any(|line| line == "ID=debian") {
+        return None;
+    }
+    let files = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
+    let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<String>();
+    let lines = texts.lines().filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
+    lines.flat_map(str::split_whitespace).find(|word| word.starts_with("http")).map(str::to_owned)
 }
 
 /// The folder for what can be made again.

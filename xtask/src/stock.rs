@@ -94,25 +94,7 @@ impl Drop for Stock {
 /// Makes the root file system unless it is there; returns where it is. Takes about half a minute and one gigabyte.
 pub(crate) fn install() -> Result<PathBuf> {
     let root = root()?;
-    let ready = root.join(".ready");
-    if ready.exists() {
-        return Ok(root);
-    }
-    packages::install(&["mmdebstrap", "ip"])?;
-    if root.exists() {
-        fs::remove_dir_all(&root)?;
-    }
-    let parent = root.parent().context("the stock engine's root must be in a folder")?;
-    fs::create_dir_all(parent)?;
-    eprintln!("installing the stock engine into {}", root.display());
-    let mut command = Command::new("mmdebstrap");
-    // The mirror may be a snapshot whose listing is past its date; signatures are checked all the same.
-    command.args(["--quiet", "--variant=minbase", "--aptopt=Acquire::Check-Valid-Until \"false\""]);
-    command.args(["--include", INCLUDE, SUITE]).arg(&root);
-    command.args(mirror());
-    let status = command.stdin(Stdio::null()).status().context("mmdebstrap")?;
-    ensure!(status.success(), "mmdebstrap failed ({status})");
-    fs::write(ready, "")?;
+    packages::install_root(&root, SUITE, INCLUDE)?;
     Ok(root)
 }
 
@@ -172,17 +154,6 @@ fn root() -> Result<PathBuf> {
         return Ok(PathBuf::from(root));
     }
     Ok(packages::cache()?.join("stock").join(SUITE))
-}
-
-/// The Debian mirror this machine uses; on other distributions mmdebstrap's own default.
-fn mirror() -> Option<String> {
-    if !fs::read_to_string("/etc/os-release").ok()?.lines().any(|line| line == "ID=debian") {
-        return None;
-    }
-    let files = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
-    let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect::<String>();
-    let lines = texts.lines().filter(|line| line.starts_with("URIs:") || line.starts_with("deb "));
-    lines.flat_map(str::split_whitespace).find(|word| word.starts_with("http")).map(str::to_owned)
 }
 
 fn tail(log: &Path) -> String {

@@ -1,6 +1,7 @@
 //! The body of `POST /containers/create` into the engine's command.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use dockerd_types::container::{
@@ -8,7 +9,9 @@ use dockerd_types::container::{
     Healthcheck, HostConfig, IpcMode, LogConfig, MountKind, MountSpec, NetworkMode, PidMode, Resources, RestartPolicy,
     Ulimit, VolumeOptions,
 };
-use dockerd_types::network::{EndpointConfig, HostPort, Port, PortBinding, PortBindings};
+use dockerd_types::network::{
+    AddressKind, EndpointConfig, HostPort, Port, PortBinding, PortBindings, UnreadableAddress,
+};
 
 use crate::error::ApiError;
 use crate::extract::{Object, Target};
@@ -249,18 +252,42 @@ fn port_bindings(object: &Object) -> Result<PortBindings> {
 
 pub(crate) fn endpoint(object: &Object) -> Result<EndpointConfig> {
     let ipam = object.object("IPAMConfig")?;
-    let address = |name: &str| ipam.optional_text(name).map(|text| text.filter(|text| !text.is_empty()));
-    let bad = |text: &str| invalid(format!("invalid IP address: {text}"));
-    let link_local = ipam.texts("LinkLocalIPs")?;
+    let mut unreadable = Vec::new();
+    let mut addresses = |kind, texts: Vec<String>| {
+        let (right, wrong) = texts.into_iter().partition::<Vec<_>, _>(|text| is_address(kind, text));
+        unreadable.extend(wrong.into_iter().map(|text| UnreadableAddress { kind, text }));
+        right
+    };
+    let one = |name: &str| -> Result<Vec<String>> {
+        Ok(ipam.optional_text(name)?.filter(|text| !text.is_empty()).into_iter().collect())
+    };
+    let ipv4 = addresses(AddressKind::Ipv4, one("IPv4Address")?);
+    let ipv6 = addresses(AddressKind::Ipv6, one("IPv6Address")?);
+    let link_local = addresses(AddressKind::LinkLocal, ipam.texts("LinkLocalIPs")?);
+    // What is there and is nothing.
+    let empty = ["IPAMConfig", "Links", "Aliases", "DriverOpts"].into_iter().filter(|name| object.has(name));
     Ok(EndpointConfig {
-        ipv4: address("IPv4Address")?.map(|text| text.parse().map_err(|_| bad(&text))).transpose()?,
-        ipv6: address("IPv6Address")?.map(|text| text.parse().map_err(|_| bad(&text))).transpose()?,
-        link_local: link_local.iter().map(|text| text.parse().map_err(|_| bad(text))).collect::<Result<_>>()?,
+        ipv4: ipv4.first().and_then(|text| text.parse().ok()),
+        ipv6: ipv6.first().and_then(|text| text.parse().ok()),
+        link_local: link_local.iter().filter_map(|text| text.parse().ok()).collect(),
         aliases: object.texts("Aliases")?,
         links: object.texts("Links")?,
         driver_opts: object.map("DriverOpts")?,
         mac_address: object.optional_text("MacAddress")?.filter(|mac| !mac.is_empty()),
         gw_priority: object.number("GwPriority")?,
+        unreadable,
+        empty_fields: empty.map(str::to_owned).collect(),
+    })
+}
+
+/// Whether a text is an address that may be asked for there.
+fn is_address(kind: AddressKind, text: &str) -> bool {
+    let parsed = text.parse().ok().filter(|address: &IpAddr| !address.is_unspecified());
+    parsed.is_some_and(|address| match (kind, address) {
+        (AddressKind::Ipv4, address) => address.is_ipv4(),
+        (AddressKind::Ipv6, IpAddr::V6(address)) => address.to_ipv4_mapped().is_none(),
+        (AddressKind::Ipv6, IpAddr::V4(_)) => false,
+        (AddressKind::LinkLocal, _) => true,
     })
 }
 

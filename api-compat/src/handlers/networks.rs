@@ -8,6 +8,7 @@ use crate::context::Context;
 use crate::convert;
 use crate::error::ApiError;
 use crate::extract::Target;
+use crate::model::network::network;
 use crate::reply::{self, Reply};
 
 type Result = std::result::Result<Reply, ApiError>;
@@ -18,8 +19,8 @@ const DISCONNECT: Target = Target { name: "network.DisconnectOptions", members_o
 
 pub(crate) async fn list(context: Context) -> Result {
     let filters = context.query.filters(&FILTERS)?;
-    let networks: Vec<Value> = context.engine.networks.list(&filters)?.iter().map(convert::network::network).collect();
-    Ok(reply::ok(&json!(networks)))
+    let networks = context.engine.networks.list(&filters)?;
+    Ok(reply::ok_list(&networks.iter().map(network).collect::<Vec<_>>()))
 }
 
 pub(crate) async fn create(mut context: Context) -> Result {
@@ -55,7 +56,7 @@ fn named(container: &str) -> std::result::Result<(), ApiError> {
 
 pub(crate) async fn inspect(context: Context) -> Result {
     let view = context.engine.networks.inspect(context.name())?;
-    Ok(reply::ok(&convert::network::network(&view)))
+    Ok(reply::ok_ordered(&network(&view)))
 }
 
 pub(crate) async fn remove(context: Context) -> Result {

@@ -1,7 +1,7 @@
 //! `EndpointSettings`: a container's attachment to a network.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dockerd_core::container::spec::Snapshot;
 use dockerd_types::network::{EndpointConfig, EndpointState};
@@ -16,6 +16,8 @@ pub(crate) struct IpamConfig {
     ipv4: Option<Ipv4Addr>,
     #[serde(rename = "IPv6Address", skip_serializing_if = "Option::is_none")]
     ipv6: Option<Ipv6Addr>,
+    #[serde(rename = "LinkLocalIPs", skip_serializing_if = "Vec::is_empty")]
+    link_local: Vec<IpAddr>,
 }
 
 /// One attachment.
@@ -67,13 +69,21 @@ pub(crate) fn networks(snapshot: &Snapshot) -> BTreeMap<&str, Endpoint<'_>> {
 
 /// `last_id` is the network's id when the container does not run.
 fn endpoint<'a>(asked: Option<&'a EndpointConfig>, state: Option<&'a EndpointState>, last_id: &'a str) -> Endpoint<'a> {
-    let addressed = asked.filter(|asked| asked.ipv4.is_some() || asked.ipv6.is_some());
+    let wrote = |name: &str| asked.is_some_and(|asked| asked.empty_fields.contains(name));
+    let texts = |name: &str, list: &'a [String]| wrote(name).then_some(list).or_else(|| or_null(list));
+    // Until the first start.
+    let wished = asked.and_then(|asked| asked.mac_address.as_deref()).filter(|_| last_id.is_empty()).unwrap_or_default();
+    let ipam = |asked: &EndpointConfig| {
+        let EndpointConfig { ipv4, ipv6, link_local, .. } = asked;
+        let is_any = ipv4.is_some() || ipv6.is_some() || !link_local.is_empty();
+        (is_any || wrote("IPAMConfig")).then(|| IpamConfig { ipv4: *ipv4, ipv6: *ipv6, link_local: link_local.clone() })
+    };
     Endpoint {
-        ipam_config: addressed.map(|asked| IpamConfig { ipv4: asked.ipv4, ipv6: asked.ipv6 }),
-        links: asked.and_then(|asked| or_null(&asked.links)),
-        aliases: asked.and_then(|asked| or_null(&asked.aliases)),
-        mac_address: state.map_or("", |state| &state.mac_address),
-        driver_opts: asked.map(|asked| &asked.driver_opts).filter(|options| !options.is_empty()),
+        ipam_config: asked.and_then(ipam),
+        links: asked.and_then(|asked| texts("Links", &asked.links)),
+        aliases: asked.and_then(|asked| texts("Aliases", &asked.aliases)),
+        mac_address: state.map_or(wished, |state| &state.mac_address),
+        driver_opts: asked.map(|asked| &asked.driver_opts).filter(|options| !options.is_empty() || wrote("DriverOpts")),
         gw_priority: asked.map_or(0, |asked| asked.gw_priority),
         network_id: state.map_or(last_id, |state| state.network_id.as_str()),
         endpoint_id: state.map_or("", |state| state.endpoint_id.as_str()),

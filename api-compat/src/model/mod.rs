@@ -3,6 +3,7 @@
 
 pub(crate) mod endpoint;
 pub(crate) mod mount;
+pub(crate) mod network;
 pub(crate) mod summary;
 
 use std::fmt::Display;

@@ -28,7 +28,7 @@ pub struct NetworkIdentity {
 /// What inspect shows of a network's addresses and options.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetworkDetails {
-    /// Its subnets.
+    /// Its subnets; as gateway the bridge's own address, and another router among the reserved ones.
     pub subnets: Vec<SubnetPlan>,
     /// Driver options, by name.
     pub options: BTreeMap<String, String>,

@@ -154,15 +154,76 @@ pub enum NetworkError {
     /// The network is only settings for others.
     #[error("cannot create endpoint on configuration-only network")]
     ConfigurationOnly,
-    /// A driver option of an endpoint.
-    #[error("{0}")]
-    EndpointOption(String),
+    /// A container's link is not what was asked for.
+    #[error("failed to add interface {interface} to sandbox: {fault}")]
+    Interface {
+        /// Its name.
+        interface: String,
+        /// Why.
+        fault: InterfaceFault,
+    },
+    /// An address that is to be link-local is not.
+    #[error("invalid link local IP address: {0}")]
+    NotLinkLocal(IpAddr),
     /// The thread that makes sandboxes has ended.
     #[error("no network sandboxes can be made: {0}")]
     PoolClosed(String),
 }
 
+/// What a container's link cannot be made to be.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfaceFault {
+    /// The name asked for.
+    #[error("error renaming interface {from:?} to {to:?}: {}", errno_text(.source))]
+    Name {
+        /// What it was made as.
+        from: String,
+        /// The name.
+        to: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The hardware address asked for.
+    #[error("error setting interface {interface:?} MAC to {address:?}: cannot assign requested address")]
+    Mac {
+        /// The link.
+        interface: String,
+        /// The address, of a group or of nobody.
+        address: String,
+    },
+    /// A setting without a value.
+    #[error("expected sysctl '{0}' to have format name=value")]
+    NoValue(String),
+    /// A setting of more parts than such settings have.
+    #[error("expected sysctl '{0}' to have format net.X.Y.IFNAME.Z")]
+    Form(String),
+    /// A setting the kernel does not have.
+    #[error("{0} is not a sysctl file")]
+    NoSysctl(String),
+    /// A value the kernel does not take.
+    #[error("unable to write to '{path}': write {path}: {}", errno_text(.source))]
+    Sysctl {
+        /// The setting.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The link's namespace cannot be entered.
+    #[error("{0}")]
+    Sandbox(Box<NetworkError>),
+}
+
+impl From<NetworkError> for InterfaceFault {
+    fn from(error: NetworkError) -> Self {
+        Self::Sandbox(Box::new(error))
+    }
+}
+
 impl NetworkError {
+    pub(crate) fn interface(name: &str, fault: InterfaceFault) -> Self {
+        Self::Interface { interface: name.to_owned(), fault }
+    }
+
     /// A driver's refusal of a container's endpoint says whose; other errors are told as they are.
     pub(crate) fn at_endpoint(self, name: &str, network: &str) -> Self {
         match self {
@@ -191,7 +252,7 @@ impl Kinded for NetworkError {
             Self::AddressInUse | Self::InUse { .. } | Self::NotABridge(_) | Self::ConfigurationOnly => {
                 ErrorKind::PermissionDenied
             }
-            Self::AddressOutside(_) | Self::EndpointOption(_) => ErrorKind::InvalidArgument,
+            Self::AddressOutside(_) | Self::NotLinkLocal(_) => ErrorKind::InvalidArgument,
             Self::NotConnected { .. } => ErrorKind::PermissionDenied,
             Self::Closed { .. } => ErrorKind::NotFound,
             Self::PortAllocated(_)
@@ -205,6 +266,7 @@ impl Kinded for NetworkError {
             | Self::StackedLink { .. }
             | Self::Parent(_)
             | Self::CustomMac(_)
+            | Self::Interface { .. }
             | Self::Kernel { .. }
             | Self::Io { .. }
             | Self::PoolClosed(_) => ErrorKind::System,

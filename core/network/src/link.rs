@@ -56,14 +56,23 @@ impl std::fmt::Display for MacAddress {
 }
 
 impl MacAddress {
-    /// Parses `02:42:ac:11:00:02`; also with dashes.
+    /// Parses `02:42:ac:11:00:02`, also with dashes, and `0242.ac11.0002`.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut out = [0; 6];
-        let mut parts = text.split([':', '-']);
-        for byte in &mut out {
-            *byte = parts.next().filter(|p| p.len() == 2).and_then(|p| u8::from_str_radix(p, 16).ok())?;
+        let separator = text.chars().find(|c| !c.is_ascii_hexdigit()).filter(|c| [':', '-', '.'].contains(c))?;
+        let parts: Vec<&str> = text.split(separator).collect();
+        let (count, digits) = if separator == '.' { (3, 4) } else { (6, 2) };
+        let is_right = |part: &&str| part.len() == digits && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if parts.len() != count || !parts.iter().all(is_right) {
+            return None;
         }
-        parts.next().is_none().then_some(Self(out))
+        let number = u64::from_str_radix(&parts.concat(), 16).ok()?;
+        let [_, _, bytes @ ..] = number.to_be_bytes();
+        Some(Self(bytes))
+    }
+
+    /// Whether it may be the address of one station: not of a group, and not of nobody.
+    pub fn is_station(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
     }
 
     /// A locally administered address of a single station, made of these bytes.
@@ -264,11 +273,7 @@ fn address<'a>(
     prefix: u8,
 ) -> MessageWriter<'a> {
     let bytes = octets(address);
-    let scope = match address {
-        IpAddr::V4(address) if address.is_link_local() => libc::RT_SCOPE_LINK,
-        _ => libc::RT_SCOPE_UNIVERSE,
-    };
-    let mut header = [family(address.is_ipv6()), prefix, 0, scope, 0, 0, 0, 0];
+    let mut header = [family(address.is_ipv6()), prefix, 0, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
     header[4..].copy_from_slice(&index.to_ne_bytes());
     let mut message = batch.message(kind, flags);
     message.raw(&header).bytes(libc::IFA_LOCAL, &bytes).bytes(libc::IFA_ADDRESS, &bytes);

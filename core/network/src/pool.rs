@@ -25,8 +25,6 @@ const MOST: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Starts rest when none came for so long.
 const QUIET: Duration = Duration::from_millis(20);
-/// After a failure with nobody waiting, the next attempt comes so much later.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// A kind of sandbox that is kept ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +44,17 @@ struct Shelf {
     /// Starts are not waited for: it was found nearly empty and is not full again.
     hurry: bool,
     last_taken: Instant,
-    not_before: Option<Instant>,
 }
 
 impl Shelf {
     fn is_short(&self) -> bool {
         self.ready.len() < self.target
+    }
+
+    /// What cannot be made is not tried again before somebody comes for it, who is told why.
+    fn give_up(&mut self) {
+        self.target = 0;
+        self.hurry = false;
     }
 
     fn is_nearly_empty(&self) -> bool {
@@ -61,7 +64,7 @@ impl Shelf {
     /// When the next one is to be made; `None` while the shelf is full.
     fn due(&self) -> Option<Instant> {
         let due = if self.hurry { self.last_taken } else { self.last_taken + QUIET };
-        self.is_short().then(|| self.not_before.map_or(due, |at| at.max(due)))
+        self.is_short().then_some(due)
     }
 }
 
@@ -125,7 +128,6 @@ impl SandboxPool {
             least,
             hurry: true,
             last_taken: Instant::now(),
-            not_before: None,
         };
         state.shelves.insert(id, shelf);
         drop(state);
@@ -268,6 +270,9 @@ impl Worker {
             return;
         };
         let mut made = made;
+        if made.is_err() {
+            shelf.give_up();
+        }
         while let Some(waiting) = shelf.waiting.pop_front() {
             match waiting.send(made) {
                 Ok(()) => return,
@@ -279,12 +284,8 @@ impl Worker {
             Ok(sandbox) => {
                 shelf.ready.push_back(sandbox);
                 shelf.hurry &= shelf.is_short();
-                shelf.not_before = None;
             }
-            Err(error) => {
-                shelf.not_before = Some(Instant::now() + PAUSE);
-                tracing::warn!(%error, "a network sandbox could not be made ahead");
-            }
+            Err(error) => tracing::warn!(%error, "a network sandbox could not be made ahead"),
         }
     }
 }

@@ -11,9 +11,9 @@ use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
 use dockerd_sys::{ns, process};
 
 use crate::bridge::setup::enlarge_pieces;
-use crate::error::NetworkError;
+use crate::error::{InterfaceFault, NetworkError};
 use crate::link::stacked::{self, IpvlanFlag, IpvlanMode, MacvlanMode, StackedOrder};
-use crate::link::{self, VethOrder};
+use crate::link::{self, LONGEST_NAME, VethOrder};
 
 /// What names of links inside begin with, as containers know them.
 pub const INNER_PREFIX: &str = "eth";
@@ -74,6 +74,12 @@ impl LinkPlan {
         format!("{}{number}", self.prefix)
     }
 
+    /// The name links have that are made ahead: the first one, if it is possible.
+    pub fn made_as(&self) -> String {
+        let first = self.numbered(0);
+        if impossible(&first).is_none() { first } else { format!("{INNER_PREFIX}0") }
+    }
+
     /// The bridge it is a port of.
     pub fn bridge(&self) -> Option<u32> {
         match self.kind {
@@ -89,6 +95,28 @@ impl LinkPlan {
             LinkKind::Port { .. } => None,
         }
     }
+}
+
+/// Refuses a name no link may have, in the kernel's words, before there is one.
+pub fn check_name(name: &str) -> Result<(), NetworkError> {
+    impossible(name).map_or(Ok(()), |source| Err(name_fault(&format!("{INNER_PREFIX}0"), name, source)))
+}
+
+/// What the kernel says of a name no link may have. Beyond its own rule: those of which it would make another name, and
+/// those its settings have already.
+fn impossible(name: &str) -> Option<io::Error> {
+    let number = match name {
+        _ if name.len() > LONGEST_NAME => libc::ERANGE,
+        "all" | "default" => libc::EINVAL,
+        _ if !link::is_link_name(name) || name.contains(['%', '\0']) => libc::EINVAL,
+        _ => return None,
+    };
+    Some(io::Error::from_raw_os_error(number))
+}
+
+/// A link did not get its name.
+pub fn name_fault(from: &str, to: &str, source: io::Error) -> NetworkError {
+    NetworkError::interface(from, InterfaceFault::Name { from: from.to_owned(), to: to.to_owned(), source })
 }
 
 /// Kinds of links.
@@ -178,7 +206,7 @@ impl Workshop {
         set_all(&SETTINGS)?;
         let port = match blueprint {
             Blueprint::Plain => None,
-            Blueprint::Linked(plan) => Some(plug(&self.socket, &netns, &socket, &plan.numbered(0), plan)?),
+            Blueprint::Linked(plan) => Some(plug(&self.socket, &netns, &socket, &plan.made_as(), plan)?),
         };
         Ok(Sandbox { netns, handle: SandboxHandle { socket, port } })
     }
@@ -195,7 +223,10 @@ fn plug(
     let host_name = match &plan.kind {
         LinkKind::Port { bridge, mtu, isolated } => {
             let made = add_pair(host, netns, name, *mtu, *bridge, *isolated);
-            let made = made.map_err(NetworkError::kernel("make the container's link"))?;
+            let made = made.map_err(|error| match error.is(libc::EEXIST) {
+                true => name_fault(&format!("{INNER_PREFIX}0"), name, io::Error::from_raw_os_error(libc::EEXIST)),
+                false => NetworkError::kernel("make the container's link")(error),
+            })?;
             enlarge_pieces(host, *bridge);
             Some(made)
         }
@@ -295,11 +326,14 @@ pub fn add_link(
     within(netns, || plug(host, netns, inside, name, plan))
 }
 
-/// Writes settings below `/proc/sys/net` of a sandbox. Blocking.
-pub fn change_settings(netns: &OwnedFd, settings: &[(String, String)]) -> Result<(), NetworkError> {
+/// Writes settings below `/proc/sys` of a sandbox. Blocking.
+pub fn change_settings(netns: &OwnedFd, settings: &[(String, String)]) -> Result<(), InterfaceFault> {
     let write = |(setting, value): &(String, String)| {
-        let path = Path::new("/proc/sys/net").join(setting);
-        fs::write(&path, value).map_err(NetworkError::io(format!("failed to set sysctl {}={value}", path.display())))
+        let path = format!("/proc/sys/{setting}");
+        if !fs::metadata(&path).is_ok_and(|found| found.is_file()) {
+            return Err(InterfaceFault::NoSysctl(path));
+        }
+        fs::write(&path, value).map_err(|source| InterfaceFault::Sysctl { path, source })
     };
     within(netns, || settings.iter().try_for_each(write))
 }
@@ -310,7 +344,10 @@ pub fn socket_in(netns: &OwnedFd) -> Result<Socket, NetworkError> {
 }
 
 /// Does something in a sandbox that is in use, on a thread that ends with it.
-fn within<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> Result<T, NetworkError> + Send) -> Result<T, NetworkError> {
+fn within<T: Send, E: From<NetworkError> + Send>(
+    netns: &OwnedFd,
+    work: impl FnOnce() -> Result<T, E> + Send,
+) -> Result<T, E> {
     let work = || {
         ns::enter(netns, process::NEW_NET).map_err(NetworkError::io("enter the container's network namespace"))?;
         work()
@@ -322,7 +359,7 @@ fn within<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> Result<T, NetworkErro
     match joined {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        Err(error) => Err(NetworkError::io("start a thread")(error)),
+        Err(error) => Err(NetworkError::io("start a thread")(error).into()),
     }
 }
 

@@ -27,13 +27,14 @@ use crate::config::NetworkConfig;
 use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
 use crate::firewall::nft::NftFirewall;
-use crate::firewall::{BridgeRules, DropForeign, Firewall, GatewayMode, NoFirewall};
+use crate::firewall::{BridgeRules, DropForeign, Firewall, GatewayMode, NoFirewall, WithFirewalld};
 use crate::ipam::{Subnet, pool};
 use crate::macvlan::{MacvlanNetwork, MacvlanOrder, parent};
 use crate::pool::{SandboxPool, ShelfId};
 use crate::portmap::{PortPublisher, PublisherOptions};
 use crate::sandbox::{Blueprint, INNER_PREFIX, LinkKind, LinkPlan};
 use crate::simple::{ConfigurationOnly, SimpleNetwork};
+pub use options::endpoint_option_problems;
 use sandboxes::HeldSandbox;
 
 /// Who the predefined networks are.
@@ -187,7 +188,7 @@ impl NetworkStack {
         let link = setup::set_up(&socket, &config)?;
         let firewall: Arc<dyn Firewall> = match (config.firewall, config.firewall_ipv6) {
             (false, false) => Arc::new(NoFirewall),
-            (ipv4, ipv6) => Arc::new(NftFirewall::new(ipv4, ipv6)),
+            (ipv4, ipv6) => WithFirewalld::around(Arc::new(NftFirewall::new(ipv4, ipv6))),
         };
         let pool = SandboxPool::start()?;
         let plain = pool.add_shelf(Blueprint::Plain);

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use dockerd_network::dns::resolv_conf::Generated;
+use dockerd_network::ipam::Subnet;
+use dockerd_network::stack::endpoint_option_problems;
 use dockerd_store::{Durability, document};
 use dockerd_types::container::{NetworkMode, Status};
-use dockerd_types::network::{EndpointConfig, EndpointState};
+use dockerd_types::network::{AddressKind, EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, ErrorKind, Kinded};
 
 use super::actor::{Actor, Command};
@@ -98,9 +100,8 @@ impl Actor {
         }
         let name = facts.as_ref().map_or_else(|| network.clone(), |facts| facts.name.clone());
         allowed(spec, &name).map_err(refused)?;
-        if let Some(facts) = &facts {
-            check_endpoint(facts, &config).map_err(|problems| refused(ConnectError::Settings(problems)))?;
-        }
+        let asked = facts.as_ref().map_or(Asked::Unknown, NetworkFacts::asked);
+        check_endpoint(&asked, &config).map_err(|problems| refused(ConnectError::Settings(problems)))?;
         if running && snapshot.state.endpoints.iter().any(|endpoint| endpoint.network_name == name) {
             let exists = ConnectError::Exists { name: snapshot.name.to_string(), network: name };
             return Err(refused(exists));
@@ -128,11 +129,12 @@ impl Actor {
             changed = Some(crate::image::blocking(move || network.connect(order)).await??);
         }
         let mut endpoints = spec.endpoints.clone();
+        // What was asked of a network once stays until the container is taken off it.
+        let config = endpoints.entry(name.clone()).or_insert(config);
         if !running && facts.as_ref().is_some_and(|facts| !facts.predefined) {
             let names = dns_names(&spec.id, &snapshot.name, &spec.config.hostname, &config.aliases);
             self.update(|s| _ = s.state.dns_names.insert(name.clone(), names));
         }
-        endpoints.insert(name.clone(), config);
         self.attached(endpoints, changed).await?;
         if let Some(file) = resolver {
             self.lead_to_resolver(file).await?;
@@ -292,27 +294,64 @@ fn allowed(spec: &ContainerSpec, network: &str) -> Result<(), ConnectError> {
     Ok(())
 }
 
-/// Problems of what is asked of a network, as the stock daemon lists them.
-pub(super) fn check_endpoint(network: &NetworkFacts, config: &EndpointConfig) -> Result<(), String> {
-    let mut problems = Vec::new();
-    if network.predefined && !config.aliases.is_empty() {
-        problems.push("network-scoped alias is supported only for containers in user defined networks".to_owned());
+impl NetworkFacts {
+    pub(super) fn asked(&self) -> Asked<'_> {
+        if self.predefined { Asked::Predefined } else { Asked::User(&self.configured) }
     }
-    let wished = [config.ipv4.map(IpAddr::V4), config.ipv6.map(IpAddr::V6)];
-    if network.predefined && wished.iter().any(Option::is_some) {
-        problems.push("user specified IP address is supported on user defined networks only".to_owned());
-    } else if network.configured.is_empty() && wished.iter().any(Option::is_some) {
-        problems.push(
-            "user specified IP address is supported only when connecting to networks with user configured subnets"
-                .to_owned(),
-        );
-    } else {
-        for address in wished.into_iter().flatten() {
-            if !network.configured.iter().any(|subnet| subnet.contains(address)) {
-                problems.push(format!("no configured subnet or ip-range contain the IP address {address}"));
+}
+
+/// What a network is to those who ask something of it.
+pub(super) enum Asked<'a> {
+    /// Not there, or not yet.
+    Unknown,
+    /// One that every daemon has.
+    Predefined,
+    /// One of users', with the subnets they named.
+    User(&'a [Subnet]),
+}
+
+/// Problems of what is asked of a network, as the stock daemon lists them.
+pub(super) fn check_endpoint(network: &Asked<'_>, config: &EndpointConfig) -> Result<(), String> {
+    let mut problems = Vec::new();
+    let wrong = |kind: AddressKind| config.unreadable.iter().filter(move |address| address.kind == kind);
+    let wishes = [
+        (false, AddressKind::Ipv4, config.ipv4.map(IpAddr::V4)),
+        (true, AddressKind::Ipv6, config.ipv6.map(IpAddr::V6)),
+    ];
+    if let Asked::Predefined = network {
+        if wishes.iter().any(|(_, kind, address)| address.is_some() || wrong(*kind).next().is_some()) {
+            problems.push("user specified IP address is supported on user defined networks only".to_owned());
+        }
+        if !config.aliases.is_empty() {
+            problems.push("network-scoped alias is supported only for containers in user defined networks".to_owned());
+        }
+    }
+    for (kind, name) in
+        [(AddressKind::Ipv4, "IPv4"), (AddressKind::Ipv6, "IPv6"), (AddressKind::LinkLocal, "link-local IP")]
+    {
+        problems.extend(wrong(kind).map(|address| format!("invalid {name} address: {}", address.text)));
+    }
+    let subnets = match network {
+        Asked::Unknown => None,
+        Asked::Predefined => Some(&[][..]),
+        Asked::User(subnets) => Some(*subnets),
+    };
+    for (ipv6, kind, address) in wishes {
+        let texts = address.map(|address| address.to_string()).into_iter().chain(wrong(kind).map(|a| a.text.clone()));
+        for (text, subnets) in texts.zip(subnets) {
+            let mut subnets = subnets.iter().filter(|subnet| subnet.is_ipv6() == ipv6).peekable();
+            if subnets.peek().is_none() {
+                problems.push(
+                    "user specified IP address is supported only when connecting to networks with user configured \
+                     subnets"
+                        .to_owned(),
+                );
+            } else if !subnets.any(|subnet| address.is_some_and(|address| subnet.contains(address))) {
+                problems.push(format!("no configured subnet or ip-range contain the IP address {text}"));
             }
         }
     }
+    problems.extend(endpoint_option_problems(&config.driver_opts));
     match problems.len() {
         0 => Ok(()),
         1 => Err(problems.remove(0)),

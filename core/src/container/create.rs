@@ -12,6 +12,7 @@ use dockerd_types::container::{
 use dockerd_types::network::EndpointConfig;
 use dockerd_types::{ContainerId, Timestamp};
 
+use super::connect::{Asked, check_endpoint};
 use super::create_error::CreateError;
 use super::mount_spec::{self, WantedMount};
 use super::root::HeldRoot;
@@ -19,7 +20,7 @@ use super::spec::{ContainerDocument, ContainerSpec, MountPoint, MountPointKind, 
 use super::{Container, ContainerService, image_defaults, links, names, oci, validate};
 use crate::core::Core;
 use crate::error::EngineError;
-use crate::ports::{ContainerImage, VolumeOrder};
+use crate::ports::{ContainerImage, NetworkFacts, VolumeOrder};
 use crate::saga::Saga;
 
 impl ContainerService {
@@ -42,7 +43,7 @@ async fn create(core: &Arc<Core>, request: CreateContainer) -> Result<Created, E
     let (path, args) = image_defaults::command(&config)?;
     validate::check_config(&config)?;
     let warnings = validate::check_host(&config, &host_config, &core.limits())?;
-    validate::check_endpoints(&host_config.network_mode, &endpoints)?;
+    validate::check_endpoints(&endpoints)?;
     resolve_other_containers(core, &mut host_config)?;
     validate::fill_defaults(&mut host_config, &core.live(), &core.limits);
     if !host_config.privileged {
@@ -308,15 +309,12 @@ fn name_networks(
     core: &Core,
     endpoints: BTreeMap<String, EndpointConfig>,
 ) -> Result<BTreeMap<String, EndpointConfig>, EngineError> {
-    let named = endpoints.into_iter().map(|(wanted, config)| match core.network.facts(&wanted) {
-        None => Ok((wanted, config)),
-        Some(facts) => {
-            if !facts.predefined
-                && let Err(problems) = super::connect::check_endpoint(&facts, &config)
-            {
-                return Err(CreateError::Endpoint { network: wanted, problems }.into());
-            }
-            Ok((facts.name, config))
+    let named = endpoints.into_iter().map(|(wanted, config)| {
+        let facts = core.network.facts(&wanted);
+        let asked = facts.as_ref().map_or(Asked::Unknown, NetworkFacts::asked);
+        match check_endpoint(&asked, &config) {
+            Ok(()) => Ok((facts.map_or(wanted, |facts| facts.name), config)),
+            Err(problems) => Err(CreateError::Endpoint { network: wanted, problems }.into()),
         }
     });
     named.collect()

@@ -67,7 +67,9 @@ pub(crate) fn until(filters: &Filters, now: Timestamp) -> Result<Option<Timestam
     let bad = || InvalidFilter::Value { key: "until".to_owned(), value: text.to_owned() };
     if let Some(ago) = go_duration(text) {
         let nanos = i64::try_from(ago.as_nanos()).map_err(|_| bad())?;
-        return Ok(Some(Timestamp::from_unix_nanos(now.unix_nanos().saturating_sub(nanos))));
+        // Whole seconds, as the stock daemon has it: a duration of nothing does not reach those of this very second.
+        let at = now.unix_nanos().saturating_sub(nanos);
+        return Ok(Some(Timestamp::from_unix_nanos(at - at.rem_euclid(1_000_000_000))));
     }
     let date = |text: &str| Timestamp::parse_rfc3339(text).ok();
     let parsed = Timestamp::parse_unix_or_rfc3339(text)

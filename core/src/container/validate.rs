@@ -1,16 +1,19 @@
 //! Checks a description against Docker's rules and fills in the daemon's defaults. Pure but for the facts it is handed;
 //! one function per group of fields, each with the stock daemon's texts and warnings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use dockerd_network::link::MacAddress;
 use dockerd_runtime::capabilities::CapabilityList;
 use dockerd_types::container::{
     CgroupnsMode, ContainerConfig, HostConfig, IpcMode, LogConfig, NetworkMode, PidMode, Resources, RestartPolicy,
 };
+use dockerd_types::network::EndpointConfig;
 use dockerd_types::signal::Signal;
 
+use super::connect::{Asked, check_endpoint};
 use super::create_error::{CreateError, LimitError};
 use super::names;
 use crate::config::EngineConfig;
@@ -329,43 +332,23 @@ fn parse_cpuset(text: &str) -> Option<BTreeSet<u32>> {
     Some(out)
 }
 
-/// Endpoint settings the predefined networks do not take.
-pub fn check_endpoints(
-    mode: &NetworkMode,
-    endpoints: &std::collections::BTreeMap<String, dockerd_types::network::EndpointConfig>,
-) -> Result<(), CreateError> {
+/// What is asked of the predefined networks, and hardware addresses.
+pub fn check_endpoints(endpoints: &BTreeMap<String, EndpointConfig>) -> Result<(), CreateError> {
     for (network, endpoint) in endpoints {
         if let Some(mac) = endpoint.mac_address.as_deref().filter(|m| !m.is_empty() && !is_mac(m)) {
             return Err(CreateError::Mac { network: network.clone(), mac: mac.to_owned() });
         }
-        let predefined = matches!(network.as_str(), "bridge" | "default" | "host" | "none");
-        if !predefined || matches!(mode, NetworkMode::Network(_)) {
-            continue;
-        }
-        let mut problems = Vec::new();
-        if !endpoint.aliases.is_empty() {
-            problems.push("network-scoped alias is supported only for containers in user defined networks");
-        }
-        if endpoint.ipv4.is_some() || endpoint.ipv6.is_some() {
-            problems.push("user specified IP address is supported on user defined networks only");
-            problems.push(
-                "user specified IP address is supported only when connecting to networks with user configured subnets",
-            );
-        }
-        let problems = match problems[..] {
-            [] => continue,
-            [one] => one.to_owned(),
-            _ => problems.iter().map(|p| format!("* {p}")).collect::<Vec<_>>().join("\n"),
-        };
         let network = if network == "default" { "bridge" } else { network };
-        return Err(CreateError::Endpoint { network: network.to_owned(), problems });
+        if matches!(network, "bridge" | "host" | "none") {
+            check_endpoint(&Asked::Predefined, endpoint)
+                .map_err(|problems| CreateError::Endpoint { network: network.to_owned(), problems })?;
+        }
     }
     Ok(())
 }
 
 pub(super) fn is_mac(text: &str) -> bool {
-    let parts: Vec<_> = text.split([':', '-']).collect();
-    parts.len() == 6 && parts.iter().all(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))
+    MacAddress::parse(text).is_some()
 }
 
 /// Fills what the client left open from the daemon's settings.

@@ -161,7 +161,7 @@ impl Context<'_> {
             as_asked.hostname.clear();
         }
         notes.extend(validate::check_host(&as_asked, &host_config, &self.limits).map_err(text)?);
-        validate::check_endpoints(&host_config.network_mode, &endpoints).map_err(text)?;
+        validate::check_endpoints(&endpoints).map_err(text)?;
         validate::fill_defaults(&mut host_config, self.target.config, &self.limits);
         create::attach_to_network(&host_config, &mut endpoints);
         for network in endpoints.keys().filter(|name| !matches!(name.as_str(), "bridge" | "host" | "none")) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dockerd_network::NetworkDriver;
+use dockerd_network::config::NetworkConfig;
 use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::ipam::{Subnet, SubnetPlan};
 use dockerd_types::container::Labels;
@@ -15,7 +16,7 @@ use dockerd_types::{ContainerId, ErrorKind, Filters, Kinded, NetworkId, Timestam
 use super::adapter::{StackNetworks, UnknownNetwork};
 use super::document::{self, UserNetwork};
 use super::plan::{self, CreateNetwork, CreatePool, Surroundings};
-use crate::container::prune_until;
+use crate::container::{pattern, prune_until};
 use crate::core::Core;
 use crate::error::EngineError;
 use crate::ports::EventNote;
@@ -95,6 +96,17 @@ pub struct NetworkContainer {
 pub struct NetworkService {
     pub(crate) core: Arc<Core>,
     pub(crate) networks: Arc<StackNetworks>,
+}
+
+/// Nobody of that name is on a network.
+#[derive(Debug, thiserror::Error)]
+#[error("endpoint {0} not found")]
+struct UnknownEndpoint(String);
+
+impl Kinded for UnknownEndpoint {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::NotFound
+    }
 }
 
 /// Why a network stays.
@@ -223,7 +235,9 @@ impl NetworkService {
 
     /// Removes all networks of users' that no container is on and that the filters take; their names.
     pub async fn prune(&self, filters: &Filters) -> Result<Vec<String>, EngineError> {
-        let until = prune_until(filters, Timestamp::now())?;
+        let bad =
+            |_| EngineError::module(BadFilter::Until(filters.values("until").next().unwrap_or_default().to_owned()));
+        let until = prune_until(filters, Timestamp::now()).map_err(bad)?;
         let service = self.clone();
         let filters = filters.clone();
         detached(async move {
@@ -258,7 +272,10 @@ impl NetworkService {
 
     /// Takes a container off a network.
     pub async fn disconnect(&self, network: &str, container: &str, force: bool) -> Result<(), EngineError> {
-        let container = self.core.containers.find(container)?;
+        // By force, the stock daemon looks for an endpoint of that name on the network.
+        let absent = |_| EngineError::module(UnknownEndpoint(container.to_owned()));
+        let found = self.core.containers.find(container);
+        let container = if force { found.map_err(absent)? } else { found? };
         container.disconnect(network, force).await
     }
 
@@ -278,12 +295,6 @@ impl NetworkService {
             Some(network) => view_of(network, driver.kind()),
             None => {
                 let details = driver.details();
-                let pool = |plan: SubnetPlan| PoolView {
-                    subnet: plan.subnet.to_string(),
-                    range: plan.range.map(|range| range.to_string()).unwrap_or_default(),
-                    gateway: plan.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
-                    auxiliary: BTreeMap::new(),
-                };
                 NetworkView {
                     driver: driver.kind(),
                     created: self.networks.created(&identity.id).unwrap_or_else(|| Timestamp::from_unix_nanos(0)),
@@ -297,7 +308,7 @@ impl NetworkService {
                     config_from: String::new(),
                     ipam_driver: "default".to_owned(),
                     ipam_options: None,
-                    pools: details.subnets.into_iter().map(pool).collect(),
+                    pools: predefined_pools(details.subnets, self.networks.stack().config()),
                     options: details.options,
                     labels: Labels::new(),
                     predefined: true,
@@ -306,6 +317,28 @@ impl NetworkService {
             }
         }
     }
+}
+
+/// Subnets of a network that every daemon has, those an administrator named first, of which a gateway is only shown if it
+/// was named too.
+fn predefined_pools(mut subnets: Vec<SubnetPlan>, config: &NetworkConfig) -> Vec<PoolView> {
+    let named = |plan: &SubnetPlan| match plan.subnet.is_ipv6() {
+        false => (config.bip.is_some(), config.fixed_cidr.is_some()),
+        true => (config.bip6.is_some(), config.fixed_cidr_v6.is_some()),
+    };
+    subnets.sort_by_key(|plan| named(plan) == (false, false));
+    let pool = |plan: SubnetPlan| {
+        let gateway = plan.gateway.filter(|_| named(&plan) != (false, true));
+        let routers = plan.reserved.iter().filter(|_| named(&plan) != (false, false));
+        let router = if plan.subnet.is_ipv6() { "DefaultGatewayIPv6" } else { "DefaultGatewayIPv4" };
+        PoolView {
+            subnet: plan.subnet.to_string(),
+            range: plan.range.map(|range| range.to_string()).unwrap_or_default(),
+            gateway: gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+            auxiliary: routers.map(|address| (router.to_owned(), address.to_string())).collect(),
+        }
+    };
+    subnets.into_iter().map(pool).collect()
 }
 
 fn view_of(network: UserNetwork, driver: &'static str) -> NetworkView {
@@ -397,6 +430,8 @@ enum BadFilter {
     Dangling,
     #[error("invalid filter: 'type'='{0}'")]
     Type(String),
+    #[error("failed to parse value as time or duration: {0:?}")]
+    Until(String),
 }
 
 impl Kinded for BadFilter {
@@ -408,8 +443,8 @@ impl Kinded for BadFilter {
 fn matches(filters: &Filters, view: &NetworkView) -> bool {
     let kind = if view.predefined { "builtin" } else { "custom" };
     filters.any("driver", |driver| driver == view.driver)
-        && filters.any("id", |id| view.identity.id.as_str().starts_with(id))
-        && filters.any("name", |name| view.identity.name.contains(name))
+        && filters.any("id", |id| pattern::is_match(id, view.identity.id.as_str()))
+        && filters.any("name", |name| pattern::is_match(name, &view.identity.name))
         && filters.any("scope", |scope| scope == view.scope)
         && filters.any("type", |wanted| wanted == kind)
         && filters.labels_match(&view.labels)

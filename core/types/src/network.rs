@@ -1,6 +1,6 @@
 //! Ports, port bindings and what a container says of each network it joins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -169,6 +169,32 @@ pub struct EndpointConfig {
     pub mac_address: Option<String>,
     /// Which endpoint gives the default route: highest wins.
     pub gw_priority: i64,
+    /// What was written where addresses belong and is none: refused with everything else that is wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<UnreadableAddress>,
+    /// Fields the client wrote with nothing in them, which are shown so and not as null.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub empty_fields: BTreeSet<String>,
+}
+
+/// A text that is no address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableAddress {
+    /// What should have been there.
+    pub kind: AddressKind,
+    /// As written.
+    pub text: String,
+}
+
+/// Addresses an endpoint may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AddressKind {
+    /// Of IPv4.
+    Ipv4,
+    /// Of IPv6.
+    Ipv6,
+    /// Link-local, of either family.
+    LinkLocal,
 }
 
 /// One attachment as it really is, while the container runs (Docker API, `EndpointSettings`, output fields).

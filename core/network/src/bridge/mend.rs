@@ -70,7 +70,7 @@ fn mend_one(
     if found.is_none() {
         setup::make(socket, &Order { index: *index, name, mtu: *mtu, mac: *mac, alias })?;
         if route_loopback {
-            setup::route_loopback(name)?;
+            setup::route_loopback(socket, name)?;
         }
     }
     if wanted.iter().any(|(address, _)| address.is_ipv6()) {

@@ -200,8 +200,8 @@ impl NetworkDriver for BridgeNetwork {
         let plan = |family: &BridgeFamily| SubnetPlan {
             subnet: family.subnet,
             range: family.range,
-            gateway: family.gateway,
-            reserved: Vec::new(),
+            gateway: family.address,
+            reserved: family.gateway.filter(|gateway| Some(*gateway) != family.address).into_iter().collect(),
         };
         NetworkDetails { subnets: self.settings.families().map(plan).collect(), options: self.settings.options.clone() }
     }

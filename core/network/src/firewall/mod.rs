@@ -1,6 +1,7 @@
 //! The packet filter as the drivers see it: masquerade, isolation and published ports of bridges. One trait; `nft` speaks
-//! to the kernel, `none` is for `--iptables=false`.
+//! to the kernel, `none` is for `--iptables=false`; `firewalld` has its zones let pass what they decide on.
 
+mod firewalld;
 pub mod nft;
 mod none;
 
@@ -12,6 +13,7 @@ use dockerd_types::network::Protocol;
 use crate::error::NetworkError;
 use crate::ipam::Subnet;
 
+pub use firewalld::WithFirewalld;
 pub use none::NoFirewall;
 
 /// How a network's containers and the world reach each other, per family

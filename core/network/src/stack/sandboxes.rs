@@ -6,23 +6,24 @@
 //! the same.
 
 use std::cmp::Reverse;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use dockerd_sys::netlink::{Batch, Family, Socket};
+use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
 use dockerd_sys::ns;
-use dockerd_types::network::{EndpointState, PortBindings, PublishedPort};
+use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
 use dockerd_types::{ContainerId, NetworkId};
 
 use super::options::EndpointOptions;
 use super::{Attachment, Joined, KeptContainer, NetworkStack, SandboxRequest, lock};
 use crate::bridge::sweep;
 use crate::driver::NetworkDriver;
-use crate::error::NetworkError;
+use crate::error::{InterfaceFault, NetworkError};
 use crate::link::{self, DefaultRoute, Link, MacAddress};
 use crate::portmap::{PortTarget, Publications, Route};
-use crate::sandbox::{self, LinkKind, LinkPort};
+use crate::sandbox::{self, LinkKind, LinkPlan, LinkPort};
 
 /// One network of a sandbox.
 #[derive(Debug)]
@@ -96,6 +97,26 @@ impl HeldSandbox {
     }
 }
 
+/// What is asked of a network and cannot be, before anything is done about it.
+fn check(config: &EndpointConfig, interface: Option<&str>) -> Result<(), NetworkError> {
+    let is_link_local = |address: &&IpAddr| match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    if let Some(address) = config.link_local.iter().find(|address| !is_link_local(address)) {
+        return Err(NetworkError::NotLinkLocal(*address));
+    }
+    let Some(interface) = interface else { return Ok(()) };
+    sandbox::check_name(interface)?;
+    match config.mac_address.as_deref().and_then(MacAddress::parse).filter(|mac| !mac.is_station()) {
+        None => Ok(()),
+        Some(mac) => {
+            let (interface, address) = (interface.to_owned(), mac.to_string());
+            Err(NetworkError::interface(&interface.clone(), InterfaceFault::Mac { interface, address }))
+        }
+    }
+}
+
 /// Addresses of a link that is up.
 fn configure(batch: &mut Batch, joint: &Joint) {
     let Some(port) = joint.port else { return };
@@ -155,12 +176,13 @@ impl NetworkStack {
     ) -> Result<Option<OwnedFd>, NetworkError> {
         let mut options = Vec::with_capacity(attachments.len());
         for Attachment { network, config } in attachments {
-            let wishes = EndpointOptions::parse(&config.driver_opts)?;
+            let wishes = EndpointOptions::parse(&config.driver_opts);
+            let named = |plan: &LinkPlan| plan.name(wishes.interface.as_deref(), |name| held.has_interface(name));
+            let interface = network.link().map(named).unwrap_or_default();
+            check(config, network.link().map(|_| interface.as_str()))?;
             let allotted = network.allot(container, config);
             let mut state = allotted.map_err(|error| error.at_endpoint(&held.name, &network.identity().name))?;
-            if let Some(plan) = network.link() {
-                state.interface = plan.name(wishes.interface.as_deref(), |name| held.has_interface(name));
-            }
+            state.interface = interface;
             let link_local = config.link_local.clone();
             let priority = config.gw_priority;
             held.joints.push(Joint { network: network.clone(), state, link_local, priority, port: None });
@@ -170,11 +192,13 @@ impl NetworkStack {
         let taken = self.on_bridges(|| self.pool.take(shelf))?;
         let (netns, handle) = (taken.netns, taken.handle);
         let mut batch = Batch::new();
+        let mut renamed = None;
         if let (Some(first), Some(port)) = (held.joints.first_mut(), handle.port) {
             first.port = Some(port);
-            let made_as = first.network.link().map(|plan| plan.name(None, |_| false));
-            if made_as.as_deref() != Some(&first.state.interface) {
+            let made_as = first.network.link().map(LinkPlan::made_as).unwrap_or_default();
+            if made_as != first.state.interface {
                 link::rename(&mut batch, port.inner, &first.state.interface);
+                renamed = Some((made_as, first.state.interface.clone()));
             }
         }
         for joint in held.joints.iter_mut().filter(|joint| joint.port.is_none()) {
@@ -183,8 +207,10 @@ impl NetworkStack {
             let name = &joint.state.interface;
             joint.port = Some(self.on_bridges(|| sandbox::add_link(&host, &netns, &handle.socket, name, plan))?);
         }
-        if !batch.is_empty() {
-            handle.socket.transact(&batch).map_err(NetworkError::kernel("name the container's link"))?;
+        if let Some((from, to)) = renamed {
+            let number = |error: &NetlinkError| error.io().raw_os_error().unwrap_or(libc::EINVAL);
+            let fault = |error| sandbox::name_fault(&from, &to, io::Error::from_raw_os_error(number(&error)));
+            handle.socket.transact(&batch).map_err(fault)?;
         }
         for (joint, wishes) in held.joints.iter().zip(&options) {
             wishes.apply(&netns, &joint.state.interface)?;
@@ -244,10 +270,12 @@ impl NetworkStack {
             held.socket = Some(sandbox::socket_in(&netns)?);
         }
         let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-        let options = EndpointOptions::parse(&config.driver_opts)?;
+        let options = EndpointOptions::parse(&config.driver_opts);
+        let interface = plan.name(options.interface.as_deref(), |name| held.has_interface(name));
+        check(&config, Some(&interface))?;
         let allotted = network.allot(container, &config);
         let mut state = allotted.map_err(|error| error.at_endpoint(&held.name, &network.identity().name))?;
-        state.interface = plan.name(options.interface.as_deref(), |name| held.has_interface(name));
+        state.interface = interface;
         let before = held.routers();
         let made = match &held.socket {
             Some(socket) => self.on_bridges(|| sandbox::add_link(&host, &netns, socket, &state.interface, plan)),
