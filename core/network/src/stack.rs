@@ -26,12 +26,11 @@ use crate::bridge::{BridgeFamily, BridgeNetwork, BridgeSettings, setup, sweep};
 use crate::config::NetworkConfig;
 use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
-use crate::firewall::nft::NftFirewall;
-use crate::firewall::{BridgeRules, DropForeign, Firewall, GatewayMode, NoFirewall};
+use crate::firewall::{self, BridgeRules, DropForeign, Firewall, GatewayMode, HostPolicy};
 use crate::ipam::{Subnet, pool};
 use crate::macvlan::{MacvlanNetwork, MacvlanOrder, parent};
 use crate::pool::{SandboxPool, ShelfId};
-use crate::portmap::{PortPublisher, PublisherOptions};
+use crate::portmap::{PortPublisher, PublisherOptions, senders};
 use crate::sandbox::{Blueprint, INNER_PREFIX, LinkKind, LinkPlan};
 use crate::simple::{ConfigurationOnly, SimpleNetwork};
 use sandboxes::HeldSandbox;
@@ -169,6 +168,8 @@ pub struct NetworkStack {
     sandboxes: Mutex<HashMap<ContainerId, HeldSandbox>>,
     /// Links an earlier daemon made; looked at once.
     leftovers: Mutex<Vec<u32>>,
+    /// What the kernel can do of the policy that is configured.
+    policy: HostPolicy,
     config: NetworkConfig,
 }
 
@@ -182,16 +183,16 @@ impl NetworkStack {
     pub fn open(options: StackOptions) -> Result<Self, NetworkError> {
         let StackOptions { config, predefined, networks, incomplete, forwarding_marker, runtime } = options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        let (firewall, policy) = firewall::open(&config)?;
+        senders::clear(&socket);
+        let policy = senders::check(&socket, policy);
         let link = setup::set_up(&socket, &config)?;
-        let firewall: Arc<dyn Firewall> = match (config.firewall, config.firewall_ipv6) {
-            (false, false) => Arc::new(NoFirewall),
-            (ipv4, ipv6) => Arc::new(NftFirewall::new(ipv4, ipv6)),
-        };
         let pool = SandboxPool::start()?;
         let plain = pool.add_shelf(Blueprint::Plain);
         let publisher = PortPublisher::new(PublisherOptions {
             firewall: firewall.clone(),
             proxies: config.userland_proxy.then_some(runtime),
+            policy,
             ipv6: setup::host_has_ipv6(),
         });
         let simple = |identity, kind, shelf| Arc::new(SimpleNetwork { identity, kind, shelf });
@@ -209,6 +210,7 @@ impl NetworkStack {
             plain,
             sandboxes: Mutex::default(),
             leftovers: Mutex::default(),
+            policy,
             config,
         };
         if let Some(link) = link {
@@ -276,6 +278,10 @@ impl NetworkStack {
     ) -> Result<Arc<BridgeNetwork>, NetworkError> {
         if self.config.firewall {
             setup::route_loopback(&link.name)?;
+        }
+        if self.policy.keeps_senders() {
+            let families = settings.ipv4.iter().chain(&settings.ipv6).map(|family| family.subnet.is_ipv6());
+            senders::add(socket, &link.name, &families.collect::<Vec<_>>())?;
         }
         // Before the pool makes new ones.
         lock(&self.leftovers).extend(sweep::ours(socket, link.index)?);
@@ -374,6 +380,9 @@ impl NetworkStack {
         let _changing = lock(&self.changing);
         self.forget(driver);
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        if let Some(rules) = driver.rules().filter(|_| self.policy.keeps_senders()) {
+            senders::remove(&socket, &rules.link);
+        }
         let rules = driver.rules().filter(|_| self.installed.load(Ordering::Relaxed));
         let unfiltered = rules.map_or(Ok(()), |rules| self.firewall.remove_bridge(&rules));
         self.unmake(&socket, driver).and(unfiltered)
@@ -394,8 +403,13 @@ impl NetworkStack {
         if !self.installed.load(Ordering::Relaxed) {
             return;
         }
-        match self.install() {
-            Ok(()) => tracing::warn!("another program removed rules of the packet filter; they are set again"),
+        match self
+            .firewall
+            .is_damaged()
+            .and_then(|damaged| if damaged { self.install().map(|()| true) } else { Ok(false) })
+        {
+            Ok(true) => tracing::warn!("another program removed rules of the packet filter; they are set again"),
+            Ok(false) => {}
             Err(error) => tracing::error!(%error, "rules of the packet filter are missing"),
         }
     }

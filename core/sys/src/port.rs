@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
 
@@ -44,6 +44,26 @@ pub fn hold(transport: Transport, address: SocketAddr) -> io::Result<OwnedFd> {
         rustix::net::listen(&socket, BACKLOG)?;
     }
     Ok(socket)
+}
+
+/// Lets a socket have an address that is not the host's, so that its peer sees somebody else. What comes back must be led to
+/// it by routing. Needs `CAP_NET_ADMIN`.
+#[allow(unsafe_code, reason = "these socket options have no safe wrapper")]
+pub fn borrow_addresses(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
+    let (level, option) =
+        if ipv6 { (libc::SOL_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::SOL_IP, libc::IP_TRANSPARENT) };
+    let value: libc::c_int = 1;
+    // SAFETY: the value is one int, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

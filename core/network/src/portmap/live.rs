@@ -127,6 +127,14 @@ mod tests {
             Err(NetworkError::PortsExhausted)
         }
 
+        fn clear(&self) -> Result<(), NetworkError> {
+            Ok(())
+        }
+
+        fn is_damaged(&self) -> Result<bool, NetworkError> {
+            Ok(false)
+        }
+
         fn forwards(&self, _: bool) -> bool {
             true
         }

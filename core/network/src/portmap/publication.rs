@@ -12,13 +12,15 @@ use super::allocator::exclude;
 use super::plan::Binding;
 use super::proxy::Proxy;
 use crate::error::NetworkError;
-use crate::firewall::{Entry, PortForward};
+use crate::firewall::{Entry, HostPolicy, PortForward};
 
 /// Who may serve ports.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Server<'a> {
     /// The packet filter does in IPv4, and in IPv6, where host and container speak the same of them.
     pub(super) filtered: [bool; 2],
+    /// What comes from elsewhere is not for the packet filter in any case.
+    pub(super) policy: HostPolicy,
     /// Where proxies run, which do the rest.
     pub(super) proxies: Option<&'a Handle>,
 }
@@ -99,13 +101,16 @@ impl Publication {
             let Hold { address, proxy, socket } = &mut self.holds[at];
             let binding = self.bindings.iter().find(|binding| !binding.direct && binding.host_ip == *address);
             let has_loopback = *address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-            let proxied = binding.filter(|binding| has_loopback || !by_filter(binding));
+            let in_part = has_loopback || server.policy.is_honoured();
+            let proxied = binding.filter(|binding| in_part || !by_filter(binding));
             let proxied = proxied.zip(server.proxies).zip(socket.as_ref());
             match (proxied.filter(|_| protocol == Protocol::Tcp), &proxy) {
                 (None, _) => *proxy = None,
                 (Some(((binding, _), _)), Some(proxy)) => proxy.redirect(binding.to),
                 (Some(((binding, runtime), socket)), None) => {
-                    let started = socket.try_clone().and_then(|socket| Proxy::start(runtime, socket, binding.to));
+                    let started = socket
+                        .try_clone()
+                        .and_then(|socket| Proxy::start(runtime, socket, binding.to, server.policy.keeps_senders()));
                     let address = *address;
                     let started = started.map_err(|error| self.failed(address, error))?;
                     self.holds[at].proxy = Some(started);

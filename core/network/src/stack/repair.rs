@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::NetworkStack;
 use crate::error::NetworkError;
-use crate::firewall::nft::Guard;
+use crate::firewall::Guard;
 
 /// Two programs that fight each other shall not keep a processor busy.
 const PAUSE: Duration = Duration::from_millis(200);
