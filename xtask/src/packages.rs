@@ -7,18 +7,20 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 /// What tests and demo need.
-pub(crate) const TESTS: [&str; 9] = ["busybox", "ip", "docker", "nft", "nsenter", "crun", "runc", "strace", PYTHON_SDK];
+pub(crate) const TESTS: [&str; 10] =
+    ["busybox", "ip", "docker", "nft", "iptables-restore", "nsenter", "crun", "runc", "strace", PYTHON_SDK];
 /// What tests use without its being installed: the registry's package would also start a service.
 const UNPACKED: [&str; 1] = ["docker-registry"];
 /// A file of docker-py.
 const PYTHON_SDK: &str = "/usr/lib/python3/dist-packages/docker/__init__.py";
 
 /// Programs, or files by their whole path, and the Debian packages they come in; the first the suite has is taken.
-const PACKAGES: [(&str, &[&str]); 15] = [
+const PACKAGES: [(&str, &[&str]); 16] = [
     ("busybox", &["busybox-static"]),
     ("ip", &["iproute2"]),
     ("docker", &["docker-cli", "docker.io"]),
     ("nft", &["nftables"]),
+    ("iptables-restore", &["iptables"]),
     ("nsenter", &["util-linux"]),
     ("crun", &["crun"]),
     ("runc", &["runc"]),
