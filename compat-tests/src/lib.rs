@@ -21,6 +21,7 @@
 //! | [`probe`] | who reaches whom, and under which address |
 //! | [`matrix`] | tables of that, expected and found |
 //! | [`firewalls`] | firewalld, ufw and others on a host of their own |
+//! | [`outside`] | another host, with a cable to the daemon's |
 //! | [`private`] | one more daemon of the kind that is tested, with flags of its own |
 //! | [`seed`] | images as registries keep them, made in memory |
 //! | [`registry`] | Debian's registry: open, closed, by TLS |
@@ -52,6 +53,7 @@ pub mod image;
 pub mod leaks;
 pub mod matrix;
 pub mod network;
+pub mod outside;
 pub mod private;
 pub mod probe;
 pub mod progress;

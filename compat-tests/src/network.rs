@@ -2,12 +2,13 @@
 //! and the CLI is started there where it speaks to a registry itself. Other hosts are namespaces too, on a cable to it.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -87,12 +88,28 @@ impl Network {
 
     /// A connection made in it.
     pub fn connect(&self, address: &str) -> Result<TcpStream> {
+        self.connect_within(address, LIMIT)
+    }
+
+    /// The same, not waiting as long for it to be made.
+    pub fn connect_within(&self, address: &str, limit: Duration) -> Result<TcpStream> {
         let address: SocketAddr = address.parse()?;
-        let stream = self.inside(|| Ok(TcpStream::connect_timeout(&address, LIMIT)?))?;
+        let stream = self.inside(|| Ok(TcpStream::connect_timeout(&address, limit)?))?;
         // Where nobody listens yet, a socket may be given that very port and reach itself.
         ensure!(stream.local_addr()? != address, "nobody listens on {address}");
         stream.set_read_timeout(Some(LIMIT))?;
         Ok(stream)
+    }
+
+    /// What a server says to a request for `/`, if it says anything within `limit`.
+    pub fn read(&self, address: &str, limit: Duration) -> Result<String> {
+        let mut stream = self.connect_within(address, limit)?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        ensure!(!said.is_empty(), "closed without an answer");
+        Ok(said)
     }
 
     /// Gives its loopback one more address: what is not in 127.0.0.0/8 is not taken for insecure.

@@ -1,17 +1,18 @@
-//! The packet filter and bridges beside other programs: what they flush or remove comes back, what is theirs stays. Ours alone:
-//! the stock daemon sets its rules again when firewalld says so, and otherwise at its next start, and has no proxy's work
-//! done by the packet filter.
+//! The packet filter beside other programs': what they flush comes back, what is theirs stays. Ours alone: the stock daemon
+//! sets its rules again when firewalld says so, and otherwise at its next start.
 
 #[allow(dead_code, reason = "other suites use the rest of it")]
 mod bed;
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use bed::{Bed, LIMIT, Said, run, until};
-use compat_tests::network::Network;
+use anyhow::{Context, Result, ensure};
+use bed::{Bed, Said, binary, run, until};
+
+/// The daemon with the chains of iptables.
+const IPTABLES: &str = "--firewall-backend=iptables";
+/// Chains of the stock daemon.
+const CHAINS: [&str; 5] = ["DOCKER-FORWARD", "DOCKER-CT", "DOCKER-INTERNAL", "DOCKER-BRIDGE", "DOCKER"];
 
 /// nft(8) in the daemon's network namespace.
 fn nft(bed: &Bed, arguments: &[&str]) -> Result<Said> {
@@ -25,9 +26,39 @@ fn rules(bed: &Bed) -> Result<String> {
     Ok(said.out)
 }
 
+/// A program in the daemon's network namespace; what it says.
+fn inside(bed: &Bed, arguments: &[&str]) -> Result<String> {
+    let said = run(Command::new("nsenter").args(["-t", &bed.pid().to_string(), "-n"]).args(arguments))?;
+    ensure!(said.code == 0, "{arguments:?}: {}", said.err);
+    Ok(said.out)
+}
+
+/// All rules of iptables, of both families, without what changes by itself; sorted where their order is others' business.
+fn tables(bed: &Bed) -> Result<String> {
+    let mut out = String::new();
+    for program in ["iptables-save", "ip6tables-save"] {
+        let text = inside(bed, &[program])?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let mut tables: Vec<Vec<&str>> = Vec::new();
+        for line in lines.map(|line| line.split(" [").next().unwrap_or_default()) {
+            if line.starts_with('*') {
+                tables.push(Vec::new());
+            }
+            tables.last_mut().context("a table")?.push(line);
+        }
+        tables.sort();
+        out.extend(tables.concat().into_iter().flat_map(|line| [line, "\n"]));
+    }
+    Ok(out)
+}
+
 /// A daemon with a published port on a network with IPv6.
 fn with_a_port() -> Result<Bed> {
-    let mut bed = Bed::new()?;
+    with_a_port_by(&[])
+}
+
+fn with_a_port_by(flags: &[&str]) -> Result<Bed> {
+    let mut bed = Bed::new()?.flags(flags);
     bed.start()?;
     bed.import()?;
     bed.must(&["network", "create", "--ipv6", "six"])?;
@@ -82,158 +113,151 @@ fn rules_of_others_stay() -> Result<()> {
     Ok(())
 }
 
-/// The network a container of that name has.
-fn inside(bed: &Bed, container: &str) -> Result<Network> {
-    Network::of_process(bed.must(&["inspect", "-f", "{{.State.Pid}}", container])?.parse()?)
-}
-
-/// What goes to `address` comes out at `listener`, and what that one answers comes back.
-fn talk(from: &Network, address: &str, listener: &TcpListener) -> Result<String> {
-    // More than one packet, and more than the kernel makes of one where it leaves the cutting to the link.
-    let sent = vec![7; 300_000];
-    let client = from.connect(address).with_context(|| address.to_owned())?;
-    listener.set_nonblocking(true)?;
-    let (mut server, peer) = until(&format!("a connection to {address}"), || listener.accept().ok())?;
-    server.set_read_timeout(Some(LIMIT))?;
-    std::thread::scope(|scope| {
-        let writer = scope.spawn(|| (&client).write_all(&sent).and_then(|()| client.shutdown(Shutdown::Write)));
-        let mut seen = Vec::new();
-        server.read_to_end(&mut seen)?;
-        writer.join().map_err(|_| anyhow!("the writer panicked"))??;
-        ensure!(seen == sent, "{} bytes arrived", seen.len());
-        server.write_all(&seen)?;
-        drop(server);
-        let mut back = Vec::new();
-        (&client).read_to_end(&mut back)?;
-        ensure!(back == sent, "{} bytes came back", back.len());
-        Ok(peer.ip().to_string())
-    })
-}
-
 #[test]
-fn localhost_needs_no_proxy() -> Result<()> {
-    let mut bed = Bed::new()?.flags(&["--userland-proxy=false"]);
-    bed.start()?;
-    bed.import()?;
-    bed.must(&["network", "create", "--ipv6", "--subnet", "fd00:77::/64", "six"])?;
-    let ports = ["-p", "4000:80", "-p", "[::1]:4001:80", "-p", "4000:53/udp", "-p", "[::1]:4002:54/udp"];
-    bed.must(
-        &[&["run", "-d", "--name", "one", "--network", "six"], &ports[..], &["busybox", "sleep", "1000"]].concat(),
-    )?;
-    let (host, container) = (Network::of_process(bed.pid())?, inside(&bed, "one")?);
-    let listener = container.listen("[::]:80")?;
-    for address in ["127.0.0.1:4000", "[::1]:4000", "[::1]:4001", "[fd00:77::1]:4000"] {
-        let seen = talk(&host, address, &listener)?;
-        ensure!(seen == "fd00:77::1" || address.starts_with("127"), "{address} is seen as {seen}");
-    }
-    for (address, inner) in [("[::1]:4000", "[::]:53"), ("[::1]:4002", "[::]:54")] {
-        let (client, server) = (host.datagrams("[::]:0")?, container.datagrams(inner)?);
-        for socket in [&client, &server] {
-            socket.set_read_timeout(Some(LIMIT))?;
-        }
-        client.connect(address)?;
-        // The second one is cut in two.
-        for length in [5, 3000] {
-            client.send(&vec![1; length])?;
-            let mut buffer = [0; 4000];
-            let (seen, from) = server.recv_from(&mut buffer).with_context(|| format!("{length} to {address}"))?;
-            server.send_to(&buffer[..seen], from)?;
-            ensure!((seen, client.recv(&mut buffer)?) == (length, length), "{address}: {length}");
-        }
-    }
-    // Nobody else comes from there or gets there, and nft can show it.
-    ensure!(rules(&bed)?.contains("map loopback6"), "{}", rules(&bed)?);
-    bed.must(&["rm", "-f", "one"])?;
-    for address in ["[::1]:4000", "[::1]:4001"] {
-        ensure!(host.connect(address).is_err(), "{address} is still served");
-    }
-    ensure!(!rules(&bed)?.contains("4001"), "{}", rules(&bed)?);
-    Ok(())
-}
-
-/// ip(8) in the daemon's network namespace.
-fn ip(bed: &Bed, arguments: &str) -> Result<String> {
-    let mut command = Command::new("nsenter");
-    let said = run(command.args(["-t", &bed.pid().to_string(), "-n", "ip"]).args(arguments.split(' ')))?;
-    ensure!(said.code == 0, "ip {arguments}: {}", said.err);
-    Ok(said.out)
-}
-
-/// Whether containers are reached from the host by their ports, and one from the other.
-fn all_are_reached(bed: &Bed) -> Result<()> {
-    let (host, one, two) = (Network::of_process(bed.pid())?, inside(bed, "one")?, inside(bed, "two")?);
-    let (first, second) = (one.listen("[::]:80")?, two.listen("[::]:80")?);
-    for address in ["127.0.0.1:4000", "[::1]:4000"] {
-        talk(&host, address, &first).with_context(|| address.to_owned())?;
-    }
-    talk(&host, "127.0.0.1:4001", &second)?;
-    let three = inside(bed, "three")?;
-    for address in ["10.88.0.2:80", "[fd00:88::2]:80"] {
-        talk(&three, address, &first).with_context(|| address.to_owned())?;
-    }
-    Ok(())
-}
-
-#[test]
-fn damaged_bridges_come_back() -> Result<()> {
-    let mut bed = Bed::new()?;
-    bed.start()?;
-    bed.import()?;
-    let subnets = ["--subnet", "10.88.0.0/24", "--subnet", "fd00:88::/64"];
-    let id = bed.must(&[&["network", "create", "--ipv6"], &subnets[..], &["six"]].concat())?;
-    let own = format!("br-{}", &id[..12]);
-    for (name, network, port) in [("one", "six", "4000:80"), ("two", "bridge", "4001:80"), ("three", "six", "4002:80")]
+fn flushed_chains_of_iptables_come_back() -> Result<()> {
+    let bed = with_a_port_by(&[IPTABLES])?;
+    inside(&bed, &["iptables", "-I", "DOCKER-USER", "-s", "192.0.2.1", "-j", "DROP"])?;
+    let user = "-A DOCKER-USER -s 192.0.2.1/32 -j DROP\n";
+    let before = tables(&bed)?;
+    ensure!(before.contains(user) && before.contains("-j DNAT"), "{before}");
+    let before = before.replace(user, "");
+    for (at, flush) in [
+        &["iptables", "-t", "nat", "-F"][..],
+        &["iptables", "-t", "raw", "-F"],
+        &["iptables", "-D", "FORWARD", "-j", "DOCKER-USER"],
+        &["iptables", "-t", "nat", "-F", "DOCKER"],
+        &["ip6tables", "-F"],
+        &["iptables", "-F"],
+        &["nft", "flush", "ruleset"],
+    ]
+    .iter()
+    .enumerate()
     {
-        bed.must(&["run", "-d", "--name", name, "--network", network, "-p", port, "busybox", "sleep", "1000"])?;
+        inside(&bed, flush)?;
+        until(&format!("repair {at} after {flush:?}"), || {
+            let repaired = tables(&bed).ok()?.replace(user, "") == before;
+            (repaired && bed.log().matches("they are set again").count() > at).then_some(())
+        })
+        .with_context(|| tables(&bed).unwrap_or_default())?;
+        // What is theirs is not put there again by us.
+        ensure!(tables(&bed)?.contains(user) == (at < 5), "{flush:?}");
     }
-    all_are_reached(&bed)?;
-    let mut repairs = 0;
-    let said = |bed: &Bed| bed.log().matches("damaged a bridge; it is as before").count();
-    ensure!(said(&bed) == repairs, "{}", bed.log());
-    for damage in [
-        format!("link del {own}"),
-        "link del docker0".to_owned(),
-        format!("link set {own} down"),
-        format!("address del 10.88.0.1/24 dev {own}"),
-        format!("address flush dev {own}"),
-        format!("link del {own}"),
-    ] {
-        ip(&bed, &damage)?;
-        until(&format!("repair after {damage}"), || (said(&bed) > repairs).then_some(()))?;
-        repairs = said(&bed);
-        all_are_reached(&bed).with_context(|| format!("after {damage}"))?;
-    }
-    // Those that are joined from now on, too.
-    for name in ["one", "two", "three"] {
-        bed.must(&["restart", "-t", "0", name])?;
-    }
-    all_are_reached(&bed)?;
-    // What changes by our own hand is no damage.
-    let before = said(&bed);
-    bed.must(&["network", "create", "--ipv6", "more"])?;
+    // What changes by our own hand, or concerns us not, is no damage.
+    bed.must(&["network", "create", "more"])?;
     bed.must(&["network", "rm", "more"])?;
-    bed.must(&["rm", "-f", "one", "two", "three"])?;
-    bed.must(&["network", "rm", "six"])?;
-    ensure!(said(&bed) == before && !bed.log().contains("a bridge is damaged"), "{}", bed.log());
-    ensure!(!ip(&bed, "-br link")?.contains(&own), "the bridge of a removed network is there");
+    inside(&bed, &["iptables", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP"])?;
+    inside(&bed, &["iptables", "-F", "INPUT"])?;
+    bed.must(&["rm", "-f", "one"])?;
+    ensure!(bed.log().matches("they are set again").count() == 7, "{}", bed.log());
     Ok(())
 }
 
 #[test]
-fn link_local_clients_have_the_proxy() -> Result<()> {
-    let bed = with_a_port()?;
-    bed.must(&["run", "-d", "--name", "two", "--network", "six", "busybox", "sleep", "1000"])?;
-    let listener = inside(&bed, "one")?.listen("[::]:80")?;
-    let own = bed.must(&["network", "inspect", "-f", "{{slice .Id 0 12}}", "six"])?;
-    // The kernel asks for a second whether somebody else has it.
-    let address = until("the bridge's link-local address", || {
-        let shown = ip(&bed, &format!("-6 -o address show dev br-{own} scope link -tentative")).ok()?;
-        Some(shown.split_whitespace().nth(3)?.split('/').next()?.to_owned())
-    })?;
-    let index = bed.must(&["exec", "two", "cat", "/sys/class/net/eth0/ifindex"])?;
-    let client = inside(&bed, "two")?;
-    // The same goes for the client's own address.
-    let seen = until("an answer", || talk(&client, &format!("[{address}%{index}]:4000"), &listener).ok())?;
-    ensure!(seen.starts_with("fd"), "it is passed on from {seen}");
+fn what_is_taken_away_while_ports_change_is_no_obstacle() -> Result<()> {
+    let bed = with_a_port_by(&[IPTABLES])?;
+    for _ in 0..5 {
+        // Whoever comes first, the guard or the change: in the end all is there.
+        inside(&bed, &["iptables", "-t", "nat", "-F", "DOCKER"])?;
+        bed.must(&["run", "-d", "--name", "two", "-p", "4001:80", "busybox", "sleep", "1000"])?;
+        inside(&bed, &["iptables", "-t", "filter", "-F", "DOCKER"])?;
+        bed.must(&["rm", "-f", "two"])?;
+        until("all rules", || {
+            let now = tables(&bed).ok()?;
+            (now.contains("--dport 4000 -j DNAT") && now.contains("--ctstate DNAT -j ACCEPT") && !now.contains("4001"))
+                .then_some(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn rules_of_an_earlier_backend_go() -> Result<()> {
+    let script = r#"
+        iptables -N MINE; iptables -A FORWARD -s 192.0.2.9 -j MINE
+        iptables -t nat -A POSTROUTING -s 192.0.2.9 -j MASQUERADE
+        iptables -N DOCKER-USER; iptables -A DOCKER-USER -s 192.0.2.1 -j DROP"#;
+    let mut bed = with_a_port_by(&["--live-restore", IPTABLES])?;
+    for line in script.lines().flat_map(|line| line.split(';')).map(str::trim).filter(|line| !line.is_empty()) {
+        // DOCKER-USER is there.
+        let _ = inside(&bed, &line.split(' ').collect::<Vec<_>>());
+    }
+    let theirs = [
+        "-A FORWARD -s 192.0.2.9/32 -j MINE",
+        "-A POSTROUTING -s 192.0.2.9/32 -j MASQUERADE",
+        "-A DOCKER-USER -s 192.0.2.1/32 -j DROP",
+        "-A FORWARD -j DOCKER-USER",
+    ];
+    let has_theirs = |bed: &Bed| -> Result<()> {
+        let now = tables(bed)?;
+        theirs.iter().try_for_each(|rule| {
+            ensure!(now.contains(rule), "{rule} is missing: {now}");
+            Ok(())
+        })
+    };
+    let with_iptables = tables(&bed)?;
+    has_theirs(&bed)?;
+    ensure!(with_iptables.contains(":FORWARD DROP"), "{with_iptables}");
+    ensure!(!rules(&bed)?.contains("table inet dockerd-rs"), "both");
+    bed.restart_with(&["--live-restore"])?;
+    let now = tables(&bed)?;
+    has_theirs(&bed)?;
+    for chain in CHAINS {
+        ensure!(!now.contains(&format!(":{chain} ")), "{chain} is left: {now}");
+    }
+    ensure!(!now.contains("dockerd-rs") && !now.contains("4000") && now.contains(":FORWARD ACCEPT"), "{now}");
+    ensure!(rules(&bed)?.contains("table inet dockerd-rs"), "no table");
+    ensure!(rules(&bed)?.contains("4000"), "the port is not published");
+    bed.restart_with(&["--live-restore", IPTABLES])?;
+    ensure!(!rules(&bed)?.contains("table inet dockerd-rs"), "both");
+    has_theirs(&bed)?;
+    ensure!(tables(&bed)? == with_iptables, "{} instead of {with_iptables}", tables(&bed)?);
+    // Once more with the same: replaced, not doubled.
+    bed.restart_with(&["--live-restore", IPTABLES])?;
+    ensure!(tables(&bed)? == with_iptables, "{} instead of {with_iptables}", tables(&bed)?);
+    Ok(())
+}
+
+#[test]
+fn chains_of_another_daemon_stay() -> Result<()> {
+    let mut bed = with_a_port()?;
+    for rule in [
+        "-N DOCKER",
+        "-N DOCKER-FORWARD",
+        "-A FORWARD -j DOCKER-FORWARD",
+        "-A DOCKER-FORWARD -j DOCKER",
+        "-t nat -N DOCKER",
+        "-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER",
+    ] {
+        inside(&bed, &[&["iptables"], &rule.split(' ').collect::<Vec<_>>()[..]].concat())?;
+    }
+    let before = tables(&bed)?;
+    bed.restart_with(&[])?;
+    ensure!(tables(&bed)? == before, "{} instead of {before}", tables(&bed)?);
+    Ok(())
+}
+
+#[test]
+fn what_cannot_work_is_said_at_the_start() -> Result<()> {
+    let bed = Bed::new()?;
+    let roots = bed.roots();
+    let roots: Vec<&str> = roots.iter().map(String::as_str).collect();
+    let said = bed.refused(&[&roots[..], &["--firewall-backend=ipchains"]].concat())?;
+    ensure!(said.code != 0, "{said:?}");
+    let words = r#"invalid firewall-backend: allowed values are "iptables" and "nftables""#;
+    ensure!((said.out + &said.err).contains(words));
+    for backend in ["", "nftables", "iptables"] {
+        let said = bed.refused(&["--validate", &format!("--firewall-backend={backend}"), "--firewall-honour-host"])?;
+        ensure!(said.code == 0, "{said:?}");
+    }
+    let said = bed.refused(&["--validate", "--firewall-honour-host", "--userland-proxy=false"])?;
+    ensure!(said.code != 0 && (said.out + &said.err).contains("firewall-honour-host needs userland-proxy"));
+    // Where the program is a link to nowhere.
+    let hidden = "mount -t tmpfs none /etc/alternatives; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "sh", "-c", hidden, "sh"]).arg(binary()?).args(&roots).arg(IPTABLES);
+    let said = run(&mut command)?;
+    ensure!(said.code != 0, "{said:?}");
+    let words = r#"firewall-backend is set to "iptables", but iptables-save cannot be run: no such file or directory"#;
+    ensure!((said.out + &said.err).replace("\\\"", "\"").contains(words));
     Ok(())
 }

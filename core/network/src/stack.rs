@@ -26,12 +26,11 @@ use crate::bridge::{BridgeFamily, BridgeNetwork, BridgeSettings, setup, sweep};
 use crate::config::NetworkConfig;
 use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
-use crate::firewall::nft::NftFirewall;
-use crate::firewall::{BridgeRules, DropForeign, Firewall, GatewayMode, NoFirewall, WithFirewalld};
+use crate::firewall::{self, BridgeRules, DropForeign, Firewall, GatewayMode, HostPolicy};
 use crate::ipam::{Subnet, pool};
 use crate::macvlan::{MacvlanNetwork, MacvlanOrder, parent};
 use crate::pool::{SandboxPool, ShelfId};
-use crate::portmap::{PortPublisher, PublisherOptions};
+use crate::portmap::{PortPublisher, PublisherOptions, senders};
 use crate::sandbox::{Blueprint, INNER_PREFIX, LinkKind, LinkPlan};
 use crate::simple::{ConfigurationOnly, SimpleNetwork};
 pub use options::endpoint_option_problems;
@@ -172,6 +171,8 @@ pub struct NetworkStack {
     sandboxes: Mutex<HashMap<ContainerId, HeldSandbox>>,
     /// Links an earlier daemon made; looked at once.
     leftovers: Mutex<Vec<u32>>,
+    /// What the kernel can do of the policy that is configured.
+    policy: HostPolicy,
     config: NetworkConfig,
 }
 
@@ -185,16 +186,16 @@ impl NetworkStack {
     pub fn open(options: StackOptions) -> Result<Self, NetworkError> {
         let StackOptions { config, predefined, networks, incomplete, forwarding_marker, runtime } = options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        let (firewall, policy) = firewall::open(&config)?;
+        senders::clear(&socket);
+        let policy = senders::check(&socket, policy);
         let link = setup::set_up(&socket, &config)?;
-        let firewall: Arc<dyn Firewall> = match (config.firewall, config.firewall_ipv6) {
-            (false, false) => Arc::new(NoFirewall),
-            (ipv4, ipv6) => WithFirewalld::around(Arc::new(NftFirewall::new(ipv4, ipv6))),
-        };
         let pool = SandboxPool::start()?;
         let plain = pool.add_shelf(Blueprint::Plain);
         let publisher = PortPublisher::new(PublisherOptions {
             firewall: firewall.clone(),
             proxies: config.userland_proxy.then_some(runtime),
+            policy,
             ipv6: setup::host_has_ipv6(),
         });
         let simple = |identity, kind, shelf| Arc::new(SimpleNetwork { identity, kind, shelf });
@@ -213,6 +214,7 @@ impl NetworkStack {
             plain,
             sandboxes: Mutex::default(),
             leftovers: Mutex::default(),
+            policy,
             config,
         };
         if let Some(link) = link {
@@ -280,6 +282,10 @@ impl NetworkStack {
     ) -> Result<Arc<BridgeNetwork>, NetworkError> {
         if self.config.firewall {
             setup::route_loopback(socket, &link.name)?;
+        }
+        if self.policy.keeps_senders() {
+            let families = settings.ipv4.iter().chain(&settings.ipv6).map(|family| family.subnet.is_ipv6());
+            senders::add(socket, &link.name, &families.collect::<Vec<_>>())?;
         }
         // Before the pool makes new ones.
         lock(&self.leftovers).extend(sweep::ours(socket, link.index)?);
@@ -380,6 +386,9 @@ impl NetworkStack {
         self.forget(driver);
         self.watch_bridges();
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        if let Some(rules) = driver.rules().filter(|_| self.policy.keeps_senders()) {
+            senders::remove(&socket, &rules.link);
+        }
         let rules = driver.rules().filter(|_| self.installed.load(Ordering::Relaxed));
         let unfiltered = rules.map_or(Ok(()), |rules| self.firewall.remove_bridge(&rules));
         self.unmake(&socket, driver).and(unfiltered)

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
 
@@ -57,6 +57,26 @@ fn hold_with(transport: Transport, address: SocketAddr, only_ipv6: bool) -> io::
 /// What is sent to a socket of UDP before the packet filter knows the port shall not wait in memory for nobody.
 pub fn nobody_reads(socket: impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_socket_recv_buffer_size(socket, 0)?)
+}
+
+/// Lets a socket have an address that is not the host's, so that its peer sees somebody else. What comes back must be led to
+/// it by routing. Needs `CAP_NET_ADMIN`.
+#[allow(unsafe_code, reason = "these socket options have no safe wrapper")]
+pub fn borrow_addresses(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
+    let (level, option) =
+        if ipv6 { (libc::SOL_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::SOL_IP, libc::IP_TRANSPARENT) };
+    let value: libc::c_int = 1;
+    // SAFETY: the value is one int, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

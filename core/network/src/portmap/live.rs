@@ -132,8 +132,20 @@ mod tests {
             Err(NetworkError::PortsExhausted)
         }
 
+        fn clear(&self) -> Result<(), NetworkError> {
+            Ok(())
+        }
+
+        fn is_damaged(&self) -> Result<bool, NetworkError> {
+            Ok(false)
+        }
+
         fn forwards(&self, _: bool) -> bool {
             true
+        }
+
+        fn forwards_loopback(&self) -> bool {
+            false
         }
     }
 

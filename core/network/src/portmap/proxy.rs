@@ -4,14 +4,14 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use dockerd_sys::flows;
+use dockerd_sys::{flows, port};
 use dockerd_types::network::Protocol;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -71,9 +71,16 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Serves a socket of TCP that listens, or one of UDP that is bound.
-    pub fn start(runtime: &Handle, protocol: Protocol, socket: OwnedFd, to: SocketAddr) -> io::Result<Self> {
-        Self::start_with(runtime, protocol, socket, to, Limits::default())
+    /// Serves a socket of TCP that listens, or one of UDP that is bound. If `keep_senders`, those served see who connected,
+    /// where that is possible: not of datagrams.
+    pub fn start(
+        runtime: &Handle,
+        protocol: Protocol,
+        socket: OwnedFd,
+        to: SocketAddr,
+        keep_senders: bool,
+    ) -> io::Result<Self> {
+        Self::start_with(runtime, protocol, socket, to, keep_senders, Limits::default())
     }
 
     pub(super) fn start_with(
@@ -81,6 +88,7 @@ impl Proxy {
         protocol: Protocol,
         socket: OwnedFd,
         to: SocketAddr,
+        keep_senders: bool,
         limits: Limits,
     ) -> io::Result<Self> {
         let _runtime = runtime.enter();
@@ -90,7 +98,7 @@ impl Proxy {
             Protocol::Tcp => {
                 let socket = TcpListener::from_std(std::net::TcpListener::from(socket))?;
                 let served = Arc::new(Served { socket, _open: open });
-                (runtime.spawn(serve(served.clone(), target.clone())), served)
+                (runtime.spawn(serve(served.clone(), target.clone(), keep_senders)), served)
             }
             Protocol::Udp => {
                 flows::open(&socket)?;
@@ -114,14 +122,16 @@ impl Proxy {
     }
 }
 
-async fn serve(listener: Arc<Served<TcpListener>>, target: Target) {
+async fn serve(listener: Arc<Served<TcpListener>>, target: Target, keep_senders: bool) {
     // Connections live in the set, so that they end with the task.
     let mut connections = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.socket.accept() => match accepted {
-                Ok((client, _)) => {
-                    connections.spawn(relay(client, target.address()));
+                Ok((client, sender)) => {
+                    let to = target.address();
+                    let sender = keep_senders.then_some(sender.ip()).filter(|ip| is_answered(*ip, to));
+                    connections.spawn(relay(client, to, sender));
                 }
                 // The peer was gone again, or descriptors are short: either passes.
                 Err(error) => {
@@ -134,8 +144,26 @@ async fn serve(listener: Arc<Served<TcpListener>>, target: Target) {
     }
 }
 
-async fn relay(mut client: TcpStream, to: SocketAddr) {
-    let Ok(mut server) = TcpStream::connect(to).await else { return };
+/// Whether what a container answers to that address comes here.
+fn is_answered(sender: IpAddr, to: SocketAddr) -> bool {
+    let own = match sender {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    };
+    !own && sender.is_ipv6() == to.is_ipv6()
+}
+
+/// A connection, made by `sender` for all its peer can tell.
+async fn connect(to: SocketAddr, sender: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(sender) = sender else { return TcpStream::connect(to).await };
+    let socket = if to.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    port::borrow_addresses(&socket, to.is_ipv6())?;
+    socket.bind(SocketAddr::new(sender, 0))?;
+    socket.connect(to).await
+}
+
+async fn relay(mut client: TcpStream, to: SocketAddr, sender: Option<IpAddr>) {
+    let Ok(mut server) = connect(to, sender).await else { return };
     // How a connection ends is the two ends' concern.
     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
 }

@@ -13,7 +13,7 @@ use super::allocator::exclude;
 use super::plan::Binding;
 use super::proxy::Proxy;
 use crate::error::NetworkError;
-use crate::firewall::{Entry, PortForward};
+use crate::firewall::{Entry, HostPolicy, PortForward};
 
 /// Who may serve ports.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,8 @@ pub(super) struct Server<'a> {
     pub(super) filtered: [bool; 2],
     /// Whether it serves `[::1]` too.
     pub(super) loopback: bool,
+    /// What comes from elsewhere is not for the packet filter in any case.
+    pub(super) policy: HostPolicy,
     /// Where proxies run, which do the rest.
     pub(super) proxies: Option<&'a Handle>,
 }
@@ -70,7 +72,9 @@ impl Publication {
         let mut out =
             Self { port, wish, host_port, bindings, forwards: Vec::new(), holds: Vec::with_capacity(addresses.len()) };
         let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let mut together = server.filtered[0] && everywhere.iter().all(|address| addresses.contains(address));
+        // A proxy serves what is held with it, so not where IPv4 has one of its own.
+        let filtered = server.filtered[0] && !server.policy.is_honoured();
+        let mut together = filtered && everywhere.iter().all(|address| addresses.contains(address));
         if together {
             // One descriptor instead of two. Where that is refused it is found out which of them is taken.
             match port::hold_everywhere(transport(port.protocol), host_port) {
@@ -125,11 +129,12 @@ impl Publication {
         for at in 0..self.holds.len() {
             let address = self.holds[at].address;
             let binding = self.bindings.iter().find(|binding| !binding.direct && binding.host_ip == address);
-            // Those with link-local addresses come here in any case, and to `[::1]` where the packet filter does not.
-            let has_link_local = address == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-            let proxied = binding.filter(|binding| has_link_local || !by_filter(binding)).map(|binding| binding.to);
+            // Those with link-local addresses come here in any case, and to `[::1]` where the packet filter does not; and all
+            // from elsewhere if the host has a say.
+            let in_part = address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) || server.policy.is_honoured();
+            let proxied = binding.filter(|binding| in_part || !by_filter(binding)).map(|binding| binding.to);
             let proxied = proxied.filter(|_| protocol != Protocol::Sctp).zip(server.proxies);
-            if let Err(error) = self.holds[at].serve(protocol, proxied) {
+            if let Err(error) = self.holds[at].serve(protocol, proxied, server.policy.keeps_senders()) {
                 return Err(self.failed(address, error));
             }
         }
@@ -166,7 +171,12 @@ impl Publication {
 
 impl Hold {
     /// Has a proxy serve it that leads there, or nobody.
-    fn serve(&mut self, protocol: Protocol, proxied: Option<(SocketAddr, &Handle)>) -> io::Result<()> {
+    fn serve(
+        &mut self,
+        protocol: Protocol,
+        proxied: Option<(SocketAddr, &Handle)>,
+        keep_senders: bool,
+    ) -> io::Result<()> {
         self.by = match (std::mem::replace(&mut self.by, Held::Nobody), proxied) {
             (Held::Proxy(proxy), Some((to, _))) => {
                 proxy.redirect(to);
@@ -181,7 +191,7 @@ impl Hold {
             }
             (Held::Socket(socket), Some((to, runtime))) => {
                 let copy = socket.try_clone();
-                match copy.and_then(|copy| Proxy::start(runtime, protocol, copy, to)) {
+                match copy.and_then(|copy| Proxy::start(runtime, protocol, copy, to, keep_senders)) {
                     Ok(proxy) => Held::Proxy(proxy),
                     Err(error) => {
                         self.by = Held::Socket(socket);

@@ -245,7 +245,7 @@ mod tests {
         let held = hold(Transport::Udp, all.parse().expect("address")).expect("held");
         let name: SocketAddr = rustix::net::getsockname(&held).expect("name").try_into().expect("an address");
         let to = to.local_addr().expect("an address");
-        let proxy = Proxy::start_with(runtime.handle(), Protocol::Udp, held, to, limits).expect("started");
+        let proxy = Proxy::start_with(runtime.handle(), Protocol::Udp, held, to, false, limits).expect("started");
         (proxy, name.port())
     }
 

@@ -11,7 +11,7 @@ use dockerd_sys::netlink::{Family, Socket};
 use super::{NetworkStack, lock};
 use crate::bridge::mend;
 use crate::error::NetworkError;
-use crate::firewall::nft::Guard;
+use crate::firewall::Guard;
 
 /// Two programs that fight each other shall not keep a processor busy.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -62,8 +62,10 @@ impl NetworkStack {
         if !self.installed.load(Ordering::Relaxed) {
             return;
         }
-        match self.install() {
-            Ok(()) => tracing::warn!("another program removed rules of the packet filter; they are set again"),
+        let damaged = self.firewall.is_damaged();
+        match damaged.and_then(|damaged| if damaged { self.install().map(|()| true) } else { Ok(false) }) {
+            Ok(true) => tracing::warn!("another program removed rules of the packet filter; they are set again"),
+            Ok(false) => {}
             Err(error) => tracing::error!(%error, "rules of the packet filter are missing"),
         }
     }

@@ -7,8 +7,8 @@ use dockerd_sys::netlink::MessageWriter;
 use dockerd_sys::netlink::message::octets;
 
 use super::uapi::{
-    FIB_ADDRESS_TYPE, FIB_DESTINATION, NAT_DESTINATION, NAT_SOURCE, REGISTER, REGISTER_VERDICT, attribute as a,
-    conntrack, meta, payload,
+    FIB_ADDRESS_TYPE, FIB_DESTINATION, NAT_DESTINATION, NAT_SOURCE, REGISTER, REGISTER_VERDICT, SOCKET_IS_TRANSPARENT,
+    attribute as a, conntrack, meta, payload,
 };
 use crate::ipam::Subnet;
 use crate::link::LONGEST_NAME;
@@ -201,6 +201,22 @@ impl Expressions<'_, '_> {
     pub(super) fn addressed_to_host(&mut self) -> &mut Self {
         self.add("fib", |data| _ = data.u32_be(1, REGISTER).u32_be(2, FIB_ADDRESS_TYPE).u32_be(3, FIB_DESTINATION));
         self.compare(Is::Equal, &u32::from(libc::RTN_LOCAL).to_ne_bytes())
+    }
+
+    /// `socket transparent 1`.
+    pub(super) fn of_borrowed_address(&mut self) -> &mut Self {
+        self.add("socket", |data| _ = data.u32_be(1, SOCKET_IS_TRANSPARENT).u32_be(2, REGISTER))
+            .compare(Is::Equal, &[1])
+    }
+
+    /// `meta mark set meta mark | BITS`.
+    pub(super) fn mark(&mut self, bits: u32) {
+        self.load_meta(meta::MARK, REGISTER).add("bitwise", |data| {
+            data.u32_be(1, REGISTER).u32_be(2, REGISTER).u32_be(3, WIDTH);
+            data.nest(4, |kept| _ = kept.bytes(a::DATA_VALUE, &(!bits).to_ne_bytes()));
+            data.nest(5, |set| _ = set.bytes(a::DATA_VALUE, &bits.to_ne_bytes()));
+        });
+        self.add("meta", |data| _ = data.u32_be(2, meta::MARK).u32_be(3, REGISTER));
     }
 
     fn lookup(&mut self, set: &str, value: Option<u32>) -> &mut Self {

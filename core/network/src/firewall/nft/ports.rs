@@ -8,8 +8,7 @@ use dockerd_sys::netlink::message::octets;
 use dockerd_types::network::Protocol;
 
 use super::message::{Element, SetType, Transaction, Value, Values};
-use super::rules::Handled;
-use crate::firewall::{Entry, PortForward};
+use crate::firewall::{Entry, Handled, PortForward};
 
 /// Data types of `nft`; six bits each when put together.
 const IPV4_ADDRESS: u32 = 7;
