@@ -1,14 +1,23 @@
 //! Tables of who reaches whom: what is expected stands in the test as it is printed here when it is not so.
 //!
 //! The first line names the columns; each other line begins with the row's name. A cell is what was found; where the two
-//! daemons differ on purpose it is `stock|ours`, and the test says why.
+//! daemons differ on purpose it is `stock|ours`, and the test says why; `stock|ours|variant` if ours differs by its settings.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::host::Kind;
+/// Whose table it is, by the place of its part in a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// The stock daemon's.
+    Stock,
+    /// Ours.
+    Ours,
+    /// Ours with other settings.
+    Variant,
+}
 
 /// Cells by row and column, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,13 +59,13 @@ impl Matrix {
         self.cells.get(&(row.to_owned(), column.to_owned())).map_or("", String::as_str)
     }
 
-    /// Whether this, which was found on a daemon of that kind, is what was `expected`; both are told otherwise.
-    pub fn check(&self, expected: &str, kind: Kind) -> Result<()> {
+    /// Whether this, which was found on that daemon, is what was `expected`; both are told otherwise.
+    pub fn check(&self, expected: &str, whose: Whose) -> Result<()> {
         let expected = Self::parse(expected)?;
         let mut wrong = Vec::new();
         for row in self.rows.iter().chain(expected.rows.iter().filter(|row| !self.rows.contains(row))) {
             for column in &self.columns {
-                let (found, wanted) = (self.cell(row, column), of(expected.cell(row, column), kind));
+                let (found, wanted) = (self.cell(row, column), of(expected.cell(row, column), whose));
                 if found != wanted {
                     wrong.push(format!("{row} {column}: {found:?}, not {wanted:?}"));
                 }
@@ -87,13 +96,9 @@ impl Matrix {
     }
 }
 
-/// The part of a cell that is for daemons of that kind.
-fn of(cell: &str, kind: Kind) -> &str {
-    match (cell.split_once('|'), kind) {
-        (Some((stock, _)), Kind::Stock) => stock,
-        (Some((_, ours)), Kind::Ours) => ours,
-        (None, _) => cell,
-    }
+/// The part of a cell that is for that daemon: its own, else the last.
+fn of(cell: &str, whose: Whose) -> &str {
+    cell.split('|').take(whose as usize + 1).last().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -105,12 +110,14 @@ mod tests {
         let text = "     near far\ntcp4 gw   far\nudp4 -    gw";
         let mut matrix = Matrix::parse(text).unwrap();
         assert_eq!(matrix.print(), text);
-        matrix.check(text, Kind::Stock).unwrap();
+        matrix.check(text, Whose::Stock).unwrap();
         let both = text.replace("-  ", "-|x");
-        matrix.check(&both, Kind::Stock).unwrap();
+        matrix.check(&both, Whose::Stock).unwrap();
         matrix.put("udp4", "near", "x".to_owned());
-        matrix.check(&both, Kind::Ours).unwrap();
-        let told = matrix.check(&both, Kind::Stock).unwrap_err().to_string();
+        matrix.check(&both, Whose::Ours).unwrap();
+        matrix.check(&text.replace("-  ", "-|-|x"), Whose::Variant).unwrap();
+        matrix.check(&both, Whose::Variant).unwrap();
+        let told = matrix.check(&both, Whose::Stock).unwrap_err().to_string();
         assert!(told.starts_with("udp4 near: \"x\", not \"-\"\nfound:\n"), "{told}");
         assert!(Matrix::parse("a b\nrow 1").is_err());
     }

@@ -12,7 +12,8 @@ use bed::{Bed, Said, binary, run, until};
 /// The daemon with the chains of iptables.
 const IPTABLES: &str = "--firewall-backend=iptables";
 /// Chains of the stock daemon.
-const CHAINS: [&str; 5] = ["DOCKER-FORWARD", "DOCKER-CT", "DOCKER-INTERNAL", "DOCKER-BRIDGE", "DOCKER"];
+const CHAINS: [&str; 6] =
+    ["DOCKER-FORWARD", "DOCKER-CT", "DOCKER-INTERNAL", "DOCKER-BRIDGE", "DOCKER-OUTSIDE", "DOCKER"];
 
 /// nft(8) in the daemon's network namespace.
 fn nft(bed: &Bed, arguments: &[&str]) -> Result<Said> {

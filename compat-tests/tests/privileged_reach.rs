@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use compat_tests::check::has;
 use compat_tests::host::Kind;
-use compat_tests::matrix::Matrix;
+use compat_tests::matrix::{Matrix, Whose};
 use compat_tests::network::Network;
 use compat_tests::private::Private;
 use compat_tests::probe::{Outcome, Protocol, Server, ask};
@@ -260,8 +260,20 @@ fn on_cable(pair: Pair) -> [String; 2] {
 }
 
 impl Reach {
+    /// Ours is asked with either backend of the packet filter.
     fn check(&self, case: &Case<'_>) -> Result<()> {
-        let mut world = World::start(case, self.flags)?;
+        match case.host().kind {
+            Kind::Stock => self.find(case, &[])?.check(self.expected, Whose::Stock),
+            Kind::Ours => {
+                self.find(case, &[])?.check(self.expected, Whose::Ours)?;
+                let found = self.find(case, &["--firewall-backend=iptables"])?;
+                found.check(self.expected, Whose::Variant).context("with iptables")
+            }
+        }
+    }
+
+    fn find(&self, case: &Case<'_>, more: &[&str]) -> Result<Matrix> {
+        let mut world = World::start(case, &[self.flags, more].concat())?;
         let host = world.daemon.host().clone();
         let image = suite::import(&host, case.prefix())?;
         let inner = Case::new(&host, &image, case.prefix().to_owned());
@@ -286,8 +298,7 @@ impl Reach {
             servers.push(Server::start(&world.networks["host"], &[at(address, SERVICE)?])?);
         }
         let addresses = [(&*v4, &*gateway), (&*v6, &*gateway6)];
-        let found = world.ask(addresses)?;
-        found.check(self.expected, case.host().kind)
+        world.ask(addresses)
     }
 }
 
@@ -357,16 +368,16 @@ fn default_bridge(case: &Case<'_>) -> Result<()> {
 
 /// Without a proxy the stock daemon has the bridge send packets back where they came from: a container sees the address of
 /// another behind the same bridge, and those of other networks, which only its proxy serves, are shut out. Ours needs no
-/// proxy for either.
+/// proxy for either, nor for `[::1]`, with nftables.
 fn default_bridge_without_proxy(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo   own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw   gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw   gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .    .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  -|gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  -|gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .    .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+              lo     own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4  gw     gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        udp4  gw     gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4 .      .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6  -|gw|- gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        udp6  -|gw|- gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp6 .      .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
     ";
     Reach {
         flags: &["--ipv6", "--fixed-cidr-v6=fd00:213:9::/64", "--userland-proxy=false"],
@@ -406,13 +417,13 @@ fn only_ipv4(case: &Case<'_>) -> Result<()> {
 /// As on the default bridge.
 fn user_bridge_without_proxy(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo   own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw   gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw   gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .    .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  -|gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  -|gw gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .    .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+              lo     own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4  gw     gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        udp4  gw     gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4 .      .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6  -|gw|- gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        udp6  -|gw|- gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp6 .      .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
     ";
     Reach { flags: &["--userland-proxy=false"], on: On::Both(&[]), publish: ANY, expected }.check(case)
 }

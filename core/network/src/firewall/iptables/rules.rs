@@ -13,7 +13,9 @@
 //! -A DOCKER-CT -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 //! -A DOCKER-BRIDGE -o docker0 -j DOCKER
 //! -A DOCKER -d 172.17.0.2/32 -o docker0 -p tcp -m tcp --dport 80 -m conntrack --ctstate DNAT -j ACCEPT
-//! -A DOCKER ! -i docker0 -o docker0 -j DROP                     # ACCEPT in the mode nat-unprotected
+//! -A DOCKER ! -i docker0 -o docker0 -j DROP                     # mode nat-unprotected: -j DOCKER-OUTSIDE before
+//! -A DOCKER-OUTSIDE -i docker0 -j RETURN                        # ours: what is open to the outside is so to no bridge
+//! -A DOCKER-OUTSIDE -m comment --comment dockerd-rs -j ACCEPT
 //! *nat
 //! -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER          # with -i docker0 if the host's policy is honoured
 //! -A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER              # IPv6: ! -d ::1/128
@@ -46,6 +48,8 @@ pub(super) const POLICY_COMMENT: &str = "dockerd-rs-policy";
 pub(super) const USER: &str = "DOCKER-USER";
 /// The chain all others are reached from; by its comment it is known who made them.
 pub(super) const FORWARD: &str = "DOCKER-FORWARD";
+/// The chain that lets in what comes from no bridge of ours.
+const OUTSIDE: &str = "DOCKER-OUTSIDE";
 /// How the administrator's chain is entered.
 pub(super) const USER_JUMP: &str = "-j DOCKER-USER";
 
@@ -75,7 +79,7 @@ impl Table {
         match self {
             Self::Raw | Self::Mangle => &[],
             Self::Nat => &["DOCKER"],
-            Self::Filter => &["DOCKER", FORWARD, "DOCKER-CT", "DOCKER-BRIDGE", "DOCKER-INTERNAL"],
+            Self::Filter => &["DOCKER", FORWARD, "DOCKER-CT", "DOCKER-BRIDGE", "DOCKER-INTERNAL", OUTSIDE],
         }
     }
 }
@@ -135,6 +139,7 @@ fn base(ipv6: bool, policy: HostPolicy) -> Vec<Rule> {
     for chain in ["DOCKER-INTERNAL", "DOCKER-CT", "DOCKER-BRIDGE"] {
         out.push(rule(Table::Filter, FORWARD, jump(chain)));
     }
+    out.push(rule(Table::Filter, OUTSIDE, jump("ACCEPT")));
     let local = "-m addrtype --dst-type LOCAL -j DOCKER";
     if policy == HostPolicy::Bypassed {
         out.push(rule(Table::Nat, "PREROUTING", local.to_owned()));
@@ -158,18 +163,21 @@ pub(super) fn bridge(ipv6: bool, policy: HostPolicy, bridge: &BridgeRules) -> Ve
     } else {
         filter("DOCKER-CT", format!("-o {link} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"));
         filter("DOCKER-BRIDGE", format!("-o {link} -j DOCKER"));
-        let unasked = if family.mode == GatewayMode::NatUnprotected { "ACCEPT" } else { "DROP" };
         if family.mode == GatewayMode::Routed {
             let protocol = if ipv6 { "ipv6-icmp" } else { "icmp" };
             filter("DOCKER", format!("-o {link} -p {protocol} -j ACCEPT"));
         }
-        filter("DOCKER", format!("! -i {link} -o {link} -j {unasked}"));
+        if family.mode == GatewayMode::NatUnprotected {
+            filter("DOCKER", format!("! -i {link} -o {link} -j {OUTSIDE}"));
+        }
+        filter("DOCKER", format!("! -i {link} -o {link} -j DROP"));
         if *icc {
             filter(FORWARD, format!("-i {link} -j ACCEPT"));
         } else {
             filter(FORWARD, format!("-i {link} -o {link} -j DROP"));
             filter(FORWARD, format!("-i {link} ! -o {link} -j ACCEPT"));
         }
+        out.push(before(rule(Table::Filter, OUTSIDE, format!("-i {link} -j RETURN"))));
     }
     if policy.is_honoured() {
         out.push(commented(Table::Nat, "PREROUTING", &format!("-i {link} -m addrtype --dst-type LOCAL"), "DOCKER"));
@@ -266,11 +274,11 @@ fn opening(bridges: &[BridgeRules], forward: &PortForward) -> Vec<String> {
     let protocol = forward.protocol.name();
     let to = format!("-d {}", single(forward.to.ip()));
     let port = format!("-o {link} -p {protocol} -m {protocol} --dport {}", forward.to.port());
-    let direct = format!("{to} ! -i {link} {port} -j ACCEPT");
+    let direct = |target: &str| format!("{to} ! -i {link} {port} -j {target}");
     let translated = format!("{to} {port} -m conntrack --ctstate DNAT -j ACCEPT");
     match mode {
-        GatewayMode::Routed => vec![direct],
-        GatewayMode::Nat if *direct_routing => vec![translated, direct],
+        GatewayMode::Routed => vec![direct("ACCEPT")],
+        GatewayMode::Nat if *direct_routing => vec![translated, direct(OUTSIDE)],
         GatewayMode::Nat => {
             let trusted = trusted.iter().map(|trusted| format!("{to} -i {trusted} {port} -j ACCEPT"));
             trusted.chain([translated]).collect()

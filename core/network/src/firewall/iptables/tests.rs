@@ -51,7 +51,9 @@ fn without_comment(texts: Vec<String>) -> Vec<String> {
 fn what_may_enter_depends_on_the_mode() {
     let entering = |bridge: BridgeRules| of_bridge(&bridge, Table::Filter, "DOCKER");
     assert_eq!(entering(bridge(GatewayMode::Nat)), ["! -i br0 -o br0 -j DROP"]);
-    assert_eq!(entering(bridge(GatewayMode::NatUnprotected)), ["! -i br0 -o br0 -j ACCEPT"]);
+    let outside = ["! -i br0 -o br0 -j DOCKER-OUTSIDE", "! -i br0 -o br0 -j DROP"];
+    assert_eq!(entering(bridge(GatewayMode::NatUnprotected)), outside);
+    assert_eq!(of_bridge(&bridge(GatewayMode::Nat), Table::Filter, "DOCKER-OUTSIDE"), ["-i br0 -j RETURN"]);
     assert_eq!(entering(bridge(GatewayMode::Routed)), ["-o br0 -p icmp -j ACCEPT", "! -i br0 -o br0 -j DROP"]);
     let leaving = |bridge: BridgeRules| of_bridge(&bridge, Table::Filter, "DOCKER-FORWARD");
     assert_eq!(leaving(bridge(GatewayMode::Nat)), ["-i br0 -j ACCEPT"]);
@@ -126,7 +128,8 @@ fn direct_ways_in_are_those_of_the_mode() {
     let direct = "-d 10.0.0.2/32 ! -i br0 -o br0 -p tcp -m tcp --dport 80 -j ACCEPT";
     let translated = "-d 10.0.0.2/32 -o br0 -p tcp -m tcp --dport 80 -m conntrack --ctstate DNAT -j ACCEPT";
     assert_eq!(open(bridge(GatewayMode::Routed)), [direct]);
-    assert_eq!(open(BridgeRules { direct_routing: true, ..bridge(GatewayMode::Nat) }), [direct, translated]);
+    let outside = direct.replace("ACCEPT", "DOCKER-OUTSIDE");
+    assert_eq!(open(BridgeRules { direct_routing: true, ..bridge(GatewayMode::Nat) }), [&outside, translated]);
     let trusted = BridgeRules { trusted: vec!["eth7".to_owned()], ..bridge(GatewayMode::Nat) };
     let by_link = "-d 10.0.0.2/32 -i eth7 -o br0 -p tcp -m tcp --dport 80 -j ACCEPT";
     assert_eq!(open(trusted), [by_link, translated]);
