@@ -2,11 +2,9 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::network::Network;
 use crate::{LIMIT, PAUSE};
@@ -17,8 +15,6 @@ const SILENCE: Duration = Duration::from_millis(700);
 /// Another host.
 #[derive(Debug)]
 pub struct Outside {
-    /// Keeps the namespace; the cable goes with it.
-    process: Child,
     network: Network,
     near: Network,
     link: String,
@@ -28,36 +24,15 @@ pub struct Outside {
 impl Outside {
     /// One with a cable to `near`. Names and addresses are made of `seed`.
     pub fn new(near: &Network, seed: &str) -> Result<Self> {
-        let mut command = Command::new("unshare");
-        command.args(["--net", "sh", "-c", "ip link set lo up; echo ready; exec sleep 1000"]);
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let said = process.stdout.take().context("no output")?;
-        BufReader::new(said).read_line(&mut String::new())?;
-        let network = Network::of_process(process.id())?;
         let mut hasher = DefaultHasher::new();
         seed.hash(&mut hasher);
         let number = hasher.finish() % (1 << 15);
-        let out = Self { process, network, near: near.clone(), link: format!("far-{number:x}"), number };
-        let pid = out.process.id().to_string();
-        out.ip(&out.near, &["link", "add", &out.link, "type", "veth", "peer", "name", "near", "netns", &pid])?;
-        for (network, link, addresses) in [
-            (&out.near, out.link.as_str(), [out.near_address(), out.near_ipv6()]),
-            (&out.network, "near", [out.address(), out.ipv6()]),
-        ] {
-            for address in addresses {
-                let (prefix, options): (_, &[&str]) = if address.contains(':') { (64, &["nodad"]) } else { (24, &[]) };
-                let prefixed = format!("{address}/{prefix}");
-                out.ip(network, &[&["address", "add", &prefixed, "dev", link], options].concat())?;
-            }
-            out.ip(network, &["link", "set", link, "up"])?;
-        }
+        let (network, near) = (Network::another()?, near.clone());
+        let out = Self { network, near, link: format!("far-{number:x}"), number };
+        let prefixed = |ipv4: String, ipv6: String| [format!("{ipv4}/24"), format!("{ipv6}/64")];
+        let (here, there) = (prefixed(out.near_address(), out.near_ipv6()), prefixed(out.address(), out.ipv6()));
+        out.near.cable(&out.link, &here, (&out.network, &there))?;
         Ok(out)
-    }
-
-    fn ip(&self, network: &Network, arguments: &[&str]) -> Result<()> {
-        let output = network.command("ip").args(arguments).output()?;
-        ensure!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
     }
 
     fn subnet(&self) -> String {
@@ -93,7 +68,7 @@ impl Outside {
     /// Has what is for `destination` sent to the daemon's host.
     pub fn route(&self, destination: &str) -> Result<()> {
         let near = if destination.contains(':') { self.near_ipv6() } else { self.near_address() };
-        self.ip(&self.network, &["route", "add", destination, "via", &near])
+        self.network.ip(&["route", "add", destination, "via", &near]).map(drop)
     }
 
     /// What a server says to a request for `/`, if it says anything.
@@ -113,6 +88,16 @@ impl Outside {
         }
     }
 
+    /// What comes back from `address` for a datagram, if anything does.
+    pub fn exchange(&self, address: &str, datagram: &[u8]) -> Result<Option<Vec<u8>>> {
+        let socket = self.network.datagrams(if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
+        socket.connect(address)?;
+        socket.set_read_timeout(Some(SILENCE))?;
+        socket.send(datagram)?;
+        let mut buffer = vec![0; 2048];
+        Ok(socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()))
+    }
+
     /// Makes sure that nobody answers at `address`.
     pub fn is_kept_off(&self, address: &str) -> Result<()> {
         let said = self.read(address);
@@ -123,9 +108,7 @@ impl Outside {
 
 impl Drop for Outside {
     fn drop(&mut self) {
-        // The namespace, and the cable with it, would go some time after the process.
-        let _ = self.ip(&self.near, &["link", "delete", &self.link]);
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        // The namespace, and the cable with it, would go some time later.
+        let _ = self.near.ip(&["link", "delete", &self.link]);
     }
 }

@@ -191,6 +191,55 @@ fn a_port_of_one_address_and_its_end() -> Result<()> {
 }
 
 #[test]
+fn the_host_decides_on_datagrams() -> Result<()> {
+    for flags in [&["--firewall-honour-host"][..], &["--firewall-honour-host", "--firewall-backend=iptables"]] {
+        let world = World::new(flags)?;
+        world.bed.must(&[
+            "run",
+            "-d",
+            "--name",
+            "two",
+            "--network",
+            "six",
+            "-p",
+            "5353:53/udp",
+            "busybox",
+            "sleep",
+            "1000",
+        ])?;
+        let pid = world.bed.must(&["inspect", "-f", "{{.State.Pid}}", "two"])?.parse()?;
+        let server = Network::of_process(pid)?.datagrams("[::]:53")?;
+        server.set_read_timeout(Some(LIMIT))?;
+        let urls = [format!("{}:5353", world.outside.near_address()), format!("[{}]:5353", world.outside.near_ipv6())];
+        let echo = |url: &str, text: &[u8]| -> Result<Option<Vec<u8>>> {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut buffer = [0; 64];
+                    // What never comes is waited for no longer than the other one waits for an answer.
+                    let got = server.recv_from(&mut buffer);
+                    got.map(|(length, from)| server.send_to(&buffer[..length], from))
+                });
+                world.outside.exchange(url, text)
+            })
+        };
+        for url in &urls {
+            ensure!(echo(url, b"one")?.as_deref() == Some(b"one"), "{url} is not reached {flags:?}");
+        }
+        world.rule("-A INPUT -p udp --dport 5353 -j DROP")?;
+        server.set_read_timeout(Some(LIMIT / 20))?;
+        for url in &urls {
+            ensure!(echo(url, b"two")?.is_none(), "{url} is reached {flags:?}");
+        }
+        world.rule("-D INPUT -p udp --dport 5353 -j DROP")?;
+        server.set_read_timeout(Some(LIMIT))?;
+        for url in &urls {
+            ensure!(echo(url, b"three")?.as_deref() == Some(b"three"), "{url} is not reached again {flags:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn senders_are_known_on_strict_hosts_and_routing_is_given_back() -> Result<()> {
     let mut world = World::new(&["--firewall-honour-host"])?;
     // As a VPN's set-up may have it.
