@@ -226,7 +226,7 @@ fn names_of_links(case: &Case<'_>) -> Result<()> {
     ] {
         let said = refusal(case, &["--network", &option(&one, wrong)])?;
         has(&said, "failed to set up container networking: failed to add interface ")?;
-        has(&said, &format!("to sandbox: error renaming interface \""))?;
+        has(&said, "to sandbox: error renaming interface \"")?;
         ensure!(said.ends_with(&format!(" to {wrong:?}: {why}")), "{said}");
     }
     Ok(())

@@ -72,7 +72,8 @@ fn endpoint<'a>(asked: Option<&'a EndpointConfig>, state: Option<&'a EndpointSta
     let wrote = |name: &str| asked.is_some_and(|asked| asked.empty_fields.contains(name));
     let texts = |name: &str, list: &'a [String]| wrote(name).then_some(list).or_else(|| or_null(list));
     // Until the first start.
-    let wished = asked.and_then(|asked| asked.mac_address.as_deref()).filter(|_| last_id.is_empty()).unwrap_or_default();
+    let wished =
+        asked.and_then(|asked| asked.mac_address.as_deref()).filter(|_| last_id.is_empty()).unwrap_or_default();
     let ipam = |asked: &EndpointConfig| {
         let EndpointConfig { ipv4, ipv6, link_local, .. } = asked;
         let is_any = ipv4.is_some() || ipv6.is_some() || !link_local.is_empty();
