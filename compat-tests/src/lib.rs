@@ -17,8 +17,11 @@
 //! | [`leaks`] | what a daemon holds of the machine |
 //! | [`image`] | the image tests run |
 //! | [`dns`] | asking a container's resolver, and a server it asks |
-//! | [`network`] | the network namespace a daemon lives in |
+//! | [`network`] | the network namespace a daemon lives in, and those of other hosts |
+//! | [`probe`] | who reaches whom, and under which address |
+//! | [`matrix`] | tables of that, expected and found |
 //! | [`firewalls`] | firewalld, ufw and others on a host of their own |
+//! | [`outside`] | another host, with a cable to the daemon's |
 //! | [`private`] | one more daemon of the kind that is tested, with flags of its own |
 //! | [`seed`] | images as registries keep them, made in memory |
 //! | [`registry`] | Debian's registry: open, closed, by TLS |
@@ -48,8 +51,11 @@ pub mod hostile;
 pub mod http;
 pub mod image;
 pub mod leaks;
+pub mod matrix;
 pub mod network;
+pub mod outside;
 pub mod private;
+pub mod probe;
 pub mod progress;
 pub mod proxy;
 pub mod registry;

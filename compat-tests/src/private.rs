@@ -17,6 +17,9 @@ use crate::{LIMIT, PAUSE};
 const ENTER: &str = "e=$1; shift; set -e; ip link set lo up; mkdir -p /etc/docker; mount --bind \"$e\" /etc/docker; \
                      exec \"$@\"";
 
+/// Flags of a stock daemon that is to touch neither links nor packet filters.
+const OFF_THE_NETWORK: [&str; 3] = ["--bridge=none", "--iptables=false", "--ip6tables=false"];
+
 /// A daemon of a test's own; ends when dropped.
 #[derive(Debug)]
 pub enum Private {
@@ -40,7 +43,15 @@ impl Private {
     pub fn start(beside: &Host, flags: &[&str], etc: Option<&Path>) -> Result<Self> {
         match beside.kind {
             Kind::Ours => Ok(Self::Ours(Daemon::start_with(flags, etc)?)),
-            Kind::Stock => Ok(Self::Stock(Stock::start(beside, flags, etc)?)),
+            Kind::Stock => Ok(Self::Stock(Stock::start(beside, &[&OFF_THE_NETWORK, flags].concat(), etc)?)),
+        }
+    }
+
+    /// The same with a default bridge and rules of the packet filter, where the network is what is tested.
+    pub fn start_with_network(beside: &Host, flags: &[&str]) -> Result<Self> {
+        match beside.kind {
+            Kind::Ours => Ok(Self::Ours(Daemon::start(flags)?)),
+            Kind::Stock => Ok(Self::Stock(Stock::start(beside, flags, None)?)),
         }
     }
 
@@ -73,7 +84,7 @@ impl Stock {
         let proc = format!("/proc/{}", beside.pid);
         command.args([format!("--mount={proc}/ns/mnt"), format!("--root={proc}/root"), format!("--wd={proc}/root")]);
         command.args(["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"]);
-        command.args([&inside("etc"), "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command.args([&inside("etc"), "dockerd"]);
         command.args(["-H", &format!("unix://{}", inside("docker.sock")), "--pidfile", &inside("pid")]);
         command.args(["--data-root", &inside("data"), "--exec-root", &inside("exec")]).args(flags);
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");

@@ -21,7 +21,13 @@ fn main() -> ExitCode {
     Suite {
         name: "ports",
         flags: &[],
-        tests: tests![datagrams_find_the_new_container, other_programs_are_kept_off, a_thousand_ports, both_families],
+        tests: tests![
+            datagrams_find_the_new_container,
+            datagrams_of_ipv6_reach_a_container_without,
+            other_programs_are_kept_off,
+            a_thousand_ports,
+            both_families
+        ],
     }
     .main()
 }
@@ -70,6 +76,58 @@ fn datagrams_find_the_new_container(case: &Case<'_>) -> Result<()> {
     let second = server(case, &b)?;
     sender.send_to(b"two", &to)?;
     equal(received(&second)?.as_str(), "two")
+}
+
+/// Sends from all, has them answered in another order, and looks whether each gets its own answer.
+fn all_are_answered(clients: &[UdpSocket], server: &UdpSocket) -> Result<()> {
+    for (at, client) in clients.iter().enumerate() {
+        client.send(&[u8::try_from(at)?])?;
+    }
+    let mut buffer = [0; 16];
+    let mut asked = Vec::new();
+    for _ in clients {
+        let (length, from) = server.recv_from(&mut buffer).context("nothing came")?;
+        asked.push((buffer[..length].to_vec(), from));
+    }
+    for (text, from) in asked.iter().rev() {
+        server.send_to(text, from)?;
+    }
+    for (at, client) in clients.iter().enumerate() {
+        let length = client.recv(&mut buffer).with_context(|| format!("no answer for {client:?}"))?;
+        equal(&buffer[..length], &[u8::try_from(at)?][..])?;
+    }
+    Ok(())
+}
+
+fn datagrams_of_ipv6_reach_a_container_without(case: &Case<'_>) -> Result<()> {
+    let host = Network::of(case.host())?;
+    let (own, other) = ("2001:db8:77::7", "2001:db8:77::8");
+    for address in [own, other] {
+        host.add_address(&format!("{address}/128"))?;
+    }
+    let published = port(case, 0);
+    let publish = format!("{published}:53/udp");
+    let a = case.sleeper("a", &["--network", "bridge", "-p", &publish])?;
+    let first = server(case, &a)?;
+    // A client takes answers only from where it wrote to.
+    let client = |from: &str, to: &str| -> Result<UdpSocket> {
+        let client = host.datagrams(&format!("[{from}]:0"))?;
+        client.set_read_timeout(Some(Duration::from_secs(10)))?;
+        client.connect(format!("[{to}]:{published}"))?;
+        Ok(client)
+    };
+    let mut clients = Vec::new();
+    for (from, to) in [("::1", "::1"), (own, own), (own, other), (other, own)] {
+        for _ in 0..25 {
+            clients.push(client(from, to)?);
+        }
+    }
+    all_are_answered(&clients, &first)?;
+    case.docker(&["rm", "-f", &a]).ok()?;
+    // Has the address of the first one.
+    case.sleeper("other", &["--network", "bridge"])?;
+    let b = case.sleeper("b", &["--network", "bridge", "-p", &publish])?;
+    all_are_answered(&clients, &server(case, &b)?)
 }
 
 fn other_programs_are_kept_off(case: &Case<'_>) -> Result<()> {

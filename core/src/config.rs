@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub use dockerd_image::snapshot::StorageOptions;
 pub use dockerd_network::config::{BridgeChoice, NetworkConfig};
+pub use dockerd_network::firewall::{Backend as FirewallBackend, HostPolicy};
 pub use dockerd_network::ipam::{AddressPool, Subnet};
 use dockerd_types::container::{CgroupnsMode, IpcMode, LogConfig, Ulimit};
 

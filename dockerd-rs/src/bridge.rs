@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use dockerd_core::config::{AddressPool, BridgeChoice, NetworkConfig, Subnet};
+use dockerd_core::config::{AddressPool, BridgeChoice, FirewallBackend, HostPolicy, NetworkConfig, Subnet};
 use serde_json::Value;
 
 use crate::config::{ConfigError, Settings};
@@ -51,6 +51,14 @@ pub(crate) fn network(settings: &Settings) -> Result<NetworkConfig, ConfigError>
         masquerade: flag("ip-masq", true),
         firewall: flag("iptables", true),
         firewall_ipv6: flag("ip6tables", true),
+        firewall_backend: match text("firewall-backend") {
+            Some("iptables") => FirewallBackend::Iptables,
+            _ => FirewallBackend::Nftables,
+        },
+        host_policy: match flag("firewall-honour-host", false) {
+            true => HostPolicy::Honoured { senders: true },
+            false => HostPolicy::Bypassed,
+        },
         userland_proxy: flag("userland-proxy", true),
         direct_routing: flag("allow-direct-routing", false),
         pools: pools(settings)?.unwrap_or(defaults.pools),
@@ -113,6 +121,12 @@ mod tests {
         let config = config.expect("valid");
         assert_eq!((config.bridge, config.firewall, config.userland_proxy), (BridgeChoice::None, false, false));
         assert_eq!(config.publish_address, IpAddr::from([127, 0, 0, 1]));
+        assert_eq!((config.firewall_backend, config.host_policy), (FirewallBackend::Nftables, HostPolicy::Bypassed));
+        let config = network(&["--firewall-backend=iptables", "--firewall-honour-host"]).expect("valid");
+        assert_eq!(
+            (config.firewall_backend, config.host_policy),
+            (FirewallBackend::Iptables, HostPolicy::Honoured { senders: true })
+        );
         let config = network(&["--default-address-pool", "base=10.0.0.0/8,size=24"]).expect("valid");
         assert_eq!(config.pools.len(), 1);
         let config = network(&["--default-network-opt", "bridge=com.docker.network.driver.mtu=1234"]).expect("valid");

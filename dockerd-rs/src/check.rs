@@ -126,6 +126,13 @@ pub(crate) fn settings(settings: &Settings) -> Result<(), String> {
         let mode = text("default-cgroupns-mode");
         return Err(format!(r#"invalid default cgroup namespace ({mode}): use "host" or "private""#));
     }
+    if !["", "iptables", "nftables"].contains(&text("firewall-backend")) {
+        return Err("invalid firewall-backend: allowed values are \"iptables\" and \"nftables\"".to_owned());
+    }
+    let is = |key: &str, value: bool| settings.get(key) == Some(&Value::Bool(value));
+    if is("firewall-honour-host", true) && is("userland-proxy", false) {
+        return Err("firewall-honour-host needs userland-proxy: the daemon passes connections on itself".to_owned());
+    }
     proxy_path(settings.get("userland-proxy") != Some(&Value::Bool(false)), text("userland-proxy-path"))
 }
 
@@ -230,6 +237,14 @@ mod tests {
             (
                 json!({"network-diagnostic-port": 99999}),
                 "invalid network-diagnostic-port (99999): value must be between 0 and 65535",
+            ),
+            (
+                json!({"firewall-backend": "ipchains"}),
+                r#"invalid firewall-backend: allowed values are "iptables" and "nftables""#,
+            ),
+            (
+                json!({"firewall-honour-host": true, "userland-proxy": false}),
+                "firewall-honour-host needs userland-proxy: the daemon passes connections on itself",
             ),
             (
                 json!({"userland-proxy-path": "/nope"}),

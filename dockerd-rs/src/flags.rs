@@ -155,6 +155,9 @@ pub(crate) const FLAGS: &[Flag] = &[
     flag("exec-root", "exec-root", Kind::Text, "/var/run/docker", "Root directory for execution state files", W),
     flag("experimental", "experimental", Kind::Bool, "", "Enable experimental features", W),
     flag("feature", "features", Kind::BoolMap, "map[]", "Enable feature in the daemon", Support::Ignored("no feature switches exist yet")),
+    // The stock daemon's from 29 on, and ours.
+    hidden(flag("firewall-backend", "firewall-backend", Kind::Text, "", "Firewall backend to use, iptables or nftables", W)),
+    hidden(flag("firewall-honour-host", "firewall-honour-host", Kind::Bool, "", "Leave it to the host's own firewall who reaches published ports", W)),
     flag("fixed-cidr", "fixed-cidr", Kind::Text, "", "IPv4 subnet for the default bridge network", W),
     flag("fixed-cidr-v6", "fixed-cidr-v6", Kind::Text, "", "IPv6 subnet for the default bridge network", W),
     short('G', flag("group", "group", Kind::Text, "docker", "Group for the unix socket", W)),

@@ -98,7 +98,7 @@ impl Options {
 type Measure = (&'static str, fn(&mut Bench) -> Result<()>);
 
 /// All measures, in the order they are taken.
-const MEASURES: [Measure; 17] = [
+const MEASURES: [Measure; 18] = [
     ("memory", idle::daemon_memory),
     ("ping", life::ping),
     ("life", life::whole_life),
@@ -112,6 +112,7 @@ const MEASURES: [Measure; 17] = [
     ("networks start", networks::start),
     ("networks create", networks::create),
     ("networks ports", networks::ports),
+    ("networks many-ports", networks::many_ports),
     ("networks parallel", networks::parallel),
     ("networks traffic", networks::traffic),
     ("networks names", networks::names),

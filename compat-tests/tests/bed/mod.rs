@@ -1,7 +1,7 @@
 //! A daemon started the way a test wants it: any flags, any environment, signals, and its supervisor in reach.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -102,6 +102,21 @@ impl Bed {
         let socket = format!("unix://{}", self.text("docker.sock"));
         let mut command = self.command("")?;
         self.daemon = Some(command.args(["-H", &socket]).spawn()?);
+        self.answered()
+    }
+
+    /// Ends the daemon and starts it again with other flags, in the same network namespace.
+    pub(crate) fn restart_with(&mut self, flags: &[&str]) -> Result<()> {
+        let network = File::open(format!("/proc/{}/ns/net", self.pid()))?;
+        self.signal("TERM")?;
+        self.ended()?;
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/fd/{}", std::process::id(), network.as_raw_fd()));
+        command.arg(binary()?).args(self.roots()).args(&self.flags);
+        let log = File::options().create(true).append(true).open(self.path("log"))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.daemon = Some(command.args(["-H", &format!("unix://{}", self.text("docker.sock"))]).spawn()?);
         self.answered()
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::firewall::{Backend, HostPolicy};
 use crate::ipam::{AddressPool, Subnet, pool};
 
 /// Name of the default bridge's link.
@@ -54,6 +55,10 @@ pub struct NetworkConfig {
     pub firewall: bool,
     /// `--ip6tables`: the same for IPv6.
     pub firewall_ipv6: bool,
+    /// `--firewall-backend`: who sets it.
+    pub firewall_backend: Backend,
+    /// `--firewall-honour-host`: whether the host's own rules decide who reaches published ports.
+    pub host_policy: HostPolicy,
     /// `--userland-proxy`: whether the daemon itself forwards what the packet filter cannot.
     pub userland_proxy: bool,
     /// `--allow-direct-routing`.
@@ -83,6 +88,8 @@ impl Default for NetworkConfig {
             masquerade: true,
             firewall: true,
             firewall_ipv6: true,
+            firewall_backend: Backend::default(),
+            host_policy: HostPolicy::default(),
             userland_proxy: true,
             direct_routing: false,
             pools: pool::defaults(),

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, EndpointId};
 
+use crate::bridge::mend::Upkeep;
 use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, GatewayMode};
 use crate::ipam::{Leases, SubnetPlan};
@@ -42,6 +43,8 @@ pub struct PublishPolicy {
     pub ipv4: GatewayMode,
     /// How IPv6 does.
     pub ipv6: GatewayMode,
+    /// The host's own IPv6 address on it, if it has one.
+    pub host6: Option<Ipv6Addr>,
 }
 
 /// One network. It hands out addresses and says what links look like; sandboxes are put together in [`crate::stack`].
@@ -89,6 +92,10 @@ pub trait NetworkDriver: Send + Sync + Debug {
     }
     /// What the packet filter is to do for it.
     fn rules(&self) -> Option<BridgeRules> {
+        None
+    }
+    /// What its bridge is to be like, if it has one that is ours to keep up.
+    fn upkeep(&self) -> Option<Upkeep> {
         None
     }
     /// For inspect.

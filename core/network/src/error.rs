@@ -121,6 +121,27 @@ pub enum NetworkError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A program that sets the packet filter's rules cannot be run.
+    #[error("firewall-backend is set to \"iptables\", but {program} cannot be run: {}", errno_text(.source))]
+    NoFirewallTool {
+        /// Which.
+        program: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// It refused what it was to do.
+    #[error("{action}: {program} failed: {said}")]
+    FirewallTool {
+        /// What was tried.
+        action: &'static str,
+        /// Which.
+        program: &'static str,
+        /// What it said.
+        said: String,
+    },
+    /// A link's name would mean something else in a rule.
+    #[error("iptables has no rules for a link named {0:?}")]
+    FirewallLink(String),
     /// The link a container's is to stand on is not there any more.
     #[error("the requested parent interface {parent} was not found on the Docker host")]
     ParentLost {
@@ -262,6 +283,9 @@ impl Kinded for NetworkError {
             | Self::AddressesExhausted { .. }
             | Self::PoolsExhausted
             | Self::NoBridge(_)
+            | Self::NoFirewallTool { .. }
+            | Self::FirewallTool { .. }
+            | Self::FirewallLink(_)
             | Self::ParentLost { .. }
             | Self::StackedLink { .. }
             | Self::Parent(_)

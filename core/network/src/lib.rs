@@ -1,6 +1,6 @@
 //! Networks of containers: drivers, addresses, published ports, the packet filter and prepared sandboxes. Talks to the
-//! kernel by netlink only; runs no other program. Knows nothing of containers but their ids; `dockerd-core` decides when
-//! something happens and keeps what must outlive the daemon.
+//! kernel by netlink only; runs no other program unless the packet filter is to be set by iptables. Knows nothing of
+//! containers but their ids; `dockerd-core` decides when something happens and keeps what must outlive the daemon.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

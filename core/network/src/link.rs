@@ -19,6 +19,14 @@ const VETH_PEER: u16 = 1;
 const PORT_HAIRPIN: u16 = 4;
 /// `IFLA_BRPORT_ISOLATED`: isolated ports do not reach each other.
 const PORT_ISOLATED: u16 = 33;
+/// `IFLA_GSO_IPV4_MAX_SIZE` of `linux/if_link.h`, since Linux 6.3; older kernels pass over it.
+const LARGEST_PIECE: u16 = 63;
+/// Bytes of a TCP stream that go from the host to its containers in one piece (BIG TCP): four times what is usual, for each
+/// piece costs walks through the bridge and connection tracking, and most of all a wake-up. Containers' own ends are left as
+/// they are: what leaves the host by its hardware would be cut again by the processor.
+const HOST_PIECE: u32 = 256 << 10;
+/// That of a link nobody chose it for.
+const USUAL_PIECE: u32 = 64 << 10;
 /// `sizeof(struct ifinfomsg)`.
 const LINK_HEADER: usize = 16;
 /// `sizeof(struct ifaddrmsg)`.
@@ -91,6 +99,14 @@ pub struct Link {
     pub peer: Option<u32>,
     /// Largest packet.
     pub mtu: u32,
+    /// Bytes of a TCP stream of IPv4 that cross it in one piece; `None` before Linux 6.3.
+    pub largest_piece: Option<u32>,
+    /// Whether an administrator has it up.
+    pub is_up: bool,
+    /// Its hardware address, if it has one of Ethernet's.
+    pub mac: Option<MacAddress>,
+    /// The group it belongs to: of containers' links the number of their bridge, even if that is gone.
+    pub group: u32,
 }
 
 fn link_header(index: u32, flags: u32, change: u32) -> [u8; LINK_HEADER] {
@@ -101,10 +117,11 @@ fn link_header(index: u32, flags: u32, change: u32) -> [u8; LINK_HEADER] {
     header
 }
 
-/// Makes a bridge, up. With an address of its own it keeps that when ports come and go.
-pub fn add_bridge(batch: &mut Batch, name: &str, mtu: u32, mac: MacAddress) {
+/// Makes a bridge, up, with a number that is free, or any if that is 0. With an address of its own it keeps that when ports
+/// come and go.
+pub fn add_bridge(batch: &mut Batch, index: u32, name: &str, mtu: u32, mac: MacAddress) {
     let mut message = batch.message(libc::RTM_NEWLINK, ACK | CREATE | EXCLUSIVE);
-    message.raw(&link_header(0, UP, UP)).c_text(libc::IFLA_IFNAME, name).u32(libc::IFLA_MTU, mtu);
+    message.raw(&link_header(index, UP, UP)).c_text(libc::IFLA_IFNAME, name).u32(libc::IFLA_MTU, mtu);
     message.bytes(libc::IFLA_ADDRESS, &mac.0).nest(libc::IFLA_LINKINFO, |info| {
         info.text(libc::IFLA_INFO_KIND, "bridge");
     });
@@ -133,7 +150,8 @@ pub struct VethOrder<'a> {
 pub fn add_veth(batch: &mut Batch, order: VethOrder<'_>) {
     let mut message = batch.message(libc::RTM_NEWLINK, ACK | CREATE | EXCLUSIVE);
     message.raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, order.host_name).u32(libc::IFLA_MTU, order.mtu);
-    message.u32(libc::IFLA_MASTER, order.bridge);
+    message.u32(libc::IFLA_MASTER, order.bridge).u32(libc::IFLA_GROUP, order.bridge);
+    message.u32(LARGEST_PIECE, HOST_PIECE);
     // Said outright: else the kernel makes one for each processor and takes them back, behind an RCU grace period.
     message.u32(libc::IFLA_NUM_TX_QUEUES, 1).u32(libc::IFLA_NUM_RX_QUEUES, 1);
     message.nest(libc::IFLA_LINKINFO, |info| {
@@ -156,14 +174,26 @@ pub fn add_veth(batch: &mut Batch, order: VethOrder<'_>) {
             families.nest(libc::AF_INET6 as u16, |ipv6| _ = ipv6.u8(ADDRESS_MODE, NO_LINK_LOCAL));
         });
     }
-    message.nest(libc::IFLA_LINKINFO, |info| {
-        info.text(libc::IFLA_INFO_SLAVE_KIND, "bridge").nest(libc::IFLA_INFO_SLAVE_DATA, |data| {
-            data.u8(PORT_HAIRPIN, 1).u8(PORT_ISOLATED, u8::from(order.isolated));
-        });
-    });
+    set_port(&mut message, order.isolated);
     drop(message);
     let mut message = batch.message(libc::RTM_NEWLINK, ACK);
     message.raw(&link_header(0, UP, UP)).c_text(libc::IFLA_IFNAME, order.host_name);
+}
+
+fn set_port(message: &mut MessageWriter<'_>, isolated: bool) {
+    message.nest(libc::IFLA_LINKINFO, |info| {
+        info.text(libc::IFLA_INFO_SLAVE_KIND, "bridge").nest(libc::IFLA_INFO_SLAVE_DATA, |data| {
+            data.u8(PORT_HAIRPIN, 1).u8(PORT_ISOLATED, u8::from(isolated));
+        });
+    });
+}
+
+/// Makes a link that is there a port of a bridge again.
+pub fn attach(batch: &mut Batch, index: u32, bridge: u32, isolated: bool) {
+    let mut message = batch.message(libc::RTM_NEWLINK, ACK);
+    message.raw(&link_header(index, 0, 0)).u32(libc::IFLA_MASTER, bridge).u32(libc::IFLA_GROUP, bridge);
+    drop(message);
+    set_port(batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)), isolated);
 }
 
 /// Whether the kernel knows the family at all; where it was booted without, requests that name it are refused.
@@ -202,6 +232,20 @@ pub fn set_mac(batch: &mut Batch, index: u32, mac: MacAddress) {
 /// Changes the largest packet of a link.
 pub fn set_mtu(batch: &mut Batch, index: u32, mtu: u32) {
     batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).u32(libc::IFLA_MTU, mtu);
+}
+
+/// Has the host's own streams cross a link in as large pieces as they do the pairs of [`add_veth`], unless somebody chose a
+/// size. A bridge takes them only while no port of its is against it, and has none before its first one.
+pub fn enlarge_pieces(socket: &Socket, index: u32) -> Result<(), NetlinkError> {
+    let mut batch = Batch::new();
+    batch.message(libc::RTM_GETLINK, ACK).raw(&link_header(index, 0, 0));
+    let link = found(socket, &batch)?;
+    if link.and_then(|link| link.largest_piece) != Some(USUAL_PIECE) {
+        return Ok(());
+    }
+    let mut batch = Batch::new();
+    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, 0)).u32(LARGEST_PIECE, HOST_PIECE);
+    socket.transact(&batch)
 }
 
 /// Takes a link, and its other end, away.
@@ -294,7 +338,8 @@ pub fn set_alias(batch: &mut Batch, name: &str, alias: &str) {
 
 fn read_link(message: &Message<'_>) -> Option<Link> {
     let index = message.body.get(4..8).and_then(message::read_u32)?;
-    let mut link = Link { index, ..Link::default() };
+    let is_up = message.body.get(8..12).and_then(message::read_u32)? & UP != 0;
+    let mut link = Link { index, is_up, ..Link::default() };
     for (kind, payload) in message::attributes(message.body.get(LINK_HEADER..)?) {
         let text = || message::read_text(payload).unwrap_or_default().to_owned();
         match kind {
@@ -302,7 +347,10 @@ fn read_link(message: &Message<'_>) -> Option<Link> {
             libc::IFLA_IFALIAS => link.alias = text(),
             libc::IFLA_MASTER => link.master = message::read_u32(payload),
             libc::IFLA_LINK => link.peer = message::read_u32(payload),
+            libc::IFLA_ADDRESS => link.mac = payload.try_into().ok().map(MacAddress),
+            libc::IFLA_GROUP => link.group = message::read_u32(payload).unwrap_or_default(),
             libc::IFLA_MTU => link.mtu = message::read_u32(payload).unwrap_or_default(),
+            LARGEST_PIECE => link.largest_piece = message::read_u32(payload),
             libc::IFLA_LINKINFO => {
                 let kind = message::attribute(payload, libc::IFLA_INFO_KIND).and_then(message::read_text);
                 link.kind = kind.unwrap_or_default().to_owned();
@@ -317,8 +365,13 @@ fn read_link(message: &Message<'_>) -> Option<Link> {
 pub fn by_name(socket: &Socket, name: &str) -> Result<Option<Link>, NetlinkError> {
     let mut batch = Batch::new();
     batch.message(libc::RTM_GETLINK, ACK).raw(&link_header(0, 0, 0)).c_text(libc::IFLA_IFNAME, name);
+    found(socket, &batch)
+}
+
+/// The link a question is about.
+fn found(socket: &Socket, question: &Batch) -> Result<Option<Link>, NetlinkError> {
     let mut found = None;
-    match socket.query(&batch, |message| found = read_link(message)) {
+    match socket.query(question, |message| found = read_link(message)) {
         Err(error) if error.is(libc::ENODEV) => Ok(None),
         outcome => outcome.map(|()| found),
     }
@@ -333,18 +386,29 @@ pub fn all(socket: &Socket) -> Result<Vec<Link>, NetlinkError> {
     Ok(found)
 }
 
+/// Whether a change is of a link that is not up now.
+pub(crate) fn is_down(change: &Message<'_>) -> bool {
+    read_link(change).is_some_and(|link| !link.is_up)
+}
+
 /// Addresses of a link, those that belong to the link alone left out.
 pub fn addresses(socket: &Socket, index: u32) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
+    let all = all_addresses(socket)?;
+    Ok(all.into_iter().filter(|(link, ..)| *link == index).map(|(_, address, prefix)| (address, prefix)).collect())
+}
+
+/// Addresses of all links with the links' numbers, those that belong to a link alone left out.
+pub fn all_addresses(socket: &Socket) -> Result<Vec<(u32, IpAddr, u8)>, NetlinkError> {
     let mut batch = Batch::new();
     batch.message(libc::RTM_GETADDR, DUMP).raw(&[0; ADDRESS_HEADER]);
     let mut found = Vec::new();
     socket.query(&batch, |message| {
-        let own = message.body.get(4..8).and_then(message::read_u32) == Some(index);
-        let Some(rest) = message.body.get(ADDRESS_HEADER..).filter(|_| own) else { return };
+        let Some(index) = message.body.get(4..8).and_then(message::read_u32) else { return };
+        let Some(rest) = message.body.get(ADDRESS_HEADER..) else { return };
         // IPv6 has its own address in the second one.
         let address = message::attribute(rest, libc::IFA_LOCAL).or_else(|| message::attribute(rest, libc::IFA_ADDRESS));
         let address = address.and_then(read_address).filter(|address| !is_link_local(*address));
-        found.extend(address.map(|address| (address, message.body[1])));
+        found.extend(address.map(|address| (index, address, message.body[1])));
     })?;
     Ok(found)
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
 use dockerd_sys::{ns, process};
 
+use crate::bridge::setup::enlarge_pieces;
 use crate::error::{InterfaceFault, NetworkError};
 use crate::link::stacked::{self, IpvlanFlag, IpvlanMode, MacvlanMode, StackedOrder};
 use crate::link::{self, LONGEST_NAME, VethOrder};
@@ -222,10 +223,12 @@ fn plug(
     let host_name = match &plan.kind {
         LinkKind::Port { bridge, mtu, isolated } => {
             let made = add_pair(host, netns, name, *mtu, *bridge, *isolated);
-            Some(made.map_err(|error| match error.is(libc::EEXIST) {
+            let made = made.map_err(|error| match error.is(libc::EEXIST) {
                 true => name_fault(&format!("{INNER_PREFIX}0"), name, io::Error::from_raw_os_error(libc::EEXIST)),
                 false => NetworkError::kernel("make the container's link")(error),
-            })?)
+            })?;
+            enlarge_pieces(host, *bridge);
+            Some(made)
         }
         LinkKind::Macvlan { parent, mode } => {
             add_stacked(host, netns, name, parent, "macvlan", |batch, order| {

@@ -26,12 +26,11 @@ use crate::bridge::{BridgeFamily, BridgeNetwork, BridgeSettings, setup, sweep};
 use crate::config::NetworkConfig;
 use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
-use crate::firewall::nft::NftFirewall;
-use crate::firewall::{BridgeRules, DropForeign, Firewall, GatewayMode, NoFirewall, WithFirewalld};
+use crate::firewall::{self, BridgeRules, DropForeign, Firewall, GatewayMode, HostPolicy};
 use crate::ipam::{Subnet, pool};
 use crate::macvlan::{MacvlanNetwork, MacvlanOrder, parent};
 use crate::pool::{SandboxPool, ShelfId};
-use crate::portmap::{PortPublisher, PublisherOptions};
+use crate::portmap::{PortPublisher, PublisherOptions, senders};
 use crate::sandbox::{Blueprint, INNER_PREFIX, LinkKind, LinkPlan};
 use crate::simple::{ConfigurationOnly, SimpleNetwork};
 pub use options::endpoint_option_problems;
@@ -161,6 +160,8 @@ pub struct NetworkStack {
     installed: AtomicBool,
     publisher: PortPublisher,
     sweeper: Sweeper,
+    /// Told of changes of bridges, once they are guarded.
+    links: OnceLock<Arc<Socket>>,
     /// Whether what concerns no bridge is dropped, of each family; known from its first bridge on.
     drop_foreign: [OnceLock<bool>; 2],
     forwarding_marker: PathBuf,
@@ -170,6 +171,8 @@ pub struct NetworkStack {
     sandboxes: Mutex<HashMap<ContainerId, HeldSandbox>>,
     /// Links an earlier daemon made; looked at once.
     leftovers: Mutex<Vec<u32>>,
+    /// What the kernel can do of the policy that is configured.
+    policy: HostPolicy,
     config: NetworkConfig,
 }
 
@@ -183,16 +186,16 @@ impl NetworkStack {
     pub fn open(options: StackOptions) -> Result<Self, NetworkError> {
         let StackOptions { config, predefined, networks, incomplete, forwarding_marker, runtime } = options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        let (firewall, policy) = firewall::open(&config)?;
+        senders::clear(&socket);
+        let policy = senders::check(&socket, policy);
         let link = setup::set_up(&socket, &config)?;
-        let firewall: Arc<dyn Firewall> = match (config.firewall, config.firewall_ipv6) {
-            (false, false) => Arc::new(NoFirewall),
-            (ipv4, ipv6) => WithFirewalld::around(Arc::new(NftFirewall::new(ipv4, ipv6))),
-        };
         let pool = SandboxPool::start()?;
         let plain = pool.add_shelf(Blueprint::Plain);
         let publisher = PortPublisher::new(PublisherOptions {
             firewall: firewall.clone(),
             proxies: config.userland_proxy.then_some(runtime),
+            policy,
             ipv6: setup::host_has_ipv6(),
         });
         let simple = |identity, kind, shelf| Arc::new(SimpleNetwork { identity, kind, shelf });
@@ -204,12 +207,14 @@ impl NetworkStack {
             installed: AtomicBool::new(false),
             publisher,
             sweeper: Sweeper::start()?,
+            links: OnceLock::new(),
             drop_foreign: Default::default(),
             forwarding_marker,
             pool,
             plain,
             sandboxes: Mutex::default(),
             leftovers: Mutex::default(),
+            policy,
             config,
         };
         if let Some(link) = link {
@@ -276,7 +281,11 @@ impl NetworkStack {
         prepare: bool,
     ) -> Result<Arc<BridgeNetwork>, NetworkError> {
         if self.config.firewall {
-            setup::route_loopback(&link.name)?;
+            setup::route_loopback(socket, &link.name)?;
+        }
+        if self.policy.keeps_senders() {
+            let families = settings.ipv4.iter().chain(&settings.ipv6).map(|family| family.subnet.is_ipv6());
+            senders::add(socket, &link.name, &families.collect::<Vec<_>>())?;
         }
         // Before the pool makes new ones.
         lock(&self.leftovers).extend(sweep::ours(socket, link.index)?);
@@ -366,6 +375,7 @@ impl NetworkStack {
             let _ = self.unmake(&socket, &*driver);
             return Err(error);
         }
+        self.watch_bridges();
         Ok(driver)
     }
 
@@ -374,31 +384,14 @@ impl NetworkStack {
     pub fn remove(&self, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
         let _changing = lock(&self.changing);
         self.forget(driver);
+        self.watch_bridges();
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        if let Some(rules) = driver.rules().filter(|_| self.policy.keeps_senders()) {
+            senders::remove(&socket, &rules.link);
+        }
         let rules = driver.rules().filter(|_| self.installed.load(Ordering::Relaxed));
         let unfiltered = rules.map_or(Ok(()), |rules| self.firewall.remove_bridge(&rules));
         self.unmake(&socket, driver).and(unfiltered)
-    }
-
-    /// From now on rules of the packet filter that others take away are set again. In the calling thread's network
-    /// namespace.
-    pub fn guard_rules(self: &Arc<Self>) -> Result<(), NetworkError> {
-        match self.firewall.guard()? {
-            Some(guard) => repair::start(guard, Arc::downgrade(self)),
-            None => Ok(()),
-        }
-    }
-
-    /// Sets the rules anew if there are to be any.
-    fn reinstall(&self) {
-        let _changing = lock(&self.changing);
-        if !self.installed.load(Ordering::Relaxed) {
-            return;
-        }
-        match self.install() {
-            Ok(()) => tracing::warn!("another program removed rules of the packet filter; they are set again"),
-            Err(error) => tracing::error!(%error, "rules of the packet filter are missing"),
-        }
     }
 
     /// Waits until the kernel has taken back what was given up. Blocking.

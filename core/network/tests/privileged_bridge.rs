@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use dockerd_network::firewall::nft::TABLE;
+use dockerd_network::link::{self, Link};
 use dockerd_network::{NetworkConfig, NetworkError};
+use dockerd_sys::netlink::{Family, Socket};
 use dockerd_types::network::PublishedPort;
 
 use world::{Host, REFUSED, Server, answer, answer_in, datagram, inside, is_silent, links_of_ours, until};
@@ -65,6 +67,29 @@ fn privileged_published_ports_are_reached_from_everywhere() {
         host.leave(&web);
         assert_eq!(answer(at(LOCAL, 8080)), Err(REFUSED));
         assert_eq!(answer(address), Err(REFUSED));
+    });
+}
+
+#[test]
+fn privileged_streams_of_the_host_go_in_large_pieces() {
+    world::on_host(|host| {
+        let web = host.join("web", &["8080:80"]);
+        let socket = Socket::open(Family::Route).expect("socket");
+        let links = link::all(&socket).expect("asked");
+        let piece = |wanted: &dyn Fn(&&Link) -> bool| links.iter().find(wanted).expect("there").largest_piece;
+        // Kernels before 6.3 have nothing to set.
+        if piece(&|link| link.name == "lo").is_none() {
+            return;
+        }
+        let port = piece(&|link| link.kind == "veth");
+        for found in [piece(&|link| link.name == "lo"), piece(&|link| link.name == "docker0"), port] {
+            assert_eq!(found, Some(256 << 10));
+        }
+        let inner = inside(&web.netns, || {
+            let socket = Socket::open(Family::Route).expect("socket");
+            link::by_name(&socket, "eth0").expect("asked").expect("there").largest_piece
+        });
+        assert_eq!(inner, Some(64 << 10), "what goes on to hardware has the usual size");
     });
 }
 
@@ -175,6 +200,20 @@ fn privileged_traffic_outlives_the_daemon_and_is_taken_over() {
 }
 
 #[test]
+fn privileged_a_bridge_lost_without_a_daemon_is_made_again() {
+    world::on_host(|host| {
+        let web = host.join("web", &["8080:80"]);
+        let server = Server::start(&web.netns, 80);
+        let kept = host.kept(&web, server.pid());
+        host.kill();
+        world::ip(&["link", "del", "docker0"]);
+        host.start_again(&[kept]);
+        assert_eq!(answer(at(LOCAL, 8080)).as_deref(), Ok("172.17.0.1"));
+        host.leave(&web);
+    });
+}
+
+#[test]
 fn privileged_a_shared_namespace_loses_its_link() {
     world::on_host(|host| {
         let owner = host.join("owner", &[]);
@@ -233,14 +272,16 @@ fn privileged_a_taken_subnet_is_avoided() {
 fn privileged_the_firewall_is_left_alone_if_so_told() {
     let config = NetworkConfig { firewall: false, ..NetworkConfig::default() };
     world::on_host_with(config, |host| {
-        let web = host.join("web", &["8080:80"]);
-        let _server = Server::start(&web.netns, 80);
+        let web = host.join("web", &["8080:80", "5353:53/udp"]);
+        let (_server, echo) = (Server::start(&web.netns, 80), world::echo(&web.netns, 53));
         let rules = std::process::Command::new("nft").args(["list", "tables"]).output();
         if let Ok(rules) = rules {
             assert!(!String::from_utf8_lossy(&rules.stdout).contains(TABLE));
         }
-        // The daemon serves the port itself.
+        // The daemon serves the ports itself.
         assert_eq!(answer(at(LOCAL, 8080)).as_deref(), Ok("172.17.0.1"));
+        assert_eq!(datagram(at(LOCAL, 5353)).as_deref(), Ok("hello"));
+        echo.join().expect("no panic");
     });
 }
 

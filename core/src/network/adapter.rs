@@ -333,7 +333,7 @@ impl Networks for StackNetworks {
         Box::pin(async move {
             let restored = tokio::task::spawn_blocking(move || {
                 stack.restore(&containers)?;
-                stack.guard_rules()?;
+                stack.guard()?;
                 for (container, pid, file) in resolvers {
                     if let Err(error) = open_resolver(&naming, &container, pid, &file) {
                         tracing::warn!(%container, %error, "its resolver could not be opened again");

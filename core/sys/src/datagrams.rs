@@ -1,10 +1,11 @@
 //! Many datagrams of one IPv4 socket in one system call (recvmmsg(2), sendmmsg(2)), for servers whose messages are small:
-//! there a call costs more than the work on what it brings. Buffers are made once and used again.
+//! there a call costs more than the work on what it brings. What goes to one address in messages of one length goes through
+//! the kernel in one piece (`UDP_SEGMENT`, udp(7)). Buffers are made once and used again.
 
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// The parts of one message's header that the kernel reads or writes.
 struct Slots {
@@ -92,11 +93,41 @@ impl Inbox {
     }
 }
 
+/// Most datagrams that go out in one piece (`UDP_MAX_SEGMENTS` of the first kernels that had it), and most of their bytes.
+const MOST_SEGMENTS: usize = 64;
+const MOST_BYTES: usize = 60_000;
+
+/// A control message that holds the length of a piece's datagrams.
+#[derive(Clone)]
+#[repr(C)]
+struct Segments {
+    header: libc::cmsghdr,
+    length: u16,
+    rest: [u8; 6],
+}
+
+impl Segments {
+    fn of(length: usize) -> Self {
+        let header = libc::cmsghdr {
+            // Without what fills it up, as CMSG_LEN has it.
+            cmsg_len: size_of::<libc::cmsghdr>() + size_of::<u16>(),
+            cmsg_level: libc::SOL_UDP,
+            cmsg_type: libc::UDP_SEGMENT,
+        };
+        // Only lengths of at most `MOST_BYTES` come here.
+        Self { header, length: u16::try_from(length).unwrap_or(u16::MAX), rest: [0; 6] }
+    }
+}
+
 /// Datagrams that are to go out.
 pub struct Outbox {
     slots: Slots,
     messages: Vec<Vec<u8>>,
     used: usize,
+    /// The lengths, of pieces of more than one.
+    segments: Vec<Segments>,
+    /// Whether the kernel takes such pieces, as far as is known.
+    joins: bool,
 }
 
 impl fmt::Debug for Outbox {
@@ -108,7 +139,8 @@ impl fmt::Debug for Outbox {
 impl Outbox {
     /// Room for `count` datagrams.
     pub fn new(count: usize) -> Self {
-        Self { slots: Slots::new(count), messages: vec![Vec::new(); count], used: 0 }
+        let segments = vec![Segments::of(0); count];
+        Self { slots: Slots::new(count), messages: vec![Vec::new(); count], used: 0, segments, joins: true }
     }
 
     /// Whether nothing is to go out.
@@ -133,30 +165,102 @@ impl Outbox {
 
     /// Sends everything and is empty again. What the kernel has no room for, or refuses, is dropped, as the network may
     /// drop any datagram.
-    #[allow(unsafe_code, reason = "sendmmsg has no safe wrapper")]
     pub fn send(&mut self, socket: impl AsFd) {
-        for index in 0..self.used {
-            let message = &mut self.messages[index];
-            let (data, length) = (message.as_mut_ptr(), message.len());
-            self.slots.point(index, data, length);
+        let mut at = 0;
+        while at < self.used {
+            let pieces = self.lay_out(at);
+            let (sent, stopped) = self.hand_over(socket.as_fd(), pieces);
+            let mut done: usize = (0..sent).map(|piece| self.slots.headers[piece].msg_hdr.msg_iovlen).sum();
+            if let Some(error) = stopped {
+                let refused = self.slots.headers[sent].msg_hdr.msg_iovlen;
+                // A kernel or a link that does not know pieces; full buffers are told otherwise.
+                let unknown = matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO));
+                if refused > 1 && unknown {
+                    self.joins = false;
+                } else {
+                    done += refused;
+                }
+            }
+            at += done;
         }
+        self.used = 0;
+    }
+
+    /// How many of the datagrams from `first` on go out in one piece: all to one address, all of one length but for the
+    /// last, which may be shorter.
+    fn piece(&self, first: usize) -> usize {
+        if !self.joins {
+            return 1;
+        }
+        let same = |a: &libc::sockaddr_in, b: &libc::sockaddr_in| {
+            (a.sin_port, a.sin_addr.s_addr) == (b.sin_port, b.sin_addr.s_addr)
+        };
+        let length = self.messages[first].len();
+        let most = MOST_BYTES.checked_div(length).map_or(1, |most| most.clamp(1, MOST_SEGMENTS));
+        let mut count = 1;
+        while count < most && first + count < self.used {
+            let next = &self.messages[first + count];
+            let fits = (1..=length).contains(&next.len());
+            if !fits || !same(&self.slots.addresses[first], &self.slots.addresses[first + count]) {
+                break;
+            }
+            count += 1;
+            if next.len() < length {
+                break;
+            }
+        }
+        count
+    }
+
+    /// Makes headers for the datagrams from `at` on; returns how many.
+    fn lay_out(&mut self, mut at: usize) -> usize {
+        for index in at..self.used {
+            let message = &mut self.messages[index];
+            let (iov_base, iov_len) = (message.as_mut_ptr().cast(), message.len());
+            self.slots.vectors[index] = libc::iovec { iov_base, iov_len };
+        }
+        let mut pieces = 0;
+        while at < self.used {
+            let count = self.piece(at);
+            let header = &mut self.slots.headers[pieces].msg_hdr;
+            header.msg_iov = &raw mut self.slots.vectors[at];
+            header.msg_iovlen = count as _;
+            header.msg_name = (&raw mut self.slots.addresses[at]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+            (header.msg_control, header.msg_controllen, header.msg_flags) = (std::ptr::null_mut(), 0, 0);
+            if count > 1 {
+                self.segments[pieces] = Segments::of(self.messages[at].len());
+                header.msg_control = (&raw mut self.segments[pieces]).cast();
+                header.msg_controllen = size_of::<Segments>() as _;
+            }
+            (at, pieces) = (at + count, pieces + 1);
+        }
+        pieces
+    }
+
+    /// How many of the first `pieces` headers the kernel took, and why not the next one if that was not all.
+    #[allow(unsafe_code, reason = "sendmmsg has no safe wrapper")]
+    fn hand_over(&mut self, socket: BorrowedFd<'_>, pieces: usize) -> (usize, Option<io::Error>) {
         let mut done = 0;
-        while done < self.used {
-            let headers = &mut self.slots.headers[done..self.used];
-            // SAFETY: every header was just pointed at an address and at the bytes of a message, all of which live as
-            // long as this borrow and are not changed; their number is given.
+        while done < pieces {
+            let headers = &mut self.slots.headers[done..pieces];
+            // SAFETY: every header was just pointed at an address, at a control message or none, and at buffers with the
+            // bytes of messages, all of which live as long as this borrow and are not changed; their number is given.
             let sent = unsafe {
                 libc::sendmmsg(
-                    socket.as_fd().as_raw_fd(),
+                    socket.as_raw_fd(),
                     headers.as_mut_ptr(),
                     headers.len() as libc::c_uint,
                     libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
                 )
             };
-            // The first of those that were left is what failed.
-            done += usize::try_from(sent).map_or(1, |sent| sent.max(1));
+            match usize::try_from(sent) {
+                // Fewer than asked for: what stopped it is told when it is asked again.
+                Ok(sent) if sent > 0 => done += sent,
+                _ => return (done, Some(io::Error::last_os_error())),
+            }
         }
-        self.used = 0;
+        (done, None)
     }
 }
 
@@ -194,6 +298,48 @@ mod tests {
         assert_eq!(inbox.datagram(0), Some((one_at, &b"a"[..])));
         assert_eq!(inbox.datagram(1), Some((one_at, &b"bc"[..])));
         assert_eq!(inbox.datagram(2), None);
+    }
+
+    #[test]
+    fn pieces_come_in_as_the_datagrams_they_were() {
+        let ((one, _), (two, two_at), (three, three_at)) = (pair(), pair(), pair());
+        let long = "x".repeat(40_000);
+        let texts = [
+            (two_at, "aaa"),
+            (two_at, "bbb"),
+            (two_at, "c"),
+            (two_at, "dd"),
+            (three_at, "eee"),
+            (three_at, "fffff"),
+            (two_at, ""),
+            (two_at, ""),
+            (two_at, &long),
+            (two_at, &long),
+        ];
+        let mut outbox = Outbox::new(texts.len());
+        // The second time by one who has learned that there are no pieces.
+        for joins in [true, false] {
+            outbox.joins = joins;
+            for (to, text) in texts {
+                outbox.add(to, |out| {
+                    out.extend_from_slice(text.as_bytes());
+                    true
+                });
+            }
+            let first = if joins { 3 } else { 1 };
+            assert_eq!(outbox.piece(0), first);
+            outbox.send(&one);
+            for (socket, at) in [(&two, two_at), (&three, three_at)] {
+                let mut inbox = Inbox::new(texts.len(), 50_000);
+                let expected: Vec<&str> = texts.iter().filter(|(to, _)| *to == at).map(|(_, text)| *text).collect();
+                assert_eq!(inbox.receive(socket).expect("received"), expected.len());
+                for (index, text) in expected.into_iter().enumerate() {
+                    let (_, found) = inbox.datagram(index).expect("whole");
+                    assert_eq!(found, text.as_bytes());
+                }
+            }
+            assert_eq!(outbox.joins, joins, "this kernel knows them");
+        }
     }
 
     #[test]

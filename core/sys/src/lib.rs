@@ -8,6 +8,7 @@ pub mod chores;
 pub mod command;
 pub mod datagrams;
 pub mod fdpass;
+pub mod flows;
 pub mod fuse;
 pub mod inside;
 pub mod memory;

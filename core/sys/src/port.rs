@@ -2,8 +2,8 @@
 //! because two bound sockets with `SO_REUSEADDR` may share a port until one of them listens.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
 
@@ -23,6 +23,15 @@ pub enum Transport {
 
 /// Holds `address` for as long as the descriptor lives. Non-blocking, close-on-exec, for IPv6 without IPv4.
 pub fn hold(transport: Transport, address: SocketAddr) -> io::Result<OwnedFd> {
+    hold_with(transport, address, true)
+}
+
+/// Holds a port on all addresses of both families with one descriptor. Who is refused does not know which family it was.
+pub fn hold_everywhere(transport: Transport, port: u16) -> io::Result<OwnedFd> {
+    hold_with(transport, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), false)
+}
+
+fn hold_with(transport: Transport, address: SocketAddr, only_ipv6: bool) -> io::Result<OwnedFd> {
     let (kind, protocol): (SocketType, Option<Protocol>) = match transport {
         Transport::Tcp => (SocketType::STREAM, None),
         Transport::Udp => (SocketType::DGRAM, None),
@@ -31,11 +40,10 @@ pub fn hold(transport: Transport, address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, protocol)?;
     if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
+        sockopt::set_ipv6_v6only(&socket, only_ipv6)?;
     }
     if transport == Transport::Udp {
-        // What is sent here before the packet filter knows the port shall not wait in memory for nobody.
-        sockopt::set_socket_recv_buffer_size(&socket, 0)?;
+        nobody_reads(&socket)?;
         rustix::net::bind(&socket, &address)?;
     } else {
         // Connections of an earlier owner that linger must not keep the port from us.
@@ -46,9 +54,47 @@ pub fn hold(transport: Transport, address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// What is sent to a socket of UDP before the packet filter knows the port shall not wait in memory for nobody.
+pub fn nobody_reads(socket: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_recv_buffer_size(socket, 0)?)
+}
+
+/// Lets a socket have an address that is not the host's, so that its peer sees somebody else. What comes back must be led to
+/// it by routing. Needs `CAP_NET_ADMIN`.
+#[allow(unsafe_code, reason = "these socket options have no safe wrapper")]
+pub fn borrow_addresses(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
+    let (level, option) =
+        if ipv6 { (libc::SOL_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::SOL_IP, libc::IP_TRANSPARENT) };
+    let value: libc::c_int = 1;
+    // SAFETY: the value is one int, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_descriptor_holds_both_families() {
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let held = hold_everywhere(transport, 0).expect("held");
+            let address: SocketAddr =
+                rustix::net::getsockname(&held).expect("name").try_into().expect("an internet address");
+            for taken in ["0.0.0.0", "127.0.0.1", "::", "::1"] {
+                let error = hold(transport, SocketAddr::new(taken.parse().expect("address"), address.port()));
+                assert_eq!(error.expect_err("taken").kind(), io::ErrorKind::AddrInUse, "{taken}");
+            }
+        }
+    }
 
     #[test]
     fn a_held_port_is_refused_to_others() {

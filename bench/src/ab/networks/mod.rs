@@ -91,6 +91,32 @@ fn added(api: &mut Api, count: u16) -> Result<[f64; 1]> {
     Ok([started(api, NETWORK, Ports::Range { first: FIRST_PORT, count })? - without])
 }
 
+/// So many containers with a thousand published ports each, of the daemon under test alone: a daemon with a process for each
+/// port has no room for that.
+pub(super) fn many_ports(bench: &mut Bench) -> Result<()> {
+    const EACH: u16 = 1000;
+    let count: u16 = if bench.options.quick { 2 } else { 10 };
+    let api = &mut bench.daemons[0].api;
+    let mut ids = Vec::new();
+    let mut measured = || -> Result<f64> {
+        for at in 0..count {
+            let ports = Ports::Range { first: FIRST_PORT + at * EACH, count: EACH };
+            ids.push(api.create(&Order { image: IMAGE, network: "bridge", command: SLEEP, ports })?);
+        }
+        let begun = Instant::now();
+        ids.iter().try_for_each(|id| api.start(id))?;
+        Ok(since(begun))
+    };
+    let started = measured();
+    let begun = Instant::now();
+    ids.iter().try_for_each(|id| api.remove(id))?;
+    let removed = since(begun);
+    let title = format!("{count} containers with {EACH} published ports each");
+    single(bench, format!("{title}, started"), Unit::Millis, None, vec![started?]);
+    single(bench, format!("{title}, removed"), Unit::Millis, None, vec![removed]);
+    Ok(())
+}
+
 /// Many containers of one network, started one after the other and at once.
 pub(super) fn parallel(bench: &mut Bench) -> Result<()> {
     on_a_network(bench, |bench| {

@@ -4,6 +4,7 @@
 //! The driver knows addresses. Links, routes and published ports of a container belong to its sandbox, which may be on
 //! several networks: see [`crate::stack`].
 
+pub mod mend;
 pub mod setup;
 pub(crate) mod sweep;
 
@@ -18,7 +19,8 @@ use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, FamilyRules, GatewayMode};
 use crate::ipam::{Leases, Subnet, SubnetPlan};
 use crate::pool::ShelfId;
-use crate::sandbox::LinkPlan;
+use crate::sandbox::{LinkKind, LinkPlan};
+use mend::Upkeep;
 use setup::BridgeLink;
 
 /// One family of a bridge network, resolved.
@@ -164,7 +166,17 @@ impl NetworkDriver for BridgeNetwork {
             address: self.settings.publish_address,
             ipv4: mode(&self.settings.ipv4),
             ipv6: mode(&self.settings.ipv6),
+            host6: self.settings.ipv6.as_ref().and_then(|family| match family.address? {
+                IpAddr::V6(address) => Some(address),
+                IpAddr::V4(_) => None,
+            }),
         })
+    }
+
+    fn upkeep(&self) -> Option<Upkeep> {
+        let isolated = matches!(self.plan.kind, LinkKind::Port { isolated: true, .. });
+        let (link, mtu) = (self.bridge.clone(), self.settings.mtu);
+        link.ours.then(|| Upkeep { link, mtu, addresses: self.settings.addresses(), isolated })
     }
 
     fn rules(&self) -> Option<BridgeRules> {

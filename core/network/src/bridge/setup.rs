@@ -13,6 +13,9 @@ use crate::ipam::{Subnet, pool};
 use crate::link::{self, Link, MacAddress};
 use crate::sandbox::LINK_ALIAS;
 
+/// The number of every namespace's loopback.
+const LOOPBACK: u32 = 1;
+
 /// A bridge that is up and has its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeLink {
@@ -20,6 +23,19 @@ pub struct BridgeLink {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// Its hardware address, which containers know their router by.
+    pub mac: Option<MacAddress>,
+    /// Whether it is ours to keep up.
+    pub ours: bool,
+    /// What is noted on it.
+    pub alias: String,
+}
+
+impl BridgeLink {
+    fn new(link: Link, ours: bool) -> Self {
+        let Link { index, name, mac, alias, .. } = link;
+        Self { index, name, mac, ours, alias }
+    }
 }
 
 /// The default bridge and the addresses chosen for it.
@@ -45,7 +61,7 @@ pub fn set_up(socket: &Socket, config: &NetworkConfig) -> Result<Option<DefaultB
     let link = match (found, &config.bridge) {
         (Some(link), _) => link,
         (None, BridgeChoice::Existing(_)) => return Err(NetworkError::NoBridge(name.to_owned())),
-        (None, _) => make(socket, name, config.mtu, None)?,
+        (None, _) => make(socket, &Order { index: 0, name, mtu: config.mtu, mac: None, alias: "" })?,
     };
     let present = link::addresses(socket, link.index).map_err(asked)?;
     let ipv4 = choose(socket, config, &present)?;
@@ -69,7 +85,7 @@ pub fn set_up(socket: &Socket, config: &NetworkConfig) -> Result<Option<DefaultB
         enable_ipv6(name)?;
     }
     socket.transact(&batch).map_err(NetworkError::kernel("set up the bridge"))?;
-    Ok(Some(DefaultBridge { link: BridgeLink { index: link.index, name: name.to_owned() }, ipv4, ipv6 }))
+    Ok(Some(DefaultBridge { link: BridgeLink::new(link, ours), ipv4, ipv6 }))
 }
 
 /// Makes sure that the bridge of a user-defined network is there, up and with its addresses. One that is there already
@@ -83,7 +99,7 @@ pub fn ensure(socket: &Socket, name: &str, mtu: u32, addresses: &[(IpAddr, u8)])
     let is_new = found.is_none();
     let link = match found {
         Some(link) => link,
-        None => make(socket, name, mtu, Some(LINK_ALIAS))?,
+        None => make(socket, &Order { index: 0, name, mtu, mac: None, alias: LINK_ALIAS })?,
     };
     let undone = |error| {
         if is_new {
@@ -101,12 +117,13 @@ pub fn ensure(socket: &Socket, name: &str, mtu: u32, addresses: &[(IpAddr, u8)])
         link::add_address(&mut batch, link.index, *address, *prefix);
     }
     socket.transact(&batch).map_err(|source| undone(NetworkError::Kernel { action: "set up the bridge", source }))?;
-    Ok(BridgeLink { index: link.index, name: name.to_owned() })
+    let ours = link.alias == LINK_ALIAS;
+    Ok(BridgeLink::new(link, ours))
 }
 
 /// Hosts that have IPv6 off for new links have it on a bridge that needs it; routers that announce themselves there are
 /// containers.
-fn enable_ipv6(bridge: &str) -> Result<(), NetworkError> {
+pub(super) fn enable_ipv6(bridge: &str) -> Result<(), NetworkError> {
     let dir = Path::new("/proc/sys/net/ipv6/conf").join(bridge);
     for (name, value) in [("disable_ipv6", "0"), ("accept_ra", "0")] {
         fs::write(dir.join(name), value).map_err(NetworkError::io(format!("set {name} of {bridge}")))?;
@@ -165,10 +182,24 @@ pub fn routed(socket: &Socket) -> Result<Vec<Subnet>, NetworkError> {
     link::routed_subnets(socket).map_err(NetworkError::kernel("look at the host's routes"))
 }
 
-fn make(socket: &Socket, name: &str, mtu: u32, alias: Option<&str>) -> Result<Link, NetworkError> {
+/// A bridge to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order<'a> {
+    /// Its number; 0: any.
+    pub(super) index: u32,
+    pub(super) name: &'a str,
+    pub(super) mtu: u32,
+    /// `None`: one that is drawn.
+    pub(super) mac: Option<MacAddress>,
+    /// Noted on it, unless it is empty.
+    pub(super) alias: &'a str,
+}
+
+pub(super) fn make(socket: &Socket, order: &Order<'_>) -> Result<Link, NetworkError> {
+    let Order { index, name, mtu, mac, alias } = *order;
     let mut batch = Batch::new();
-    link::add_bridge(&mut batch, name, mtu, MacAddress::local(crate::random()));
-    if let Some(alias) = alias {
+    link::add_bridge(&mut batch, index, name, mtu, mac.unwrap_or_else(|| MacAddress::local(crate::random())));
+    if !alias.is_empty() {
         link::set_alias(&mut batch, name, alias);
     }
     socket.transact(&batch).map_err(NetworkError::kernel("make the bridge"))?;
@@ -238,10 +269,18 @@ pub fn enable_forwarding(socket: &Socket, ipv6: bool) -> Result<bool, NetworkErr
 }
 
 /// Lets what the host sends from 127.0.0.1 to a published port reach the bridge. Our rules keep the loopback addresses
-/// from those on the bridge.
-pub fn route_loopback(bridge: &str) -> Result<(), NetworkError> {
+/// from those on the bridge. Loopback is what such a stream goes out by, as far as its sender knows.
+pub fn route_loopback(socket: &Socket, bridge: &str) -> Result<(), NetworkError> {
+    enlarge_pieces(socket, LOOPBACK);
     let path = Path::new("/proc/sys/net/ipv4/conf").join(bridge).join("route_localnet");
     fs::write(path, "1").map_err(NetworkError::io("enable route_localnet"))
+}
+
+/// Nothing depends on it.
+pub(crate) fn enlarge_pieces(socket: &Socket, index: u32) {
+    if let Err(error) = link::enlarge_pieces(socket, index) {
+        tracing::debug!(index, %error, "streams of the host cross a link in pieces of the usual size");
+    }
 }
 
 /// Whether frames between a bridge's ports pass the packet filter too.

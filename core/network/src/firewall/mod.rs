@@ -1,20 +1,89 @@
 //! The packet filter as the drivers see it: masquerade, isolation and published ports of bridges. One trait; `nft` speaks
-//! to the kernel, `none` is for `--iptables=false`; `firewalld` has its zones let pass what they decide on.
+//! to the kernel, `iptables` runs iptables-restore for those who need its chains, `none` is for `--iptables=false`; `firewalld`
+//! has its zones let pass what they decide on.
 
 mod firewalld;
+mod guard;
+pub mod iptables;
 pub mod nft;
 mod none;
 
 use std::fmt::Debug;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use dockerd_types::network::Protocol;
 
+use crate::config::NetworkConfig;
 use crate::error::NetworkError;
 use crate::ipam::Subnet;
+use iptables::IptablesFirewall;
+use nft::NftFirewall;
 
-pub use firewalld::WithFirewalld;
+use firewalld::WithFirewalld;
+pub use guard::Guard;
 pub use none::NoFirewall;
+
+/// Who sets the rules (`--firewall-backend`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// nf_tables by netlink.
+    #[default]
+    Nftables,
+    /// iptables-restore and ip6tables-restore.
+    Iptables,
+}
+
+impl Backend {
+    /// As the flag and `/info` call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        }
+    }
+}
+
+/// Whether the host's own rules for what it is sent have a say in who reaches published ports (`--firewall-honour-host`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HostPolicy {
+    /// No: they are translated before those are asked.
+    #[default]
+    Bypassed,
+    /// Yes: what comes from elsewhere is not translated, so it is for the host, and reaches the daemon, which passes it on.
+    Honoured {
+        /// Whether containers see who has sent it: what they answer is led back to the daemon.
+        senders: bool,
+    },
+}
+
+impl HostPolicy {
+    /// Whether the host has a say.
+    pub fn is_honoured(self) -> bool {
+        self != Self::Bypassed
+    }
+
+    /// Whether what containers answer is to be led back to the daemon.
+    pub fn keeps_senders(self) -> bool {
+        self == Self::Honoured { senders: true }
+    }
+}
+
+/// Whether a family is ours to filter.
+#[derive(Debug, Clone, Copy)]
+pub struct Handled {
+    /// IPv4.
+    pub ipv4: bool,
+    /// IPv6.
+    pub ipv6: bool,
+}
+
+impl Handled {
+    /// One of them.
+    pub fn has(self, ipv6: bool) -> bool {
+        if ipv6 { self.ipv6 } else { self.ipv4 }
+    }
+}
 
 /// How a network's containers and the world reach each other, per family
 /// (`com.docker.network.bridge.gateway_mode_ipv4` and `..._ipv6`).
@@ -81,7 +150,7 @@ pub struct DropForeign {
 }
 
 /// What is set as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// All bridges.
     pub bridges: Vec<BridgeRules>,
@@ -114,6 +183,8 @@ pub struct PortForward {
     pub entry: Entry,
     /// Where it leads.
     pub to: SocketAddr,
+    /// The address the host's own connections to `[::1]` come from; `None`: they do not come this way.
+    pub loopback: Option<Ipv6Addr>,
 }
 
 impl PortForward {
@@ -122,6 +193,9 @@ impl PortForward {
         self.entry == Entry::Direct
     }
 }
+
+/// The bit of packets' marks that says that a packet is an answer for the daemon (see `portmap/senders.rs`).
+pub(crate) const ANSWER_MARK: u32 = 0x0200_0000;
 
 /// A packet filter. Every method is one transaction: done or not done. Blocking. All ports of one container that lead to one
 /// of its addresses are published in one call, and withdrawn in one.
@@ -138,11 +212,51 @@ pub trait Firewall: Send + Sync + Debug {
     fn redirect(&self, old: &[PortForward], new: &[PortForward]) -> Result<(), NetworkError>;
     /// Ends a publication.
     fn withdraw(&self, forwards: &[PortForward]) -> Result<(), NetworkError>;
-    /// Whether ports of a family that are published are served by it. [`::1`](std::net::Ipv6Addr::LOCALHOST) and clients with
-    /// link-local addresses never are: no packet leads from them to a container.
+    /// Takes everything away that is ours, if anything is there: another driver is used from now on.
+    fn clear(&self) -> Result<(), NetworkError>;
+    /// Whether ports of a family that are published are served by it. Clients with link-local addresses never are: no packet
+    /// leads from them to a container.
     fn forwards(&self, ipv6: bool) -> bool;
+    /// Whether that is so of `[::1]` too, where the host has an address of its own on the network.
+    fn forwards_loopback(&self) -> bool;
     /// Who notices when others take its rules away, in the calling thread's network namespace; `None`: it has none.
-    fn guard(&self) -> Result<Option<nft::Guard>, NetworkError> {
+    fn guard(&self) -> Result<Option<Guard>, NetworkError> {
         Ok(None)
     }
+    /// Whether something is missing indeed, when its guard says that it may be.
+    fn is_damaged(&self) -> Result<bool, NetworkError>;
+}
+
+/// The packet filter of this daemon's settings, in the calling thread's network namespace, and what of the policy asked for
+/// this kernel can do. What an earlier daemon set by other means is gone then. Blocking.
+pub(crate) fn open(config: &NetworkConfig) -> Result<(Arc<dyn Firewall>, HostPolicy), NetworkError> {
+    let handled = Handled { ipv4: config.firewall, ipv6: config.firewall_ipv6 };
+    if !handled.ipv4 && !handled.ipv6 {
+        return Ok((Arc::new(NoFirewall), HostPolicy::Bypassed));
+    }
+    let wanted = config.host_policy;
+    let (nft, iptables) = (NftFirewall::new(handled, wanted), IptablesFirewall::new(handled, wanted));
+    let can_keep_senders = match config.firewall_backend {
+        Backend::Nftables => {
+            iptables.clear()?;
+            wanted.keeps_senders().then(|| nft.check_marking())
+        }
+        Backend::Iptables => {
+            iptables.check()?;
+            nft.clear()?;
+            wanted.keeps_senders().then(|| iptables.check_marking())
+        }
+    };
+    let policy = match can_keep_senders.transpose() {
+        Ok(_) => wanted,
+        Err(error) => {
+            tracing::warn!(%error, "containers will not see who connects to their published ports");
+            HostPolicy::Honoured { senders: false }
+        }
+    };
+    let firewall: Arc<dyn Firewall> = match config.firewall_backend {
+        Backend::Nftables => Arc::new(nft.with_policy(policy)),
+        Backend::Iptables => Arc::new(iptables.with_policy(policy)),
+    };
+    Ok((WithFirewalld::around(firewall), policy))
 }

@@ -32,7 +32,19 @@ impl Firewall for NoFirewall {
         Ok(())
     }
 
+    fn clear(&self) -> Result<(), NetworkError> {
+        Ok(())
+    }
+
+    fn is_damaged(&self) -> Result<bool, NetworkError> {
+        Ok(false)
+    }
+
     fn forwards(&self, _ipv6: bool) -> bool {
+        false
+    }
+
+    fn forwards_loopback(&self) -> bool {
         false
     }
 }

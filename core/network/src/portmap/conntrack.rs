@@ -145,7 +145,8 @@ mod tests {
 
     fn ports(address: Option<IpAddr>) -> Ports {
         let entry = Entry::Host { address, port: 5353 };
-        Ports::of(&[PortForward { protocol: Protocol::Udp, entry, to: "172.17.0.2:53".parse().expect("address") }])
+        let to = "172.17.0.2:53".parse().expect("address");
+        Ports::of(&[PortForward { protocol: Protocol::Udp, entry, to, loopback: None }])
     }
 
     fn forgotten(ports: &Ports, protocol: u8, to: [u8; 4], port: u16, reply_from: [u8; 4]) -> bool {

@@ -27,6 +27,11 @@ impl LivePorts {
         self.firewall.forwards(ipv6)
     }
 
+    /// Whether it does so at `[::1]` too.
+    pub(super) fn loopback_is_served(&self) -> bool {
+        self.firewall.forwards_loopback()
+    }
+
     /// All of them, or none. Blocking.
     pub(super) fn publish(&self, forwards: &[PortForward]) -> Result<(), NetworkError> {
         self.change(&[], forwards, |firewall| firewall.publish(forwards))
@@ -127,14 +132,26 @@ mod tests {
             Err(NetworkError::PortsExhausted)
         }
 
+        fn clear(&self) -> Result<(), NetworkError> {
+            Ok(())
+        }
+
+        fn is_damaged(&self) -> Result<bool, NetworkError> {
+            Ok(false)
+        }
+
         fn forwards(&self, _: bool) -> bool {
             true
+        }
+
+        fn forwards_loopback(&self) -> bool {
+            false
         }
     }
 
     fn forward(port: u16) -> PortForward {
         let to = SocketAddr::from(([172, 17, 0, 2], port));
-        PortForward { protocol: Protocol::Tcp, entry: Entry::Host { address: None, port }, to }
+        PortForward { protocol: Protocol::Tcp, entry: Entry::Host { address: None, port }, to, loopback: None }
     }
 
     fn slow() -> (Arc<Slow>, Receiver<()>, Sender<()>) {

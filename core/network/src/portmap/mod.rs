@@ -7,6 +7,8 @@ mod live;
 mod plan;
 pub mod proxy;
 mod publication;
+mod relay;
+pub(crate) mod senders;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,7 +19,7 @@ use dockerd_types::network::{HostPort, Port, PortBindings, PublishedPort};
 use tokio::runtime::Handle;
 
 use crate::error::NetworkError;
-use crate::firewall::{BridgeRules, DropForeign, Firewall, PortForward};
+use crate::firewall::{BridgeRules, DropForeign, Firewall, HostPolicy, PortForward};
 use allocator::{PortAllocator, Refusal};
 use live::LivePorts;
 use plan::{Abilities, Binding, Group};
@@ -36,6 +38,7 @@ pub struct PortPublisher {
     live: LivePorts,
     /// Serves what the packet filter does not; `None` for `--userland-proxy=false`.
     proxies: Option<Handle>,
+    policy: HostPolicy,
     /// Whether ports that name no address are published in IPv6 too.
     ipv6: bool,
 }
@@ -47,6 +50,8 @@ pub struct PublisherOptions {
     pub firewall: Arc<dyn Firewall>,
     /// Where proxies run; `None`: there are none.
     pub proxies: Option<Handle>,
+    /// Whether the host's own rules decide who reaches ports.
+    pub policy: HostPolicy,
     /// Whether the host has IPv6.
     pub ipv6: bool,
 }
@@ -89,9 +94,9 @@ impl Publications {
 impl PortPublisher {
     /// Blocking: reads the host's ephemeral range.
     pub fn new(options: PublisherOptions) -> Self {
-        let PublisherOptions { firewall, proxies, ipv6 } = options;
+        let PublisherOptions { firewall, proxies, policy, ipv6 } = options;
         let ports = Mutex::new(PortAllocator::new(ephemeral_range()));
-        Self { ports, live: LivePorts::new(firewall), proxies, ipv6 }
+        Self { ports, live: LivePorts::new(firewall), proxies, policy, ipv6 }
     }
 
     fn plan(&self, target: &PortTarget, wanted: &PortBindings) -> Vec<Group> {
@@ -168,13 +173,18 @@ impl PortPublisher {
         addresses: &[IpAddr],
         host_port: u16,
     ) -> Result<Publication, NetworkError> {
-        let mut publication = Publication::hold(port, wish, bindings, addresses, host_port)?;
+        let mut publication = Publication::hold(self.server(), port, wish, bindings, addresses, host_port)?;
         publication.serve(self.server())?;
         Ok(publication)
     }
 
     fn server(&self) -> Server<'_> {
-        Server { filtered: [false, true].map(|ipv6| self.live.are_served(ipv6)), proxies: self.proxies.as_ref() }
+        Server {
+            filtered: [false, true].map(|ipv6| self.live.are_served(ipv6)),
+            loopback: self.live.loopback_is_served(),
+            policy: self.policy,
+            proxies: self.proxies.as_ref(),
+        }
     }
 
     /// Publishes what `wanted` comes to at another target, in one transaction of the packet filter; ports of the host

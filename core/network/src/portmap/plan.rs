@@ -20,6 +20,8 @@ pub struct Route<A> {
     pub mode: GatewayMode,
     /// The host's address for ports that name none; all of IPv4: all of IPv6 as well.
     pub default_address: IpAddr,
+    /// The host's own address there, which its connections to `[::1]` come from; of IPv6 only.
+    pub host: Option<A>,
 }
 
 /// Where a container's published ports lead. The two families may be two networks'.
@@ -49,6 +51,8 @@ pub(super) struct Binding {
     pub(super) to: SocketAddr,
     /// The container's own address is used, and no port of the host.
     pub(super) direct: bool,
+    /// What the host's connections to `[::1]` come from, if the packet filter can lead them there.
+    pub(super) loopback: Option<Ipv6Addr>,
 }
 
 /// Addresses that get the same port of the host for one port of the container.
@@ -86,7 +90,8 @@ pub(super) fn published(target: &PortTarget, published: &[PublishedPort]) -> Vec
         let own4 = target.ipv4.map(|route| IpAddr::V4(route.address));
         let Some(to) = own6.or(own4) else { continue };
         let direct = *host_port == 0;
-        let binding = Binding { host_ip: *host_ip, to: SocketAddr::new(to, port.number), direct };
+        let loopback = target.ipv6.filter(|_| to.is_ipv6() && is_loopback(*host_ip)).and_then(|route| route.host);
+        let binding = Binding { host_ip: *host_ip, to: SocketAddr::new(to, port.number), direct, loopback };
         let wish = HostPort::Range(*host_port, *host_port);
         match groups.iter_mut().find(|group| (group.port, group.wish) == (*port, wish)) {
             Some(group) => group.bindings.push(binding),
@@ -105,29 +110,35 @@ fn bindings(
 ) -> impl Iterator<Item = Binding> {
     let ipv4 = target.ipv4.and_then(|route| {
         let address = host_ip.unwrap_or(route.default_address);
-        address.is_ipv4().then(|| binding(address, route.address.into(), route.mode, port))
+        address.is_ipv4().then(|| binding(address, route.address.into(), route.mode, None, port))
     });
-    let own = target.ipv6.map(|route| (IpAddr::V6(route.address), route.mode, route.default_address));
+    let own = target.ipv6.map(|route| (IpAddr::V6(route.address), route.mode, route.default_address, route.host));
     // Whether the container's network routes IPv4 says nothing about what a proxy does.
     let foreign = target.ipv4.filter(|_| host.proxies);
-    let foreign = foreign.map(|route| (IpAddr::V4(route.address), GatewayMode::Nat, route.default_address));
-    let ipv6 = own.or(foreign).and_then(|(to, mode, default)| {
+    let foreign = foreign.map(|route| (IpAddr::V4(route.address), GatewayMode::Nat, route.default_address, None));
+    let ipv6 = own.or(foreign).and_then(|(to, mode, default, own)| {
         let everywhere = default == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let address = match host_ip {
             Some(address) => address,
             None if everywhere && host.ipv6 => Ipv6Addr::UNSPECIFIED.into(),
             None => default,
         };
-        address.is_ipv6().then(|| binding(address, to, mode, port))
+        address.is_ipv6().then(|| binding(address, to, mode, own, port))
     });
     ipv4.into_iter().chain(ipv6)
 }
 
-fn binding(host_ip: IpAddr, to: IpAddr, mode: GatewayMode, port: Port) -> Binding {
+fn binding(host_ip: IpAddr, to: IpAddr, mode: GatewayMode, own: Option<Ipv6Addr>, port: Port) -> Binding {
     let direct = mode == GatewayMode::Routed;
     // An address of the host means nothing to who is reached at his own.
     let host_ip = if direct { unspecified(host_ip.is_ipv6()) } else { host_ip };
-    Binding { host_ip, to: SocketAddr::new(to, port.number), direct }
+    let loopback = own.filter(|_| !direct && is_loopback(host_ip));
+    Binding { host_ip, to: SocketAddr::new(to, port.number), direct, loopback }
+}
+
+/// Whether a port of this address is reached at `[::1]`.
+fn is_loopback(host_ip: IpAddr) -> bool {
+    matches!(host_ip, IpAddr::V6(Ipv6Addr::UNSPECIFIED | Ipv6Addr::LOCALHOST))
 }
 
 fn unspecified(ipv6: bool) -> IpAddr {
@@ -143,7 +154,8 @@ mod tests {
     const EVERYTHING: Abilities = Abilities { ipv6: true, proxies: true };
 
     fn route<A>(address: A, default_address: &str) -> Option<Route<A>> {
-        Some(Route { address, mode: GatewayMode::Nat, default_address: default_address.parse().expect("address") })
+        let default_address = default_address.parse().expect("address");
+        Some(Route { address, mode: GatewayMode::Nat, default_address, host: None })
     }
 
     fn wishes(texts: &[(&str, &str, &str)]) -> PortBindings {
@@ -207,7 +219,8 @@ mod tests {
 
     #[test]
     fn routed_families_use_no_port_of_the_host() {
-        let routed = Route { address: FOUR, mode: GatewayMode::Routed, default_address: [127, 0, 0, 9].into() };
+        let default_address = [127, 0, 0, 9].into();
+        let routed = Route { address: FOUR, mode: GatewayMode::Routed, default_address, host: None };
         let target = PortTarget { ipv4: Some(routed), ipv6: route(SIX, "0.0.0.0") };
         let wanted = wishes(&[("", "1", "80"), ("127.0.0.1", "2", "80"), ("::1", "3", "80")]);
         let expected =

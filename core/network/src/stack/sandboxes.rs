@@ -21,9 +21,9 @@ use super::{Attachment, Joined, KeptContainer, NetworkStack, SandboxRequest, loc
 use crate::bridge::sweep;
 use crate::driver::NetworkDriver;
 use crate::error::{InterfaceFault, NetworkError};
-use crate::link::{self, DefaultRoute, MacAddress};
+use crate::link::{self, DefaultRoute, Link, MacAddress};
 use crate::portmap::{PortTarget, Publications, Route};
-use crate::sandbox::{self, LinkPlan, LinkPort};
+use crate::sandbox::{self, LinkKind, LinkPlan, LinkPort};
 
 /// One network of a sandbox.
 #[derive(Debug)]
@@ -78,11 +78,11 @@ impl HeldSandbox {
         let (four, six) = (self.router(false), self.router(true));
         let ipv4 = four.and_then(|joint| {
             let (address, policy) = (joint.state.ipv4?.0, joint.network.publishing()?);
-            Some(Route { address, mode: policy.ipv4, default_address: policy.address })
+            Some(Route { address, mode: policy.ipv4, default_address: policy.address, host: None })
         });
         let ipv6 = six.and_then(|joint| {
             let (address, policy) = (joint.state.ipv6?.0, joint.network.publishing()?);
-            Some(Route { address, mode: policy.ipv6, default_address: policy.address })
+            Some(Route { address, mode: policy.ipv6, default_address: policy.address, host: policy.host6 })
         });
         let router = four.filter(|_| ipv4.is_some()).or_else(|| six.filter(|_| ipv6.is_some()))?;
         Some((PortTarget { ipv4, ipv6 }, &router.state))
@@ -189,7 +189,7 @@ impl NetworkStack {
             options.push(wishes);
         }
         let Some(shelf) = attachments.first().and_then(|first| first.network.shelf()) else { return Ok(None) };
-        let taken = self.pool.take(shelf)?;
+        let taken = self.on_bridges(|| self.pool.take(shelf))?;
         let (netns, handle) = (taken.netns, taken.handle);
         let mut batch = Batch::new();
         let mut renamed = None;
@@ -204,7 +204,8 @@ impl NetworkStack {
         for joint in held.joints.iter_mut().filter(|joint| joint.port.is_none()) {
             let Some(plan) = joint.network.link() else { continue };
             let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-            joint.port = Some(sandbox::add_link(&host, &netns, &handle.socket, &joint.state.interface, plan)?);
+            let name = &joint.state.interface;
+            joint.port = Some(self.on_bridges(|| sandbox::add_link(&host, &netns, &handle.socket, name, plan))?);
         }
         if let Some((from, to)) = renamed {
             let number = |error: &NetlinkError| error.io().raw_os_error().unwrap_or(libc::EINVAL);
@@ -277,7 +278,7 @@ impl NetworkStack {
         state.interface = interface;
         let before = held.routers();
         let made = match &held.socket {
-            Some(socket) => sandbox::add_link(&host, &netns, socket, &state.interface, plan),
+            Some(socket) => self.on_bridges(|| sandbox::add_link(&host, &netns, socket, &state.interface, plan)),
             None => Err(NetworkError::io("enter the container's network namespace")(
                 std::io::ErrorKind::NotConnected.into(),
             )),
@@ -437,7 +438,8 @@ impl NetworkStack {
                 };
                 network.keep(&kept.container, state);
                 let port = ports.get(at).copied().flatten();
-                hosts.extend(port.and_then(|port| port.host));
+                let kind = network.link().map(|plan| plan.kind.clone());
+                hosts.extend(port.and_then(|port| port.host).zip(kind));
                 joints.push(Joint { network, state: state.clone(), link_local: Vec::new(), priority: *priority, port });
             }
             let mut held = HeldSandbox {
@@ -452,8 +454,29 @@ impl NetworkStack {
             }
             lock(&self.sandboxes).insert(kept.container.clone(), held);
         }
+        self.attach_all(&hosts)?;
         let leftovers = std::mem::take(&mut *lock(&self.leftovers));
-        sweep::remove(leftovers.into_iter().filter(|index| !hosts.contains(index)))?;
+        sweep::remove(leftovers.into_iter().filter(|index| !hosts.iter().any(|(host, _)| host == index)))?;
         self.install()
+    }
+
+    /// Host's ends whose bridge was lost while no daemon was there are ports of the one that was made in its place.
+    fn attach_all(&self, hosts: &[(u32, LinkKind)]) -> Result<(), NetworkError> {
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        let links = link::all(&socket).map_err(NetworkError::kernel("list the host's links"))?;
+        let mut batch = Batch::new();
+        for (host, kind) in hosts {
+            let LinkKind::Port { bridge, isolated, .. } = *kind else { continue };
+            let astray = |link: &&Link| link.index == *host && (link.master, link.group) != (Some(bridge), bridge);
+            links.iter().filter(astray).for_each(|link| link::attach(&mut batch, link.index, bridge, isolated));
+        }
+        // One that ended this moment has no port any more.
+        if let Err(error) = socket.transact(&batch) {
+            tracing::warn!(%error, "links of running containers could not be attached to their bridges again");
+        }
+        Ok(())
     }
 }

@@ -232,7 +232,7 @@ impl Host {
     pub(crate) fn add_neighbour(&self) -> (Ipv4Addr, OwnedFd) {
         let socket = Socket::open(Family::Route).expect("socket");
         let mut batch = Batch::new();
-        link::add_bridge(&mut batch, "lan0", 1500, MacAddress::local([2; 6]));
+        link::add_bridge(&mut batch, 0, "lan0", 1500, MacAddress::local([2; 6]));
         socket.transact(&batch).expect("a network");
         let lan = link::by_name(&socket, "lan0").expect("asked").expect("made").index;
         let made = std::thread::spawn(|| {

@@ -1,6 +1,7 @@
 //! Netlink sockets (netlink(7)) for requests that the kernel works off while they are sent: rtnetlink and nfnetlink. A
 //! batch of messages goes out in one sendmsg(2); the answers are there when it returns.
 
+mod filter;
 pub mod message;
 
 use std::io;
@@ -19,6 +20,10 @@ const BUFFER: usize = 32 * 1024;
 const TOLD_AT_ONCE: usize = 4 << 20;
 /// The kernel answers at once; one that does not within this is broken.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR` and `RTNLGRP_IPV6_IFADDR`.
+const LINK_GROUP: libc::c_int = 1;
+const IPV4_ADDRESS_GROUP: libc::c_int = 5;
+const IPV6_ADDRESS_GROUP: libc::c_int = 9;
 /// `NLMSGERR_ATTR_MSG`.
 const ERROR_TEXT: u16 = 1;
 
@@ -100,6 +105,23 @@ impl Socket {
         Ok(socket)
     }
 
+    /// Opens one that is told of changes of links and of their addresses; see [`Socket::tell_only_of`]. In the calling thread's
+    /// network namespace.
+    pub fn subscribe_links() -> io::Result<Self> {
+        let socket = Self::subscribe(Family::Route, LINK_GROUP)?;
+        for group in [IPV4_ADDRESS_GROUP, IPV6_ADDRESS_GROUP] {
+            // Without IPv6 in the kernel there is no such group's news, and no refusal.
+            set_option(&socket.0, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+        }
+        Ok(socket)
+    }
+
+    /// From now on a subscriber of links is told of those with these numbers only: of others the kernel does not wake it. Of
+    /// more links than fit into a program it is told of all.
+    pub fn tell_only_of(&self, links: &[u32]) -> io::Result<()> {
+        set_filter(&self.0, &filter::links(links))
+    }
+
     /// Hands what one receive brings to `take`. Waits for it, but not for ever: `WouldBlock` is no failure. `ENOBUFS` says
     /// that something was lost.
     pub fn hear(&self, mut take: impl FnMut(&Message<'_>)) -> io::Result<()> {
@@ -160,7 +182,15 @@ impl Socket {
 
     fn send(&self, bytes: &[u8]) -> io::Result<()> {
         let kernel = SocketAddrNetlink::new(0, 0);
-        let sent = rustix::io::retry_on_intr(|| rustix::net::sendto(&self.0, bytes, SendFlags::empty(), &kernel))?;
+        let send = || rustix::io::retry_on_intr(|| rustix::net::sendto(&self.0, bytes, SendFlags::empty(), &kernel));
+        let sent = match send() {
+            // A transaction is one message to the socket, whatever the socket's room was meant for.
+            Err(Errno::MSGSIZE) => {
+                sockopt::set_socket_send_buffer_size_force(&self.0, bytes.len())?;
+                send()?
+            }
+            outcome => outcome?,
+        };
         if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
@@ -182,6 +212,23 @@ fn refusal(message: &Message<'_>) -> Option<NetlinkError> {
     let text = message::attribute(attributes, ERROR_TEXT).and_then(message::read_text).unwrap_or_default();
     let source = io::Error::from_raw_os_error(-number);
     Some(NetlinkError::Refused { message: message.sequence, source, text: text.to_owned() })
+}
+
+#[allow(unsafe_code, reason = "this socket option has no safe wrapper")]
+fn set_filter(socket: &OwnedFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    let len = libc::c_ushort::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the program is as long as it says, and the kernel copies it and does not write to it.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[allow(unsafe_code, reason = "these socket options have no safe wrapper")]
@@ -216,6 +263,19 @@ mod tests {
         let error = socket.transact(&batch).expect_err("no such link");
         assert!(error.is(libc::ENODEV), "{error}");
         assert!(matches!(error, NetlinkError::Refused { message: 1, .. }), "{error:?}");
+    }
+
+    #[test]
+    fn privileged_a_batch_of_any_size_is_sent() {
+        let socket = Socket::open(Family::Route).expect("socket");
+        let mut batch = Batch::new();
+        for _ in 0..50_000 {
+            // No question, and so no answer.
+            batch.message(libc::NLMSG_NOOP as u16, 0).raw(&[0; 16]);
+        }
+        batch.message(libc::RTM_GETLINK, message::ACK).raw(&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(batch.bytes().len() > 1 << 20);
+        socket.transact(&batch).expect("needs root");
     }
 
     #[test]

@@ -14,8 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::nft::Guard;
-use super::{BridgeRules, DropForeign, Firewall, PortForward, Ruleset};
+use super::{BridgeRules, DropForeign, Firewall, Guard, PortForward, Ruleset};
 use crate::error::NetworkError;
 use bus::{BUS, Bus, BusError};
 use wire::{Argument, Message, Method, Setting};
@@ -36,7 +35,7 @@ struct Zone {
 
 /// A packet filter whose bridges firewalld lets pass.
 #[derive(Debug)]
-pub struct WithFirewalld {
+pub(super) struct WithFirewalld {
     filter: Arc<dyn Firewall>,
     zone: Arc<Zone>,
     /// Ends the thread that listens.
@@ -45,7 +44,7 @@ pub struct WithFirewalld {
 
 impl WithFirewalld {
     /// `filter` itself where there is no system bus firewalld could be on.
-    pub fn around(filter: Arc<dyn Firewall>) -> Arc<dyn Firewall> {
+    pub(super) fn around(filter: Arc<dyn Firewall>) -> Arc<dyn Firewall> {
         let Some(bus) = bus::address().filter(|path| path.exists()) else { return filter };
         let zone = Arc::new(Zone { bus, links: Mutex::default() });
         match listen(&zone) {
@@ -107,8 +106,20 @@ impl Firewall for WithFirewalld {
         self.filter.forwards(ipv6)
     }
 
+    fn forwards_loopback(&self) -> bool {
+        self.filter.forwards_loopback()
+    }
+
+    fn clear(&self) -> Result<(), NetworkError> {
+        self.filter.clear()
+    }
+
     fn guard(&self) -> Result<Option<Guard>, NetworkError> {
         self.filter.guard()
+    }
+
+    fn is_damaged(&self) -> Result<bool, NetworkError> {
+        self.filter.is_damaged()
     }
 }
 

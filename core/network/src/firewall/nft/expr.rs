@@ -7,8 +7,8 @@ use dockerd_sys::netlink::MessageWriter;
 use dockerd_sys::netlink::message::octets;
 
 use super::uapi::{
-    FIB_ADDRESS_TYPE, FIB_DESTINATION, NAT_DESTINATION, NAT_SOURCE, REGISTER, REGISTER_VERDICT, attribute as a,
-    conntrack, meta, payload,
+    FIB_ADDRESS_TYPE, FIB_DESTINATION, NAT_DESTINATION, NAT_SOURCE, REGISTER, REGISTER_VERDICT, SOCKET_IS_TRANSPARENT,
+    attribute as a, conntrack, meta, payload,
 };
 use crate::ipam::Subnet;
 use crate::link::LONGEST_NAME;
@@ -176,6 +176,12 @@ impl Expressions<'_, '_> {
         self.address(header(subnet.is_ipv6()).destination, subnet)
     }
 
+    /// `ip saddr != ADDRESS` or `ip6 saddr != ADDRESS`, behind a comparison that has told the family.
+    pub(super) fn source_is_not(&mut self, address: IpAddr) -> &mut Self {
+        let Header { source, length, .. } = header(address.is_ipv6());
+        self.load_payload(payload::NETWORK, source, length, REGISTER).compare(Is::Not, &octets(address))
+    }
+
     fn connection(&mut self, key: u32, bits: u32) -> &mut Self {
         self.add("ct", |data| _ = data.u32_be(1, REGISTER).u32_be(2, key));
         self.mask(&bits.to_ne_bytes()).compare(Is::Not, &[0; 4])
@@ -195,6 +201,22 @@ impl Expressions<'_, '_> {
     pub(super) fn addressed_to_host(&mut self) -> &mut Self {
         self.add("fib", |data| _ = data.u32_be(1, REGISTER).u32_be(2, FIB_ADDRESS_TYPE).u32_be(3, FIB_DESTINATION));
         self.compare(Is::Equal, &u32::from(libc::RTN_LOCAL).to_ne_bytes())
+    }
+
+    /// `socket transparent 1`.
+    pub(super) fn of_borrowed_address(&mut self) -> &mut Self {
+        self.add("socket", |data| _ = data.u32_be(1, SOCKET_IS_TRANSPARENT).u32_be(2, REGISTER))
+            .compare(Is::Equal, &[1])
+    }
+
+    /// `meta mark set meta mark | BITS`.
+    pub(super) fn mark(&mut self, bits: u32) {
+        self.load_meta(meta::MARK, REGISTER).add("bitwise", |data| {
+            data.u32_be(1, REGISTER).u32_be(2, REGISTER).u32_be(3, WIDTH);
+            data.nest(4, |kept| _ = kept.bytes(a::DATA_VALUE, &(!bits).to_ne_bytes()));
+            data.nest(5, |set| _ = set.bytes(a::DATA_VALUE, &bits.to_ne_bytes()));
+        });
+        self.add("meta", |data| _ = data.u32_be(2, meta::MARK).u32_be(3, REGISTER));
     }
 
     fn lookup(&mut self, set: &str, value: Option<u32>) -> &mut Self {
@@ -236,12 +258,47 @@ impl Expressions<'_, '_> {
         });
     }
 
+    /// `meta l4proto . th dport @MAP`, of IPv6.
+    pub(super) fn port_among_keys_of(&mut self, map: &str) -> &mut Self {
+        self.load_target(true, false).lookup(map, Some(REGISTER))
+    }
+
+    /// `ip6 saddr set meta l4proto . th dport map @MAP`.
+    pub(super) fn source_set_by(&mut self, map: &str) {
+        self.port_among_keys_of(map).write_address(header(true).source, payload::TRANSPORT_SUM);
+    }
+
+    /// `ip6 daddr set ADDRESS` of packets for the host. The transport's sum stays as it is, as nobody looks at it any more:
+    /// it is either known to be right, or still to be made by the sender's link, or what connection tracking made of the
+    /// whole packet is compared instead, in which nf_tables would do one correction too many (it takes IPv6 to have a
+    /// sum over its header, as IPv4 does).
+    pub(super) fn destination_set(&mut self, address: Ipv6Addr) {
+        self.load_address(address.into()).write_address(header(true).destination, payload::NO_SUM);
+    }
+
+    /// Writes a register over an address of IPv6, and corrects `sum`.
+    fn write_address(&mut self, offset: u32, sum: u32) {
+        self.add("payload", |data| {
+            data.u32_be(5, REGISTER).u32_be(2, payload::NETWORK).u32_be(3, offset).u32_be(4, header(true).length);
+            data.u32_be(6, payload::NO_SUM).u32_be(7, 0).u32_be(8, sum);
+        });
+    }
+
+    /// `notrack`.
+    pub(super) fn untracked(&mut self) {
+        self.add("notrack", |_| {});
+    }
+
+    fn load_address(&mut self, address: IpAddr) -> &mut Self {
+        self.add("immediate", |data| {
+            data.u32_be(1, REGISTER).nest(2, |value| _ = value.bytes(a::DATA_VALUE, &octets(address)));
+        })
+    }
+
     /// `snat to ADDRESS`.
     pub(super) fn source_becomes(&mut self, address: IpAddr) {
         let family = header(address.is_ipv6()).family;
-        self.add("immediate", |data| {
-            data.u32_be(1, REGISTER).nest(2, |value| _ = value.bytes(a::DATA_VALUE, &octets(address)));
-        });
+        self.load_address(address);
         self.add("nat", |data| _ = data.u32_be(1, NAT_SOURCE).u32_be(2, family.into()).u32_be(3, REGISTER));
     }
 

@@ -1,29 +1,24 @@
-//! Notices that somebody else took our rules away: `nft flush ruleset`, a firewall that is started anew. Told by the kernel's
-//! notes on changes of nf_tables, of which those of one transaction come together and end with its number. What we change
+//! Notices that somebody else took our rules away: `nft flush ruleset`, a firewall that is started anew. What we change
 //! ourselves leaves the table and the base chains' rules in place, or puts them there again in the same transaction.
 
-use std::io;
-
-use dockerd_sys::netlink::{Family, Message, Socket, message};
+use dockerd_sys::netlink::{Message, message};
 
 use super::rules::is_base_chain;
 use super::uapi::{attribute as a, message as m};
 use super::{INET, TABLE};
+use crate::firewall::guard::Judge;
 
-/// `NFNLGRP_NFTABLES`.
-const GROUP: libc::c_int = 7;
 /// `sizeof(struct nfgenmsg)`.
 const HEADER: usize = 4;
 
 /// What is missing after the changes heard of so far.
 #[derive(Debug, Default)]
-struct Damage {
+pub(super) struct Damage {
     table: bool,
     rules: bool,
 }
 
-impl Damage {
-    /// Takes note of a change; whether a transaction ended with something of ours missing.
+impl Judge for Damage {
     fn note(&mut self, change: &Message<'_>) -> bool {
         if change.kind >> 8 != m::SUBSYSTEM {
             return false;
@@ -49,31 +44,6 @@ impl Damage {
             _ => {}
         }
         false
-    }
-}
-
-/// Hears of changes in the network namespace it was made in.
-#[derive(Debug)]
-pub struct Guard {
-    socket: Socket,
-    damage: Damage,
-}
-
-impl Guard {
-    /// In the calling thread's network namespace.
-    pub(super) fn start() -> io::Result<Self> {
-        Ok(Self { socket: Socket::subscribe(Family::Netfilter, GROUP)?, damage: Damage::default() })
-    }
-
-    /// Waits a while for changes; whether something of ours is missing, or may be. Blocking.
-    pub fn is_needed(&mut self) -> io::Result<bool> {
-        let mut missing = false;
-        match self.socket.hear(|change| missing |= self.damage.note(change)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            // More was told than there was room for.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(true),
-            other => other.map(|()| missing),
-        }
     }
 }
 

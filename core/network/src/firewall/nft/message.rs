@@ -1,6 +1,6 @@
 //! A transaction of nf_tables: between a begin and an end message everything happens, or nothing.
 
-use dockerd_sys::netlink::message::{APPEND, CREATE};
+use dockerd_sys::netlink::message::{ACK, APPEND, CREATE};
 use dockerd_sys::netlink::{Batch, MessageWriter, NetlinkError, Socket};
 
 use super::TABLE;
@@ -9,6 +9,7 @@ use super::uapi::{LINK_NAME, SET_IS_MAP, VERDICT_TYPE, attribute as a, message a
 
 pub(super) const INET: u8 = libc::NFPROTO_INET as u8;
 const IPV4: u8 = libc::NFPROTO_IPV4 as u8;
+const IPV6: u8 = libc::NFPROTO_IPV6 as u8;
 /// Elements in one message: an attribute holds less than 64 KiB, an element less than 120 bytes.
 const ELEMENTS_AT_ONCE: usize = 500;
 
@@ -72,6 +73,16 @@ fn header(family: u8, resource: u16) -> [u8; 4] {
     [family, 0, high, low]
 }
 
+/// Asks for a chain of a table of one family.
+pub(super) fn chain_query(ipv6: bool, table: &str, chain: &str) -> Batch {
+    let mut batch = Batch::new();
+    let family = if ipv6 { IPV6 } else { IPV4 };
+    let mut message = batch.message(m::SUBSYSTEM << 8 | m::GET_CHAIN, ACK);
+    message.raw(&header(family, 0)).c_text(a::CHAIN_TABLE, table).c_text(a::CHAIN_NAME, chain);
+    drop(message);
+    batch
+}
+
 impl Transaction {
     pub(super) fn begin() -> Self {
         let mut batch = Batch::new();
@@ -91,12 +102,17 @@ impl Transaction {
 
     /// The table is there, new and empty, whatever was before; that of daemons that knew IPv4 only is gone.
     pub(super) fn fresh_table(&mut self) {
+        self.no_table();
+        self.message(m::NEW_TABLE, CREATE).c_text(a::TABLE_NAME, TABLE);
+    }
+
+    /// The table is not there, whatever was before.
+    pub(super) fn no_table(&mut self) {
         for family in [INET, IPV4] {
             // Deleting wants one to be there.
             self.message_of(family, m::NEW_TABLE, CREATE).c_text(a::TABLE_NAME, TABLE);
             self.message_of(family, m::DEL_TABLE, 0).c_text(a::TABLE_NAME, TABLE);
         }
-        self.message(m::NEW_TABLE, CREATE).c_text(a::TABLE_NAME, TABLE);
     }
 
     pub(super) fn base_chain(&mut self, name: &str, hook: Hook) {

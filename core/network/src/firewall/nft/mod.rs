@@ -13,12 +13,11 @@ use std::sync::{Mutex, PoisonError};
 
 use dockerd_sys::netlink::{Family, NetlinkError, Socket};
 
-use super::{BridgeRules, DropForeign, Firewall, PortForward, Ruleset};
+use super::guard::Guard;
+use super::{BridgeRules, DropForeign, Firewall, Handled, HostPolicy, PortForward, Ruleset};
 use crate::error::NetworkError;
+use guard::Damage;
 use message::{INET, Transaction};
-use rules::Handled;
-
-pub use guard::Guard;
 
 /// The table's name; it is ours alone in its network namespace.
 pub const TABLE: &str = "dockerd-rs";
@@ -27,6 +26,7 @@ pub const TABLE: &str = "dockerd-rs";
 #[derive(Debug)]
 pub struct NftFirewall {
     handled: Handled,
+    policy: HostPolicy,
     /// Sockets nobody uses at the moment. No lock is held while the kernel works.
     idle: Mutex<Vec<Socket>>,
 }
@@ -36,8 +36,18 @@ const KEPT: usize = 4;
 
 impl NftFirewall {
     /// Whether IPv4 and IPv6 are ours to filter. What of the other kind passes by is left alone.
-    pub fn new(ipv4: bool, ipv6: bool) -> Self {
-        Self { handled: Handled { ipv4, ipv6 }, idle: Mutex::default() }
+    pub fn new(handled: Handled, policy: HostPolicy) -> Self {
+        Self { handled, policy, idle: Mutex::default() }
+    }
+
+    /// The same with another policy.
+    pub(super) fn with_policy(self, policy: HostPolicy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// Whether the kernel can tell answers for the daemon from others.
+    pub(super) fn check_marking(&self) -> Result<(), NetworkError> {
+        self.commit(rules::marking_only(), "mark answers to published ports")
     }
 
     fn commit(&self, transaction: Transaction, action: &'static str) -> Result<(), NetworkError> {
@@ -59,9 +69,18 @@ impl NftFirewall {
     }
 }
 
+/// Whether a table of iptables, which works on nf_tables by now, has a chain.
+pub(super) fn has_chain(ipv6: bool, table: &str, chain: &str) -> Result<bool, NetworkError> {
+    let socket = Socket::open(Family::Netfilter).map_err(NetworkError::io("open netfilter socket"))?;
+    match socket.query(&message::chain_query(ipv6, table, chain), |_| {}) {
+        Err(error) if error.is(libc::ENOENT) => Ok(false),
+        other => other.map(|()| true).map_err(NetworkError::kernel("look for the chains of iptables")),
+    }
+}
+
 impl Firewall for NftFirewall {
     fn install(&self, rules: &Ruleset) -> Result<(), NetworkError> {
-        self.commit(rules::install(self.handled, rules), "install the packet filter's rules")
+        self.commit(rules::install(self.handled, self.policy, rules), "install the packet filter's rules")
     }
 
     fn add_bridge(&self, bridge: &BridgeRules, drop_foreign: DropForeign) -> Result<(), NetworkError> {
@@ -93,11 +112,24 @@ impl Firewall for NftFirewall {
         self.commit(ports::withdraw(self.handled, forwards), "withdraw published ports")
     }
 
+    fn clear(&self) -> Result<(), NetworkError> {
+        self.commit(rules::clear(), "remove the packet filter's rules")
+    }
+
+    fn is_damaged(&self) -> Result<bool, NetworkError> {
+        // Its guard knows.
+        Ok(true)
+    }
+
     fn forwards(&self, ipv6: bool) -> bool {
         self.handled.has(ipv6)
     }
 
+    fn forwards_loopback(&self) -> bool {
+        self.handled.has(true)
+    }
+
     fn guard(&self) -> Result<Option<Guard>, NetworkError> {
-        Guard::start().map(Some).map_err(NetworkError::io("listen for changes of the packet filter"))
+        Guard::start(Damage::default()).map(Some).map_err(NetworkError::io("listen for changes of the packet filter"))
     }
 }

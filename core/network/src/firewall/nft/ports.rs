@@ -1,15 +1,14 @@
 //! Published ports as elements: of the maps that translate the host's ports, and of the sets that say which of containers'
 //! own ports are open to others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use dockerd_sys::netlink::message::octets;
 use dockerd_types::network::Protocol;
 
 use super::message::{Element, SetType, Transaction, Value, Values};
-use super::rules::Handled;
-use crate::firewall::{Entry, PortForward};
+use crate::firewall::{Entry, Handled, PortForward};
 
 /// Data types of `nft`; six bits each when put together.
 const IPV4_ADDRESS: u32 = 7;
@@ -52,9 +51,15 @@ pub(super) const fn open(ipv6: bool) -> SetType {
     }
 }
 
+/// What the host's connections to `[::1]` come from, by its ports.
+pub(super) const fn loopback() -> SetType {
+    let values = Values::Data { kind: IPV6_ADDRESS, length: 16 };
+    SetType { name: "loopback6", values, ..everywhere(true) }
+}
+
 /// All sets of a family.
-pub(super) const fn sets(ipv6: bool) -> [SetType; 3] {
-    [everywhere(ipv6), by_address(ipv6), open(ipv6)]
+pub(super) fn sets(ipv6: bool) -> Vec<SetType> {
+    elements(ipv6, &[]).into_iter().map(|(set, _)| set).collect()
 }
 
 /// Adds published ports.
@@ -75,7 +80,7 @@ pub(super) fn redirect(handled: Handled, old: &[PortForward], new: &[PortForward
 pub(super) fn withdraw(handled: Handled, forwards: &[PortForward]) -> Transaction {
     let mut out = Transaction::begin();
     for ipv6 in [false, true].into_iter().filter(|ipv6| handled.has(*ipv6)) {
-        for (set, elements) in sets(ipv6).into_iter().zip(elements(ipv6, forwards)) {
+        for (set, elements) in elements(ipv6, forwards) {
             out.delete_elements(set.name, &elements);
         }
     }
@@ -84,22 +89,36 @@ pub(super) fn withdraw(handled: Handled, forwards: &[PortForward]) -> Transactio
 
 pub(super) fn add(out: &mut Transaction, handled: Handled, forwards: &[PortForward]) {
     for ipv6 in [false, true].into_iter().filter(|ipv6| handled.has(*ipv6)) {
-        for (set, elements) in sets(ipv6).into_iter().zip(elements(ipv6, forwards)) {
+        for (set, elements) in elements(ipv6, forwards) {
             out.add_elements(set.name, &elements);
         }
     }
 }
 
-/// The elements of a family's sets, in the order of [`sets`].
-fn elements(ipv6: bool, forwards: &[PortForward]) -> [Vec<Element>; 3] {
-    let (mut everywhere, mut by_address, mut open) = (Vec::new(), Vec::new(), BTreeSet::new());
-    for PortForward { protocol, entry, to } in forwards.iter().filter(|forward| forward.to.is_ipv6() == ipv6) {
-        open.insert(key(Some(to.ip()), *protocol, to.port()));
+/// The elements of a family's sets.
+fn elements(ipv6: bool, forwards: &[PortForward]) -> Vec<(SetType, Vec<Element>)> {
+    let (mut all, mut one, mut own, mut local) = (Vec::new(), Vec::new(), BTreeSet::new(), BTreeMap::new());
+    for forward in forwards.iter().filter(|forward| forward.to.is_ipv6() == ipv6) {
+        let PortForward { protocol, entry, to, loopback } = forward;
+        own.insert(key(Some(to.ip()), *protocol, to.port()));
         let Entry::Host { address, port } = *entry else { continue };
         let element = (key(address, *protocol, port), Value::Data(value(*to)));
-        if address.is_none() { everywhere.push(element) } else { by_address.push(element) }
+        if address.is_none() {
+            all.push(element)
+        } else {
+            one.push(element)
+        }
+        if let Some(source) = loopback {
+            // Published on all addresses and on this one as well, it is one port all the same.
+            local.insert(key(None, *protocol, port), Value::Data(octets((*source).into())));
+        }
     }
-    [everywhere, by_address, open.into_iter().map(|key| (key, Value::None)).collect()]
+    let own = own.into_iter().map(|key| (key, Value::None)).collect();
+    let mut out = vec![(everywhere(ipv6), all), (by_address(ipv6), one), (open(ipv6), own)];
+    if ipv6 {
+        out.push((loopback(), local.into_iter().collect()));
+    }
+    out
 }
 
 /// Parts of a key, each padded to registers.
@@ -128,7 +147,6 @@ fn protocol_number(protocol: Protocol) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use dockerd_sys::netlink::message::{attribute, attributes, messages, read_text};
@@ -141,7 +159,8 @@ mod tests {
     fn forward(address: Option<IpAddr>, port: u16, ipv6: bool) -> PortForward {
         let to: SocketAddr =
             if ipv6 { "[fd00::2]:80".parse().expect("address") } else { SocketAddr::from(([172, 17, 0, 2], 80)) };
-        PortForward { protocol: Protocol::Tcp, entry: Entry::Host { address, port }, to }
+        let loopback = ipv6.then_some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
+        PortForward { protocol: Protocol::Tcp, entry: Entry::Host { address, port }, to, loopback }
     }
 
     /// How many elements each set gets.
@@ -179,7 +198,7 @@ mod tests {
         let forwards = [forward(None, 80, false), forward(None, 80, true)];
         let only = |handled| counts(publish(handled, &forwards)).into_keys().collect::<Vec<_>>();
         assert_eq!(only(Handled { ipv4: true, ipv6: false }), ["open4", "ports4"]);
-        assert_eq!(only(Handled { ipv4: false, ipv6: true }), ["open6", "ports6"]);
+        assert_eq!(only(Handled { ipv4: false, ipv6: true }), ["loopback6", "open6", "ports6"]);
     }
 
     proptest! {
@@ -196,6 +215,8 @@ mod tests {
             prop_assert_eq!(counts.get(everywhere(ipv6).name).copied().unwrap_or(0), any);
             prop_assert_eq!(counts.get(by_address(ipv6).name).copied().unwrap_or(0), local);
             prop_assert_eq!(counts.get(open(ipv6).name).copied().unwrap_or(0), usize::from(any + local > 0));
+            let at_loopback = if ipv6 { any.max(local) } else { 0 };
+            prop_assert_eq!(counts.get(loopback().name).copied().unwrap_or(0), at_loopback);
         }
     }
 }

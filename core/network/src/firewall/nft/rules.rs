@@ -6,6 +6,7 @@
 //! table inet dockerd-rs {
 //!   map ports4         { type inet_proto . inet_service : ipv4_addr . inet_service }
 //!   map address-ports4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service }
+//!   map loopback6      { type inet_proto . inet_service : ipv6_addr }  # the host's address on the container's network
 //!   set open4          { type ipv4_addr . inet_proto . inet_service }  # published ones, by containers' own addresses
 //!   set bridges        { type ifname }
 //!   map leaving-internal, entering, leaving, nat-entering, nat-leaving { type ifname : verdict }
@@ -16,13 +17,20 @@
 //!   chain prerouting   { type nat hook prerouting priority dstnat
 //!                        iifname != lo ip daddr 127.0.0.0/8 return
 //!                        ip6 saddr fe80::/10 return                     # is not passed on to another link
-//!                        jump published }
+//!                        jump published }                       # of @bridges only if the host's policy is honoured
+//!   chain loopback-out { type filter hook output priority raw           # before connections are tracked: [::1] is seen
+//!                        ip6 daddr ::1 ip6 saddr != ::1 meta l4proto . th dport @loopback6 notrack
+//!                        ip6 daddr ::1 ip6 saddr ::1 ip6 saddr set meta l4proto . th dport map @loopback6 }
+//!   chain loopback-in  { type filter hook input priority 300            # by nobody but the host itself
+//!                        iifname != lo ip6 saddr ::1 ip6 daddr set ::1 }
 //!   chain output       { type nat hook output priority dstnat           # the host's own connections
 //!                        ip6 saddr fe80::/10 return
-//!                        ip6 daddr ::1 return                           # answers would not find back
+//!                        ip6 saddr ::1 return                           # answers would not find back
 //!                        jump published }
 //!   chain published    { dnat to ip daddr . meta l4proto . th dport map @address-ports4
 //!                        fib daddr type local dnat to meta l4proto . th dport map @ports4 }
+//!   chain answers      { type filter hook prerouting priority mangle    # where the host's policy is honoured: what containers
+//!                        iifname @bridges socket transparent 1 meta mark set meta mark | 0x02000000 }   # answer the daemon
 //!   chain postrouting  { type nat hook postrouting priority srcnat
 //!                        oifname vmap @nat-entering
 //!                        iifname vmap @nat-leaving }
@@ -43,14 +51,21 @@
 //! }
 //! ```
 //!
+//! The kernel takes no packet from or for `::1` from another link, so the host's own connections to `[::1]` have another
+//! source on their way: the host's address on the container's network, before connections are tracked, and `::1` again
+//! behind everything else. Only they come back as if from `::1`.
+//!
 //! Modes differ in the chains of their bridges: `routed` has no translation, lets ICMP and what is open in without it, as
-//! direct routing does and trusted links may; `nat-unprotected` lets in what comes from elsewhere.
+//! direct routing does and trusted links may; `nat-unprotected` lets in what comes from elsewhere. But for `routed` and links
+//! that are trusted by name, that is the world outside: containers of other networks stay out (`iifname @bridges drop`).
+
+use std::net::Ipv6Addr;
 
 use super::expr::{Expressions, Is, Verdict, link_local, loopback, loopback_ipv6, name_bytes};
 use super::message::{Element, Hook, SetType, Transaction, Value, Values};
 use super::ports;
 use super::uapi::LINK_NAME;
-use crate::firewall::{BridgeRules, DropForeign, FamilyRules, GatewayMode, Ruleset};
+use crate::firewall::{ANSWER_MARK, BridgeRules, DropForeign, FamilyRules, GatewayMode, Handled, HostPolicy, Ruleset};
 
 const fn by_link(name: &'static str, values: Values) -> SetType {
     SetType { name, key_type: LINK_NAME, key_length: 16, values }
@@ -67,36 +82,26 @@ const fn hook(kind: &'static str, number: i32, priority: i32) -> Hook {
     Hook { kind, number, priority, policy: libc::NF_ACCEPT }
 }
 
-const BASE_CHAINS: [(&str, Hook); 5] = [
+const BASE_CHAINS: [(&str, Hook); 7] = [
     ("raw", hook("filter", libc::NF_INET_PRE_ROUTING, -300)),
+    ("loopback-out", hook("filter", libc::NF_INET_LOCAL_OUT, -300)),
+    ("loopback-in", hook("filter", libc::NF_INET_LOCAL_IN, 300)),
     ("prerouting", hook("nat", libc::NF_INET_PRE_ROUTING, -100)),
     ("output", hook("nat", libc::NF_INET_LOCAL_OUT, -100)),
     ("postrouting", hook("nat", libc::NF_INET_POST_ROUTING, 100)),
     ("forward", hook("filter", libc::NF_INET_FORWARD, 0)),
 ];
 const PUBLISHED: &str = "published";
+const ANSWERS: &str = "answers";
 const FOREIGN: &str = "foreign";
 
 /// Whether a chain is there, with rules, as long as the table is.
 pub(super) fn is_base_chain(name: &str) -> bool {
-    name == PUBLISHED || BASE_CHAINS.iter().any(|(base, _)| *base == name)
-}
-
-/// Whether a family is ours to filter.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Handled {
-    pub(super) ipv4: bool,
-    pub(super) ipv6: bool,
-}
-
-impl Handled {
-    pub(super) fn has(self, ipv6: bool) -> bool {
-        if ipv6 { self.ipv6 } else { self.ipv4 }
-    }
+    name == PUBLISHED || name == ANSWERS || BASE_CHAINS.iter().any(|(base, _)| *base == name)
 }
 
 /// Everything anew.
-pub(super) fn install(handled: Handled, rules: &Ruleset) -> Transaction {
+pub(super) fn install(handled: Handled, policy: HostPolicy, rules: &Ruleset) -> Transaction {
     let mut out = Transaction::begin();
     out.fresh_table();
     for set in [BRIDGES, LEAVING_INTERNAL, ENTERING, LEAVING, NAT_ENTERING, NAT_LEAVING] {
@@ -115,7 +120,10 @@ pub(super) fn install(handled: Handled, rules: &Ruleset) -> Transaction {
             out.rule(name, |e| e.family(ipv6).accept());
         }
     }
-    base_rules(&mut out);
+    base_rules(&mut out, policy);
+    if policy.keeps_senders() {
+        marking(&mut out);
+    }
     drop_foreign(&mut out, handled, rules.drop_foreign);
     for bridge in &rules.bridges {
         bridge_rules(&mut out, handled, bridge);
@@ -124,8 +132,31 @@ pub(super) fn install(handled: Handled, rules: &Ruleset) -> Transaction {
     out
 }
 
+/// What is for connections of the daemon's that bear others' addresses.
+fn marking(out: &mut Transaction) {
+    out.base_chain(ANSWERS, hook("filter", libc::NF_INET_PRE_ROUTING, -150));
+    out.rule(ANSWERS, |e| e.input_in(BRIDGES.name).of_borrowed_address().mark(ANSWER_MARK));
+}
+
+/// A table with that alone, and nothing of it afterwards.
+pub(super) fn marking_only() -> Transaction {
+    let mut out = Transaction::begin();
+    out.fresh_table();
+    out.set(BRIDGES);
+    marking(&mut out);
+    out.no_table();
+    out
+}
+
+/// Nothing of ours.
+pub(super) fn clear() -> Transaction {
+    let mut out = Transaction::begin();
+    out.no_table();
+    out
+}
+
 /// The rules that are there without a bridge.
-fn base_rules(out: &mut Transaction) {
+fn base_rules(out: &mut Transaction, policy: HostPolicy) {
     let by_address = ports::by_address(false).name;
     out.rule("raw", |e| {
         e.input(Is::Not, "lo").destination(loopback()).target_among_keys_of(by_address, false).drop();
@@ -136,10 +167,26 @@ fn base_rules(out: &mut Transaction) {
     for chain in ["prerouting", "output"] {
         out.rule(chain, |e| e.source(link_local()).leave());
     }
-    out.rule("output", |e| e.destination(loopback_ipv6()).leave());
-    for chain in ["prerouting", "output"] {
-        out.rule(chain, |e| e.verdict(&Verdict::Jump(PUBLISHED.to_owned())));
-    }
+    let by_loopback = ports::loopback().name;
+    out.rule("loopback-out", |e| {
+        e.destination(loopback_ipv6())
+            .source_is_not(Ipv6Addr::LOCALHOST.into())
+            .port_among_keys_of(by_loopback)
+            .untracked();
+    });
+    out.rule("loopback-out", |e| {
+        e.destination(loopback_ipv6()).source(loopback_ipv6()).source_set_by(by_loopback);
+    });
+    out.rule("loopback-in", |e| {
+        e.input(Is::Not, "lo").source(loopback_ipv6()).destination_set(Ipv6Addr::LOCALHOST);
+    });
+    out.rule("output", |e| e.source(loopback_ipv6()).leave());
+    let published = Verdict::Jump(PUBLISHED.to_owned());
+    out.rule("prerouting", |e| match policy {
+        HostPolicy::Bypassed => e.verdict(&published),
+        HostPolicy::Honoured { .. } => e.input_in(BRIDGES.name).verdict(&published),
+    });
+    out.rule("output", |e| e.verdict(&published));
     for ipv6 in [false, true] {
         out.rule(PUBLISHED, |e| e.translate_by(ports::by_address(ipv6).name, ipv6, true));
     }
@@ -248,13 +295,20 @@ fn entering(out: &mut Transaction, handled: Handled, bridge: &BridgeRules, chain
     between(out);
     for family in families(handled, bridge) {
         let ipv6 = family.subnet.is_ipv6();
+        let keep_others_out = |out: &mut Transaction| out.rule(chain, |e| e.family(ipv6).input_in(BRIDGES.name).drop());
         match family.mode {
-            GatewayMode::NatUnprotected => out.rule(chain, |e| e.family(ipv6).accept()),
+            GatewayMode::NatUnprotected => {
+                keep_others_out(out);
+                out.rule(chain, |e| e.family(ipv6).accept());
+            }
             GatewayMode::Routed => out.rule(chain, open(ipv6)),
-            GatewayMode::Nat if *direct_routing => out.rule(chain, open(ipv6)),
             GatewayMode::Nat => {
                 for link in trusted {
                     out.rule(chain, |e| open(ipv6)(e.input(Is::Equal, link)));
+                }
+                if *direct_routing {
+                    keep_others_out(out);
+                    out.rule(chain, open(ipv6));
                 }
             }
             // Of internal networks only.

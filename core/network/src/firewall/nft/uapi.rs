@@ -8,6 +8,7 @@ pub(super) mod message {
     pub(crate) const NEW_TABLE: u16 = libc::NFT_MSG_NEWTABLE as u16;
     pub(crate) const DEL_TABLE: u16 = libc::NFT_MSG_DELTABLE as u16;
     pub(crate) const NEW_CHAIN: u16 = libc::NFT_MSG_NEWCHAIN as u16;
+    pub(crate) const GET_CHAIN: u16 = libc::NFT_MSG_GETCHAIN as u16;
     pub(crate) const DEL_CHAIN: u16 = libc::NFT_MSG_DELCHAIN as u16;
     pub(crate) const NEW_RULE: u16 = libc::NFT_MSG_NEWRULE as u16;
     pub(crate) const DEL_RULE: u16 = libc::NFT_MSG_DELRULE as u16;
@@ -64,6 +65,7 @@ pub(super) const REGISTER: u32 = 8;
 
 /// `NFT_META_*`.
 pub(super) mod meta {
+    pub(crate) const MARK: u32 = 3;
     pub(crate) const INPUT_NAME: u32 = 6;
     pub(crate) const OUTPUT_NAME: u32 = 7;
     pub(crate) const FAMILY: u32 = 15;
@@ -74,6 +76,10 @@ pub(super) mod meta {
 pub(super) mod payload {
     pub(crate) const NETWORK: u32 = 1;
     pub(crate) const TRANSPORT: u32 = 2;
+    /// `NFT_PAYLOAD_CSUM_NONE`: the header has no sum of its own; as flags: no other one is to be corrected either.
+    pub(crate) const NO_SUM: u32 = 0;
+    /// `NFT_PAYLOAD_L4CSUM_PSEUDOHDR`: that of the transport covers addresses.
+    pub(crate) const TRANSPORT_SUM: u32 = 1;
 }
 
 /// `NFT_CT_*` keys and the kernel's bits in them.
@@ -90,6 +96,8 @@ pub(super) mod conntrack {
 pub(super) const FIB_ADDRESS_TYPE: u32 = 3;
 /// `NFTA_FIB_F_DADDR`.
 pub(super) const FIB_DESTINATION: u32 = 2;
+/// `NFT_SOCKET_TRANSPARENT`.
+pub(super) const SOCKET_IS_TRANSPARENT: u32 = 0;
 /// `NFT_NAT_SNAT`.
 pub(super) const NAT_SOURCE: u32 = 0;
 /// `NFT_NAT_DNAT`.
