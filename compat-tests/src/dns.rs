@@ -112,7 +112,8 @@ fn lock(asked: &Asked) -> MutexGuard<'_, HashSet<String>> {
     asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A server whose zone [`ZONE`] has one address for every name. It knows no others.
+/// A server whose zone [`ZONE`] has one address for every name, but [`MANY_ADDRESSES`] for one; those fit into no datagram
+/// of a client that does not say it takes long ones. It knows no others.
 #[derive(Debug)]
 pub struct Upstream {
     stopped: Arc<AtomicBool>,
@@ -120,7 +121,11 @@ pub struct Upstream {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What it says of every name in its zone.
+/// A name in its zone with many addresses.
+pub const MANY: &str = "many.upstream.test.";
+/// How many.
+pub const MANY_ADDRESSES: u8 = 100;
+/// What it says of every other name in its zone.
 pub const UPSTREAM_ANSWER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 
 impl Upstream {
@@ -158,7 +163,7 @@ fn serve_udp(socket: &UdpSocket, stopped: &AtomicBool, asked: &Asked) {
     let mut buffer = [0; 4096];
     while !stopped.load(Ordering::Relaxed) {
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
-        if let Some(answer) = answer(&buffer[..length], asked) {
+        if let Some(answer) = answer(&buffer[..length], asked, Way::Datagram) {
             let _ = socket.send_to(&answer, from);
         }
     }
@@ -174,7 +179,7 @@ fn serve_tcp(listener: &TcpListener, stopped: &AtomicBool, asked: &Asked) {
                 if stream.read_exact(&mut length).is_ok() {
                     let mut buffer = vec![0; usize::from(u16::from_be_bytes(length))];
                     let read = stream.read_exact(&mut buffer);
-                    if let Some(answer) = read.ok().and_then(|()| answer(&buffer, asked)) {
+                    if let Some(answer) = read.ok().and_then(|()| answer(&buffer, asked, Way::Stream)) {
                         let length = (answer.len() as u16).to_be_bytes();
                         let _ = stream.write_all(&[&length, answer.as_slice()].concat());
                     }
@@ -186,7 +191,14 @@ fn serve_tcp(listener: &TcpListener, stopped: &AtomicBool, asked: &Asked) {
     }
 }
 
-fn answer(query: &[u8], asked: &Asked) -> Option<Vec<u8>> {
+/// How a query came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Datagram,
+    Stream,
+}
+
+fn answer(query: &[u8], asked: &Asked, way: Way) -> Option<Vec<u8>> {
     let query = Message::from_vec(query).ok()?;
     let question = query.queries.first()?.clone();
     lock(asked).insert(question.name().to_ascii().trim_end_matches('.').to_ascii_lowercase());
@@ -197,8 +209,19 @@ fn answer(query: &[u8], asked: &Asked) -> Option<Vec<u8>> {
     if !is_ours {
         answer.metadata.response_code = ResponseCode::NXDomain;
     } else if question.query_type() == RecordType::A {
-        answer.add_answer(Record::from_rdata(question.name().clone(), 60, RData::A(A(UPSTREAM_ANSWER))));
+        let is_many = Name::from_ascii(MANY).is_ok_and(|many| many == *question.name());
+        let many = (0..MANY_ADDRESSES).map(|last| Ipv4Addr::new(192, 0, 2, last)).collect();
+        for address in if is_many { many } else { vec![UPSTREAM_ANSWER] } {
+            answer.add_answer(Record::from_rdata(question.name().clone(), 60, RData::A(A(address))));
+        }
     }
     answer.add_query(question);
+    let bytes = answer.to_vec().ok()?;
+    let room = query.edns.as_ref().map_or(512, |edns| usize::from(edns.max_payload()).max(512));
+    if way == Way::Stream || bytes.len() <= room {
+        return Some(bytes);
+    }
+    answer.metadata.truncation = true;
+    answer.answers.clear();
     answer.to_vec().ok()
 }

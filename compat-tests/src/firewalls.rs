@@ -218,10 +218,10 @@ impl Outside {
         Ok(outside)
     }
 
-    /// Whether a server of the host answers `hello` to it.
-    pub fn reaches(&self, port: u16) -> bool {
+    /// Whether a server at an address of the host answers `hello` to it.
+    pub fn reaches(&self, host: &str, port: u16) -> bool {
         let mut command = self.network.command("busybox");
-        let url = format!("http://192.0.2.1:{port}/");
+        let url = format!("http://{host}:{port}/");
         ran(command.args(["timeout", "2", "busybox", "wget", "-q", "-O", "-", &url]), "").out == "hello"
     }
 }

@@ -11,8 +11,14 @@ use compat_tests::{LIMIT, PAUSE, suite};
 
 /// Serves `hello` on port 80.
 const SERVER: [&str; 3] = ["sh", "-c", "echo hello >/tmp/index.html; httpd -f -h /tmp"];
-/// A container on the default bridge, and one on a network of its own, with their ports on the host.
+/// A container on the default bridge, and one on a network of its own of both families, with their ports on the host.
 const CONTAINERS: [(&str, u16); 2] = [("plain", 8080), ("own", 8081)];
+/// Traffic that is looked at: a container, its port, and the addresses of the host and of the other one.
+const TRAFFIC: [(&str, u16, &str, &str); 3] = [
+    ("plain", 8080, "192.0.2.1", "192.0.2.2"),
+    ("own", 8081, "192.0.2.1", "192.0.2.2"),
+    ("own", 8081, "[2001:db8::1]", "[2001:db8::2]"),
+];
 
 /// A daemon on a host with other firewalls, and a host beside it. In the order they end.
 struct Bed {
@@ -40,7 +46,7 @@ impl Bed {
 
     /// Starts the two containers.
     fn containers(&self) -> Result<()> {
-        self.docker(&["network", "create", "-o", "com.docker.network.bridge.name=own0", "own"])?;
+        self.docker(&["network", "create", "--ipv6", "-o", "com.docker.network.bridge.name=own0", "own"])?;
         for ((name, port), network) in CONTAINERS.into_iter().zip(["bridge", "own"]) {
             let publish = format!("{port}:80");
             let run = ["run", "-d", "--name", name, "--network", network, "-p", &publish, &self.image];
@@ -49,13 +55,15 @@ impl Bed {
         Ok(())
     }
 
-    /// Whether each container reaches the other host, and is reached from there.
+    /// Whether each container reaches the other host, and is reached from there, by each family it has.
     fn traffic(&self) -> Vec<(bool, bool)> {
-        let sends = |name: &str| {
-            let ask = ["exec", name, "timeout", "2", "wget", "-q", "-O", "-", "http://192.0.2.2/"];
+        let sends = |name: &str, to: &str| {
+            let url = format!("http://{to}/");
+            let ask = ["exec", name, "timeout", "2", "wget", "-q", "-O", "-", &url];
             self.daemon.host().docker(&ask, "").out == "hello"
         };
-        CONTAINERS.iter().map(|(name, port)| (sends(name), self.outside.reaches(*port))).collect()
+        let ways = TRAFFIC.iter().map(|(name, port, host, to)| (sends(name, to), self.outside.reaches(host, *port)));
+        ways.collect()
     }
 
     /// Waits until traffic goes both ways for both.
@@ -140,7 +148,7 @@ fn firewalld_is_there() -> Result<()> {
     equal(links(host)?, ["docker0", "own0"].map(str::to_owned).to_vec())?;
     equal(zones(host)?, before.clone())?;
     // What is not published is kept from others by our own rules.
-    ensure!(!bed.outside.reaches(80), "the host has no such port");
+    ensure!(!bed.outside.reaches("192.0.2.1", 80), "the host has no such port");
     for reload in ["--reload", "--complete-reload"] {
         host.must(&["firewall-cmd", reload])?;
         bed.flows(reload)?;
@@ -148,7 +156,7 @@ fn firewalld_is_there() -> Result<()> {
     }
     // Out of the zone, firewalld's policy holds: what containers send is rejected, until the rules are loaded anew.
     host.must(&["firewall-cmd", "--zone=docker", "--remove-interface=own0"])?;
-    equal(bed.traffic(), vec![(true, true), (false, true)])?;
+    equal(bed.traffic(), vec![(true, true), (false, true), (false, true)])?;
     host.must(&["firewall-cmd", "--reload"])?;
     bed.flows("put into the zone again")?;
     // The administrator's own choice stays.
@@ -196,14 +204,13 @@ fn ufw() -> Result<()> {
     bed.containers()?;
     bed.flows("without ufw")?;
     let host = &bed.host;
-    let ports = |back: bool| CONTAINERS.iter().map(|_| (back, back)).collect::<Vec<_>>();
     // Its policy for what is forwarded is to drop, and it is the host's policy.
     host.must(&["ufw", "--force", "enable"])?;
-    equal(bed.traffic(), ports(false))?;
+    equal(bed.traffic(), vec![(false, false); 3])?;
     bed.leaves_alone(&[], &host.rules(&[])?)?;
     host.must(&["ufw", "route", "allow", "in", "on", "docker0"])?;
     host.must(&["ufw", "route", "allow", "in", "on", "own0"])?;
-    equal(bed.traffic(), vec![(true, false); 2])?;
+    equal(bed.traffic(), vec![(true, false); 3])?;
     host.must(&["ufw", "route", "allow", "proto", "tcp", "from", "any", "to", "any", "port", "80"])?;
     bed.flows("allowed by rules")?;
     host.must(&["ufw", "reload"])?;
@@ -261,7 +268,7 @@ fn rules_of_iptables_and_nft() -> Result<()> {
     bed.leaves_alone(&[], &before)?;
     // A rule of the host's holds for containers, too, where it stands in its own chain.
     bed.host.must(&["iptables", "-A", "DOCKER-USER", "-i", "wire", "-o", "own0", "-j", "DROP"])?;
-    equal(bed.traffic(), vec![(true, true), (false, false)])?;
+    equal(bed.traffic(), vec![(true, true), (false, false), (true, true)])?;
     bed.host.must(&["iptables", "-F", "DOCKER-USER"])?;
     bed.flows("without that rule")?;
     // Everything is flushed: ours comes back, the host's does not.

@@ -7,8 +7,20 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 /// What tests and demo need.
-pub(crate) const TESTS: [&str; 10] =
-    ["busybox", "ip", "docker", "nft", "iptables-restore", "nsenter", "crun", "runc", "strace", PYTHON_SDK];
+pub(crate) const TESTS: [&str; 12] = [
+    "busybox",
+    "ip",
+    "docker",
+    "nft",
+    "iptables-restore",
+    "nsenter",
+    "crun",
+    "runc",
+    "strace",
+    PYTHON_SDK,
+    "dig",
+    "musl-gcc",
+];
 /// What tests use without its being installed: the registry's package would also start a service.
 const UNPACKED: [&str; 1] = ["docker-registry"];
 /// The Debian suite the other firewalls come from: the one stock's engine is from.
@@ -19,7 +31,7 @@ const FIREWALLS: &str = "ufw,firewalld,dbus-daemon,nftables,iptables,iproute2,py
 const PYTHON_SDK: &str = "/usr/lib/python3/dist-packages/docker/__init__.py";
 
 /// Programs, or files by their whole path, and the Debian packages they come in; the first the suite has is taken.
-const PACKAGES: [(&str, &[&str]); 16] = [
+const PACKAGES: [(&str, &[&str]); 18] = [
     ("busybox", &["busybox-static"]),
     ("ip", &["iproute2"]),
     ("docker", &["docker-cli", "docker.io"]),
@@ -36,6 +48,8 @@ const PACKAGES: [(&str, &[&str]); 16] = [
     ("mmdebstrap", &["mmdebstrap"]),
     ("docker-registry", &["docker-registry"]),
     ("iperf3", &["iperf3"]),
+    ("dig", &["bind9-dnsutils", "dnsutils"]),
+    ("musl-gcc", &["musl-tools"]),
 ];
 
 /// Where `program` is, looking in the usual places too.

@@ -311,3 +311,29 @@ fn rest(state: &State, now: Instant) -> Option<Duration> {
     });
     due.min().map(|at| at.saturating_duration_since(now).max(Duration::from_millis(1)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_made_waits_for_somebody() {
+        let mut shelf = Shelf {
+            blueprint: Blueprint::Plain,
+            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
+            target: LEAST,
+            least: LEAST,
+            hurry: true,
+            last_taken: Instant::now(),
+        };
+        assert!(shelf.due().is_some());
+        shelf.give_up();
+        assert_eq!(shelf.due(), None);
+        let id = 7;
+        let mut state = State { shelves: BTreeMap::from([(id, shelf)]), next: id + 1, stopped: false };
+        let later = Instant::now() + PATIENCE * 2;
+        assert!(shrink(&mut state, later).is_empty());
+        assert_eq!(rest(&state, later), None, "the thread sleeps");
+    }
+}
