@@ -242,6 +242,20 @@ fn ufw_before_the_daemon() -> Result<()> {
 }
 
 #[test]
+fn a_host_that_drops_is_told_by_iptables() -> Result<()> {
+    let host = Firewalls::new()?;
+    host.must(&["ufw", "--force", "enable"])?;
+    let bed = Bed::on(host)?;
+    let info = bed.docker(&["info", "--format", "{{.FirewallBackend.Driver}}"])?;
+    equal(info.trim(), "iptables")?;
+    bed.containers()?;
+    bed.flows("with ufw, as under the stock daemon")?;
+    bed.host.must(&["ufw", "reload"])?;
+    bed.flows("after ufw reload")?;
+    has(&bed.daemon.log(), "ours are set by iptables")
+}
+
+#[test]
 fn rules_of_iptables_and_nft() -> Result<()> {
     let host = Firewalls::new()?;
     for rule in [

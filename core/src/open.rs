@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dockerd_image::ImageStore;
+use dockerd_network::firewall;
 use dockerd_runtime::{ExternalRuntime, Runtimes, RuntimesConfig, own_program};
 use dockerd_store::Layout;
 use dockerd_types::Timestamp;
@@ -79,11 +80,11 @@ pub(crate) fn external((name, program): (&String, &RuntimeProgram)) -> (String, 
 
 impl Services {
     /// Brings everything up.
-    pub async fn open(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
+    pub async fn open(mut config: EngineConfig) -> Result<Arc<Self>, EngineError> {
         let layout = Layout::new(&config.data_root, &config.exec_root);
         let (paths, driver, options) = (layout.clone(), config.storage_driver.clone(), config.storage_options);
         let lazy_pull = config.lazy_pull;
-        let (network_config, runtime) = (config.network.clone(), tokio::runtime::Handle::current());
+        let (mut network_config, runtime) = (config.network.clone(), tokio::runtime::Handle::current());
         let events = EventBus::default();
         let bus = events.clone();
         let opened = tokio::task::spawn_blocking(move || {
@@ -92,11 +93,14 @@ impl Services {
             if lazy_pull {
                 store.enable_lazy_pull()?;
             }
+            let backend = firewall::choose(&network_config);
+            network_config.firewall_backend = Some(backend);
             let networks = StackNetworks::open(&paths, network_config, runtime)?;
-            Ok::<_, EngineError>((lock, store, VolumeService::open(&paths, bus)?, Arc::new(networks)))
+            Ok::<_, EngineError>((lock, store, VolumeService::open(&paths, bus)?, Arc::new(networks), backend))
         });
-        let (lock, store, volumes, networks) =
+        let (lock, store, volumes, networks, backend) =
             opened.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        config.network.firewall_backend = Some(backend);
         let program = config.program.clone().unwrap_or_else(|| own_program().to_owned());
         let runtimes_config = RuntimesConfig {
             exec_root: config.exec_root.clone(),

@@ -52,8 +52,9 @@ pub(crate) fn network(settings: &Settings) -> Result<NetworkConfig, ConfigError>
         firewall: flag("iptables", true),
         firewall_ipv6: flag("ip6tables", true),
         firewall_backend: match text("firewall-backend") {
-            Some("iptables") => FirewallBackend::Iptables,
-            _ => FirewallBackend::Nftables,
+            Some("iptables") => Some(FirewallBackend::Iptables),
+            Some("nftables") => Some(FirewallBackend::Nftables),
+            _ => None,
         },
         host_policy: match flag("firewall-honour-host", false) {
             true => HostPolicy::Honoured { senders: true },
@@ -121,11 +122,11 @@ mod tests {
         let config = config.expect("valid");
         assert_eq!((config.bridge, config.firewall, config.userland_proxy), (BridgeChoice::None, false, false));
         assert_eq!(config.publish_address, IpAddr::from([127, 0, 0, 1]));
-        assert_eq!((config.firewall_backend, config.host_policy), (FirewallBackend::Nftables, HostPolicy::Bypassed));
+        assert_eq!((config.firewall_backend, config.host_policy), (None, HostPolicy::Bypassed));
         let config = network(&["--firewall-backend=iptables", "--firewall-honour-host"]).expect("valid");
         assert_eq!(
             (config.firewall_backend, config.host_policy),
-            (FirewallBackend::Iptables, HostPolicy::Honoured { senders: true })
+            (Some(FirewallBackend::Iptables), HostPolicy::Honoured { senders: true })
         );
         let config = network(&["--default-address-pool", "base=10.0.0.0/8,size=24"]).expect("valid");
         assert_eq!(config.pools.len(), 1);

@@ -55,8 +55,8 @@ pub struct NetworkConfig {
     pub firewall: bool,
     /// `--ip6tables`: the same for IPv6.
     pub firewall_ipv6: bool,
-    /// `--firewall-backend`: who sets it.
-    pub firewall_backend: Backend,
+    /// `--firewall-backend`: who sets it; `None`: see [`crate::firewall::choose`].
+    pub firewall_backend: Option<Backend>,
     /// `--firewall-honour-host`: whether the host's own rules decide who reaches published ports.
     pub host_policy: HostPolicy,
     /// `--userland-proxy`: whether the daemon itself forwards what the packet filter cannot.
@@ -88,7 +88,7 @@ impl Default for NetworkConfig {
             masquerade: true,
             firewall: true,
             firewall_ipv6: true,
-            firewall_backend: Backend::default(),
+            firewall_backend: None,
             host_policy: HostPolicy::default(),
             userland_proxy: true,
             direct_routing: false,

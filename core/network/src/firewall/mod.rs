@@ -83,6 +83,11 @@ impl Handled {
     pub fn has(self, ipv6: bool) -> bool {
         if ipv6 { self.ipv6 } else { self.ipv4 }
     }
+
+    /// Those that are.
+    pub fn families(self) -> impl Iterator<Item = bool> {
+        [false, true].into_iter().filter(move |ipv6| self.has(*ipv6))
+    }
 }
 
 /// How a network's containers and the world reach each other, per family
@@ -227,6 +232,39 @@ pub trait Firewall: Send + Sync + Debug {
     fn is_damaged(&self) -> Result<bool, NetworkError>;
 }
 
+/// Who is to set the rules. Where nobody said so: iptables, if the host drops by its chain FORWARD what no rule lets through
+/// (ufw, and the stock daemon before us), for then rules elsewhere are in vain. Blocking.
+pub fn choose(config: &NetworkConfig) -> Backend {
+    if let Some(backend) = config.firewall_backend {
+        return backend;
+    }
+    let handled = Handled { ipv4: config.firewall, ipv6: config.firewall_ipv6 };
+    let drops = |ipv6: &bool| {
+        let asked = nft::chain_of_iptables(*ipv6, "filter", "FORWARD");
+        let asked = asked.inspect_err(|error| tracing::debug!(%error, "the host's policy is not known"));
+        matches!(asked, Ok(Some(true)))
+    };
+    let dropping: Vec<bool> = handled.families().filter(drops).collect();
+    if dropping.is_empty() {
+        return Backend::Nftables;
+    }
+    let iptables = IptablesFirewall::new(handled, config.host_policy);
+    let by_us = |ipv6: &bool| iptables.drops_foreign(*ipv6);
+    match dropping.iter().try_fold(true, |all, ipv6| Ok(by_us(ipv6)? && all)) {
+        // An earlier daemon's doing, which goes with its rules.
+        Ok(true) => Backend::Nftables,
+        Ok(false) => {
+            tracing::info!("the host drops what no rule of iptables forwards; ours are set by iptables");
+            Backend::Iptables
+        }
+        Err(error) => {
+            let error: NetworkError = error;
+            tracing::warn!(%error, "the host drops what no rule of iptables forwards: containers may be cut off");
+            Backend::Nftables
+        }
+    }
+}
+
 /// The packet filter of this daemon's settings, in the calling thread's network namespace, and what of the policy asked for
 /// this kernel can do. What an earlier daemon set by other means is gone then. Blocking.
 pub(crate) fn open(config: &NetworkConfig) -> Result<(Arc<dyn Firewall>, HostPolicy), NetworkError> {
@@ -234,9 +272,9 @@ pub(crate) fn open(config: &NetworkConfig) -> Result<(Arc<dyn Firewall>, HostPol
     if !handled.ipv4 && !handled.ipv6 {
         return Ok((Arc::new(NoFirewall), HostPolicy::Bypassed));
     }
-    let wanted = config.host_policy;
+    let (wanted, backend) = (config.host_policy, choose(config));
     let (nft, iptables) = (NftFirewall::new(handled, wanted), IptablesFirewall::new(handled, wanted));
-    let can_keep_senders = match config.firewall_backend {
+    let can_keep_senders = match backend {
         Backend::Nftables => {
             iptables.clear()?;
             wanted.keeps_senders().then(|| nft.check_marking())
@@ -254,7 +292,7 @@ pub(crate) fn open(config: &NetworkConfig) -> Result<(Arc<dyn Firewall>, HostPol
             HostPolicy::Honoured { senders: false }
         }
     };
-    let firewall: Arc<dyn Firewall> = match config.firewall_backend {
+    let firewall: Arc<dyn Firewall> = match backend {
         Backend::Nftables => Arc::new(nft.with_policy(policy)),
         Backend::Iptables => Arc::new(iptables.with_policy(policy)),
     };

@@ -64,7 +64,7 @@ impl IptablesFirewall {
 
     /// Whether the programs are there. Blocking.
     pub fn check(&self) -> Result<(), NetworkError> {
-        for ipv6 in self.families() {
+        for ipv6 in self.handled.families() {
             for program in [tool(ipv6, true), tool(ipv6, false)] {
                 let told = command::fed(Path::new(program), &["--version"], b"", |_| {});
                 told.map_err(|source| NetworkError::NoFirewallTool { program, source })?;
@@ -78,14 +78,16 @@ impl IptablesFirewall {
         Self { policy, ..self }
     }
 
-    /// Whether the kernel can tell answers for the daemon from others.
-    pub(super) fn check_marking(&self) -> Result<(), NetworkError> {
-        self.families().try_for_each(|ipv6| self.restore(ipv6, &restore::probe(), "mark answers to published ports"))
+    /// Whether it is because of an earlier daemon of ours that the host drops what concerns no bridge. Blocking.
+    pub(super) fn drops_foreign(&self, ipv6: bool) -> Result<bool, NetworkError> {
+        Ok(self.saved(ipv6)?.drops_foreign())
     }
 
-    fn families(&self) -> impl Iterator<Item = bool> + use<> {
-        let handled = self.handled;
-        [false, true].into_iter().filter(move |ipv6| handled.has(*ipv6))
+    /// Whether the kernel can tell answers for the daemon from others.
+    pub(super) fn check_marking(&self) -> Result<(), NetworkError> {
+        self.handled
+            .families()
+            .try_for_each(|ipv6| self.restore(ipv6, &restore::probe(), "mark answers to published ports"))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -149,7 +151,7 @@ impl IptablesFirewall {
         action: &'static str,
         difference: impl Fn(bool) -> (Vec<Rule>, Vec<Rule>),
     ) -> Result<(), NetworkError> {
-        for ipv6 in self.families() {
+        for ipv6 in self.handled.families() {
             let (old, new) = difference(ipv6);
             if old.is_empty() && new.is_empty() {
                 continue;
@@ -158,7 +160,7 @@ impl IptablesFirewall {
             let done = ready && self.restore(ipv6, &restore::change(&old, &new), action).is_ok();
             if !done && let Err(error) = self.replace(ipv6, &next, &mut state.policies, action) {
                 let State { rules, ready, policies } = state;
-                for ipv6 in self.families().filter(|ipv6| ready[usize::from(*ipv6)]) {
+                for ipv6 in self.handled.families().filter(|ipv6| ready[usize::from(*ipv6)]) {
                     if let Err(error) = self.replace(ipv6, rules, policies, action) {
                         tracing::warn!(%error, "rules of the packet filter may be missing");
                     }
@@ -182,7 +184,7 @@ impl Firewall for IptablesFirewall {
         let action = "install the packet filter's rules";
         rules.bridges.iter().try_for_each(check_names)?;
         let mut state = self.lock();
-        for ipv6 in self.families() {
+        for ipv6 in self.handled.families() {
             let outcome = self.replace(ipv6, rules, &mut state.policies, action);
             state.ready[usize::from(ipv6)] = outcome.is_ok();
             match outcome {
@@ -238,9 +240,9 @@ impl Firewall for IptablesFirewall {
     }
 
     fn clear(&self) -> Result<(), NetworkError> {
-        for ipv6 in self.families() {
+        for ipv6 in self.handled.families() {
             // Without looking there is no need for the programs.
-            if !nft::has_chain(ipv6, Table::Filter.name(), rules::FORWARD)? && !has_old_tables(ipv6) {
+            if nft::chain_of_iptables(ipv6, Table::Filter.name(), rules::FORWARD)?.is_none() && !has_old_tables(ipv6) {
                 continue;
             }
             let saved = match self.saved(ipv6) {
@@ -273,7 +275,7 @@ impl Firewall for IptablesFirewall {
 
     fn is_damaged(&self) -> Result<bool, NetworkError> {
         let state = self.lock();
-        for ipv6 in self.families().filter(|ipv6| state.ready[usize::from(*ipv6)]) {
+        for ipv6 in self.handled.families().filter(|ipv6| state.ready[usize::from(*ipv6)]) {
             let saved = self.saved(ipv6)?;
             let mut wanted: HashMap<(Table, &str), usize> = HashMap::new();
             let all = rules::all(ipv6, self.policy, &state.rules);

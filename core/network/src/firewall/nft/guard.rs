@@ -3,13 +3,11 @@
 
 use dockerd_sys::netlink::{Message, message};
 
+use super::message::HEADER_LENGTH;
 use super::rules::is_base_chain;
 use super::uapi::{attribute as a, message as m};
 use super::{INET, TABLE};
 use crate::firewall::guard::Judge;
-
-/// `sizeof(struct nfgenmsg)`.
-const HEADER: usize = 4;
 
 /// What is missing after the changes heard of so far.
 #[derive(Debug, Default)]
@@ -28,7 +26,7 @@ impl Judge for Damage {
             let Self { table, rules } = std::mem::take(self);
             return table || rules;
         }
-        let parts = change.body.split_at_checked(HEADER).filter(|(header, _)| header[0] == INET);
+        let parts = change.body.split_at_checked(HEADER_LENGTH).filter(|(header, _)| header[0] == INET);
         let Some((_, rest)) = parts else { return false };
         let text = |kind| message::attribute(rest, kind).and_then(message::read_text);
         // The first attribute is the table's name in all of them.

@@ -1,7 +1,7 @@
 //! A transaction of nf_tables: between a begin and an end message everything happens, or nothing.
 
-use dockerd_sys::netlink::message::{ACK, APPEND, CREATE};
-use dockerd_sys::netlink::{Batch, MessageWriter, NetlinkError, Socket};
+use dockerd_sys::netlink::message::{ACK, APPEND, CREATE, attribute};
+use dockerd_sys::netlink::{Batch, Message, MessageWriter, NetlinkError, Socket};
 
 use super::TABLE;
 use super::expr::{Expressions, Verdict};
@@ -12,6 +12,9 @@ const IPV4: u8 = libc::NFPROTO_IPV4 as u8;
 const IPV6: u8 = libc::NFPROTO_IPV6 as u8;
 /// Elements in one message: an attribute holds less than 64 KiB, an element less than 120 bytes.
 const ELEMENTS_AT_ONCE: usize = 500;
+
+/// `sizeof(struct nfgenmsg)`.
+pub(super) const HEADER_LENGTH: usize = 4;
 
 /// Where a base chain is called.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +71,7 @@ pub(super) struct Transaction {
     sets: u32,
 }
 
-fn header(family: u8, resource: u16) -> [u8; 4] {
+fn header(family: u8, resource: u16) -> [u8; HEADER_LENGTH] {
     let [high, low] = resource.to_be_bytes();
     [family, 0, high, low]
 }
@@ -81,6 +84,12 @@ pub(super) fn chain_query(ipv6: bool, table: &str, chain: &str) -> Batch {
     message.raw(&header(family, 0)).c_text(a::CHAIN_TABLE, table).c_text(a::CHAIN_NAME, chain);
     drop(message);
     batch
+}
+
+/// Whether an answer to [`chain_query`] tells of a chain with the policy to drop.
+pub(super) fn is_dropping(message: &Message<'_>) -> bool {
+    let policy = message.body.get(HEADER_LENGTH..).and_then(|rest| attribute(rest, a::CHAIN_POLICY));
+    policy == Some(&(libc::NF_DROP as u32).to_be_bytes())
 }
 
 impl Transaction {

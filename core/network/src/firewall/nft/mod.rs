@@ -69,12 +69,14 @@ impl NftFirewall {
     }
 }
 
-/// Whether a table of iptables, which works on nf_tables by now, has a chain.
-pub(super) fn has_chain(ipv6: bool, table: &str, chain: &str) -> Result<bool, NetworkError> {
+/// A chain of iptables, which works on nf_tables by now: `None` if it is not there, else whether it drops what none of its
+/// rules decides on.
+pub(super) fn chain_of_iptables(ipv6: bool, table: &str, chain: &str) -> Result<Option<bool>, NetworkError> {
     let socket = Socket::open(Family::Netfilter).map_err(NetworkError::io("open netfilter socket"))?;
-    match socket.query(&message::chain_query(ipv6, table, chain), |_| {}) {
-        Err(error) if error.is(libc::ENOENT) => Ok(false),
-        other => other.map(|()| true).map_err(NetworkError::kernel("look for the chains of iptables")),
+    let mut drops = false;
+    match socket.query(&message::chain_query(ipv6, table, chain), |found| drops |= message::is_dropping(found)) {
+        Err(error) if error.is(libc::ENOENT) => Ok(None),
+        other => other.map(|()| Some(drops)).map_err(NetworkError::kernel("look for the chains of iptables")),
     }
 }
 
