@@ -1,5 +1,5 @@
-//! Beside firewalld, ufw and the rules of others, by real traffic between a container and another host. Ours alone: the stock
-//! daemon writes its rules into iptables' chains, where it overrules ufw; with firewalld both do the same.
+//! Beside firewalld, ufw and the rules of others, by real traffic between a container and another host, with either backend.
+//! Ours alone: the stock daemon has iptables' chains only, which overrule ufw; with firewalld both do the same.
 
 use std::time::Instant;
 
@@ -33,9 +33,13 @@ type Foreign = Vec<serde_json::Value>;
 
 impl Bed {
     fn on(host: Firewalls) -> Result<Self> {
+        Self::with_flags(host, &[])
+    }
+
+    fn with_flags(host: Firewalls, flags: &[&str]) -> Result<Self> {
         let outside = Outside::beside(host.network())?;
         let bus = format!("export DBUS_SYSTEM_BUS_ADDRESS={}", host.bus_address());
-        let daemon = Daemon::start_within(host.network(), &bus, &[])?;
+        let daemon = Daemon::start_within(host.network(), &bus, flags)?;
         let image = suite::import(daemon.host(), "coexist")?;
         Ok(Self { daemon, image, outside, host })
     }
@@ -291,4 +295,48 @@ fn rules_of_iptables_and_nft() -> Result<()> {
     equal(bed.host.rules(&[])?, Vec::new())?;
     has(&bed.daemon.log(), "they are set again")?;
     bed.end(&[], &Vec::new())
+}
+
+/// With iptables' chains published ports and containers bypass ufw, as they do under stock.
+#[test]
+fn iptables_beside_ufw() -> Result<()> {
+    let bed = Bed::with_flags(Firewalls::new()?, &["--firewall-backend=iptables"])?;
+    bed.containers()?;
+    bed.flows("without ufw")?;
+    for command in [&["ufw", "--force", "enable"][..], &["ufw", "reload"], &["ufw", "--force", "reset"]] {
+        bed.host.must(command)?;
+        bed.flows(&command.join(" "))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn iptables_beside_firewalld() -> Result<()> {
+    let mut host = Firewalls::new()?;
+    host.start_bus()?;
+    host.start_firewalld()?;
+    firewalld(&host)?;
+    let bed = Bed::with_flags(host, &["--firewall-backend=iptables"])?;
+    bed.containers()?;
+    bed.flows("firewalld before the daemon")?;
+    for reload in ["--reload", "--complete-reload"] {
+        bed.host.must(&["firewall-cmd", reload])?;
+        bed.flows(reload)?;
+    }
+    Ok(())
+}
+
+/// Published ports under the host's own policy: ufw's for its own ports holds for them.
+#[test]
+fn ufw_is_honoured() -> Result<()> {
+    let bed = Bed::with_flags(Firewalls::new()?, &["--firewall-honour-host"])?;
+    bed.containers()?;
+    bed.flows("without ufw")?;
+    bed.host.must(&["ufw", "default", "allow", "routed"])?;
+    bed.host.must(&["ufw", "--force", "enable"])?;
+    equal(bed.traffic(), vec![(true, false); 3])?;
+    bed.host.must(&["ufw", "allow", "8081/tcp"])?;
+    equal(bed.traffic(), vec![(true, false), (true, true), (true, true)])?;
+    bed.host.must(&["ufw", "delete", "allow", "8081/tcp"])?;
+    equal(bed.traffic(), vec![(true, false); 3])
 }
