@@ -15,6 +15,12 @@ const SIGCHLD: i32 = 17;
 /// `workload`, if its own `arguments` could be found.
 pub(crate) fn become_init(proof: SingleThreaded, arguments: Option<Arguments>, workload: &[String]) -> io::Result<()> {
     process::block_all_signals()?;
+    // Before there is a workload that could look.
+    process::set_name(c"docker-init");
+    if let Some(shown) = arguments {
+        let all = ["/sbin/docker-init", "--"].into_iter().chain(workload.iter().map(String::as_str));
+        shown.replace(all.map(str::as_bytes));
+    }
     match process::fork(proof)? {
         None => {
             if rustix::termios::isatty(rustix::stdio::stdin()) {
@@ -22,14 +28,7 @@ pub(crate) fn become_init(proof: SingleThreaded, arguments: Option<Arguments>, w
             }
             Ok(())
         }
-        Some(pid) => {
-            process::set_name(c"docker-init");
-            if let Some(shown) = arguments {
-                let all = ["/sbin/docker-init", "--"].into_iter().chain(workload.iter().map(String::as_str));
-                shown.replace(all.map(str::as_bytes));
-            }
-            process::without_descriptors(|| serve(pid))
-        }
+        Some(pid) => process::without_descriptors(|| serve(pid)),
     }
 }
 
