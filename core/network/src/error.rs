@@ -9,6 +9,8 @@ use dockerd_types::{EndpointId, ErrorKind, Kinded};
 
 use crate::ipam::subnet::InvalidSubnet;
 use crate::macvlan::parent::ParentError;
+use crate::plugins::PluginError;
+use crate::remote::RemoteError;
 
 /// Any failure of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +156,9 @@ pub enum NetworkError {
     /// The network is only settings for others.
     #[error("cannot create endpoint on configuration-only network")]
     ConfigurationOnly,
+    /// A plugin's network or addresses.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// A driver option of an endpoint.
     #[error("{0}")]
     EndpointOption(String),
@@ -183,11 +188,18 @@ impl NetworkError {
     }
 }
 
+impl From<PluginError> for NetworkError {
+    fn from(error: PluginError) -> Self {
+        Self::Remote(error.into())
+    }
+}
+
 impl Kinded for NetworkError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Subnet(_) | Self::OutsideSubnet { .. } => ErrorKind::InvalidArgument,
             Self::External { source, .. } | Self::Endpoint { source, .. } => source.kind(),
+            Self::Remote(inner) => inner.kind(),
             Self::AddressInUse | Self::InUse { .. } | Self::NotABridge(_) | Self::ConfigurationOnly => {
                 ErrorKind::PermissionDenied
             }
