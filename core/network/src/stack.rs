@@ -349,6 +349,7 @@ impl NetworkStack {
         Arc::new(Ledger::open(identity.clone(), self.ledgers.join(identity.id.as_str())))
     }
 
+
     /// Every network has its bridge or its parent, and every one of ours its network.
     fn reconcile(&self, socket: &Socket, orders: Vec<NetworkOrder>, incomplete: bool) -> Result<(), NetworkError> {
         for order in orders {

@@ -185,15 +185,6 @@ impl Ledger {
     pub fn reopen(&self) {
         self.lock().closed = false;
     }
-
-    /// The network is gone, and what plugins were asked for with it.
-    pub fn remove(&self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.dir)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(dir = %self.dir.display(), %error, "a network's endpoints stay on disk");
-        }
-    }
 }
 
 fn make(dir: &Path) -> std::io::Result<()> {
@@ -244,7 +235,5 @@ mod tests {
         open().sweep(|record| panic!("{record:?} is left"));
         second.close(Duration::ZERO).expect("nobody has one");
         assert!(matches!(second.begin(&container(1), &endpoint(0xb4)), Err(NetworkError::Closed { .. })));
-        second.remove();
-        assert!(!dir.path().join("n").exists());
     }
 }

@@ -4,11 +4,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
-use dockerd_types::ContainerId;
+use dockerd_types::{ContainerId, NetworkId};
 
 use super::sandboxes::{HeldSandbox, Joint};
-use super::{NetworkStack, lock};
+use super::{NetworkOrder, NetworkStack, lock};
 use crate::error::{NetworkError, errno_text};
+use crate::ipam::Addresses;
 use crate::link::{self, DefaultRoute};
 use crate::remote::RemoteError;
 use crate::sandbox;
@@ -93,6 +94,29 @@ impl NetworkStack {
     pub fn sweep_plugins(&self) {
         let networks = lock(&self.networks).clone();
         networks.iter().for_each(|network| network.sweep());
+    }
+
+    /// The same of a network that is not one of ours any more. Blocking.
+    pub fn sweep_removed(&self, order: NetworkOrder) {
+        let (identity, source) = match order {
+            NetworkOrder::Remote(order) => return self.remote(order).sweep(),
+            NetworkOrder::Bridge(order) => (order.identity, order.addresses),
+            NetworkOrder::Macvlan(order) => (order.identity, order.addresses),
+            NetworkOrder::ConfigurationOnly(_) => return,
+        };
+        if let (Addresses::Remote(leases), _) = self.addresses(&identity, source, Vec::new()) {
+            leases.sweep();
+        }
+    }
+
+    /// A network is gone, and plugins know it.
+    pub fn forget_ledger(&self, network: &NetworkId) {
+        let dir = self.ledgers.join(network.as_str());
+        if let Err(error) = std::fs::remove_dir_all(&dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(dir = %dir.display(), %error, "a network's endpoints stay on disk");
+        }
     }
 }
 
