@@ -234,6 +234,6 @@ mod tests {
         assert_eq!(seen.into_inner().expect("lock"), [endpoint(0xb2)]);
         open().sweep(|record| panic!("{record:?} is left"));
         second.close(Duration::ZERO).expect("nobody has one");
-        assert!(matches!(second.begin(&container(1), &endpoint(0xb4)), Err(NetworkError::Closed { .. })));
+        assert!(matches!(second.begin(&container(0xc1), &endpoint(0xb4)), Err(NetworkError::Closed { .. })));
     }
 }
