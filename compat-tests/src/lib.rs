@@ -18,6 +18,7 @@
 //! | [`image`] | the image tests run |
 //! | [`dns`] | asking a container's resolver, and a server it asks |
 //! | [`network`] | the network namespace a daemon lives in |
+//! | [`plugin`] | a plugin that makes links and gives addresses |
 //! | [`private`] | one more daemon of the kind that is tested, with flags of its own |
 //! | [`seed`] | images as registries keep them, made in memory |
 //! | [`registry`] | Debian's registry: open, closed, by TLS |
@@ -47,6 +48,7 @@ pub mod http;
 pub mod image;
 pub mod leaks;
 pub mod network;
+pub mod plugin;
 pub mod private;
 pub mod progress;
 pub mod proxy;
