@@ -1,6 +1,6 @@
 //! A plugin of a test's own: an HTTP server on a socket where the daemon looks for plugins. It is a network driver that
-//! makes real links in the daemon's network namespace, joined by a bridge, and gives addresses. It remembers what it was
-//! asked and what it has given, and answers wrongly where a test says so.
+//! makes real links in the daemon's network namespace, which all stand on one, and gives addresses. It remembers what it
+//! was asked and what it has given, and answers wrongly where a test says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -53,6 +53,9 @@ struct State {
     given: BTreeSet<String>,
     /// Links that were made, by endpoint.
     links: BTreeMap<String, String>,
+    /// Links that were not there when they were to be taken away.
+    lost: Vec<String>,
+    connections: Vec<UnixStream>,
     next: u32,
 }
 
@@ -69,8 +72,8 @@ pub struct Plugin {
 struct Inner {
     state: Mutex<State>,
     network: Network,
-    /// Joins the links it makes.
-    bridge: String,
+    /// What the links it makes stand on.
+    parent: String,
     /// Third part of the addresses it gives.
     subnet: u8,
 }
@@ -91,12 +94,14 @@ impl Plugin {
         let inner = Inner {
             state: Mutex::default(),
             network: Network::of(host)?,
-            bridge: format!("plug{subnet}"),
+            parent: format!("plug{subnet}"),
             subnet,
         };
         let mut plugin = Self { name: name.to_owned(), socket, serving: None, inner: Arc::new(inner) };
-        plugin.ip(&format!("link add {} type bridge", plugin.inner.bridge))?;
-        plugin.ip(&format!("link set {} up", plugin.inner.bridge))?;
+        let (parent, other) = (&plugin.inner.parent, format!("plugo{subnet}"));
+        plugin.ip(&format!("link add {parent} type veth peer name {other}"))?;
+        plugin.ip(&format!("link set {parent} up"))?;
+        plugin.ip(&format!("link set {other} up"))?;
         plugin.come_back()?;
         Ok(plugin)
     }
@@ -151,11 +156,15 @@ impl Plugin {
     /// Waits until it has got back everything, with the links it made.
     pub fn has_everything_back(&self) -> Result<()> {
         self.wait_until("given back", BTreeSet::is_empty)?;
-        let links = self.inner.network.command("ip").args(["-o", "link"]).output()?;
-        let links = String::from_utf8_lossy(&links.stdout).into_owned();
-        let left = self.state().links.values().find(|link| links.contains(link.as_str())).cloned();
-        ensure!(left.is_none(), "{left:?} is left in {links}");
+        let lost = self.lost();
+        let links = self.state().links.clone();
+        ensure!(links.is_empty() && lost.is_empty(), "left: {links:?}, lost: {lost:?}");
         Ok(())
+    }
+
+    /// Links that were not there when it took them away; told once.
+    pub fn lost(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().lost)
     }
 
     /// It goes away, with its socket.
@@ -164,6 +173,9 @@ impl Plugin {
         if let Some(Serving { stop, thread }) = self.serving.take() {
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             let _ = thread.join();
+        }
+        for connection in self.state().connections.drain(..) {
+            let _ = connection.shutdown(std::net::Shutdown::Both);
         }
     }
 
@@ -179,6 +191,7 @@ impl Plugin {
                 match listener.accept() {
                     Ok((stream, _)) => {
                         let inner = inner.clone();
+                        inner.state().connections.extend(stream.try_clone());
                         std::thread::spawn(move || serve(&inner, stream));
                     }
                     Err(_) => std::thread::sleep(PAUSE),
@@ -201,10 +214,8 @@ impl Plugin {
 impl Drop for Plugin {
     fn drop(&mut self) {
         self.go_away();
-        for link in self.state().links.values() {
-            let _ = self.inner.network.command("ip").args(["link", "delete", link]).output();
-        }
-        let _ = self.inner.network.command("ip").args(["link", "delete", &self.inner.bridge]).output();
+        // With all that stands on it.
+        let _ = self.inner.network.command("ip").args(["link", "delete", &self.inner.parent]).output();
     }
 }
 
@@ -319,21 +330,20 @@ impl Inner {
             }
             "NetworkDriver.DeleteEndpoint" => {
                 take(format!("endpoint {endpoint}"));
-                if let Some(link) = self.state().links.remove(&endpoint) {
-                    // Its own end takes the container's end with it, wherever that is.
-                    let _ = self.network.command("ip").args(["link", "delete", &link]).output();
+                let link = self.state().links.remove(&endpoint);
+                if let Some(link) = link.filter(|link| self.ip(&format!("link delete {link}")).is_err()) {
+                    self.state().lost.push(link);
                 }
                 json!({})
             }
             "NetworkDriver.EndpointOperInfo" => json!({"Value": {}}),
             "NetworkDriver.Join" => {
-                let (own, theirs) = (format!("po{short}"), format!("pi{short}"));
-                self.ip(&format!("link add {own} type veth peer name {theirs}"))?;
-                self.ip(&format!("link set {own} master {} up", self.bridge))?;
-                self.state().links.insert(endpoint.clone(), own);
+                let link = format!("pi{short}");
+                self.ip(&format!("link add link {} name {link} type macvlan mode bridge", self.parent))?;
+                self.state().links.insert(endpoint.clone(), link.clone());
                 give(format!("join {endpoint}"));
                 let gateway = format!("10.240.{}.1", self.subnet);
-                json!({"InterfaceName": {"SrcName": theirs, "DstPrefix": "eth"}, "Gateway": gateway})
+                json!({"InterfaceName": {"SrcName": link, "DstPrefix": "eth"}, "Gateway": gateway})
             }
             "NetworkDriver.Leave" => {
                 take(format!("join {endpoint}"));

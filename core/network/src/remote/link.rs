@@ -75,7 +75,7 @@ fn route(answer: &Answer) -> Result<ProvidedRoute, RemoteError> {
     let hop = (!hop.is_empty()).then(|| read(&hop)).transpose()?;
     if by_hop && hop.is_none() {
         let why = "numerical result out of range".to_owned();
-        return Err(RemoteError::Route { destination: text, hop: "<nil>".to_owned(), why });
+        return Err(RemoteError::Route { destination: text, hop: Some("<nil>".to_owned()), why });
     }
     Ok(ProvidedRoute { destination, hop: hop.filter(|_| by_hop) })
 }

@@ -99,12 +99,12 @@ pub enum RemoteError {
         why: String,
     },
     /// A route cannot be set.
-    #[error("failed to add static route {destination}: route for the next hop {hop} could not be found: {why}")]
+    #[error("failed to add static route {destination}: {}{why}", no_way_to(.hop.as_deref()))]
     Route {
         /// Whither.
         destination: String,
-        /// By whom.
-        hop: String,
+        /// By whom, if there is no way to him at all.
+        hop: Option<String>,
         /// What the kernel said.
         why: String,
     },
@@ -143,6 +143,10 @@ pub enum RemoteError {
         /// Why it was to be undone.
         source: Box<RemoteError>,
     },
+}
+
+fn no_way_to(hop: Option<&str>) -> String {
+    hop.map(|hop| format!("route for the next hop {hop} could not be found: ")).unwrap_or_default()
 }
 
 impl Kinded for RemoteError {

@@ -141,15 +141,15 @@ pub(super) fn unplug(container: &ContainerId, socket: Option<&Socket>, joint: &J
     }
 }
 
-/// Routes that a plugin's network has besides the default ones.
-pub(super) fn set_routes(inside: &Socket, joint: &Joint) -> Result<(), NetworkError> {
+/// Routes that a plugin's network has besides the default ones; of which families others are a way out, IPv4 first.
+pub(super) fn set_routes(inside: &Socket, joint: &Joint, ways_out: [bool; 2]) -> Result<(), NetworkError> {
     let (Some(provided), Some(port)) = (&joint.provided, joint.port) else { return Ok(()) };
     for route in provided.routes.iter().filter(|route| !route.is_default()) {
         let mut batch = Batch::new();
         link::add_route(&mut batch, route.destination, route.hop, port.inner);
         inside.transact(&batch).map_err(|error| RemoteError::Route {
             destination: route.destination.to_string(),
-            hop: route.hop.map_or_else(|| "<nil>".to_owned(), |hop| hop.to_string()),
+            hop: route.hop.filter(|hop| !ways_out[usize::from(hop.is_ipv6())]).map(|hop| hop.to_string()),
             why: reason(&error),
         })?;
     }

@@ -273,7 +273,7 @@ impl NetworkStack {
             handle.socket.transact(&batch).map_err(failed)?;
         }
         if plugged {
-            held.joints.iter().try_for_each(|joint| plugged::set_routes(&handle.socket, joint))?;
+            held.joints.iter().try_for_each(|joint| plugged::set_routes(&handle.socket, joint, [false; 2]))?;
             held.default_routes().try_for_each(|route| plugged::set_default_route(&handle.socket, route))?;
         }
         Ok(())
@@ -446,7 +446,7 @@ impl NetworkStack {
                 socket.transact(&batch).map_err(failed)?;
             }
             if let Some(newest) = plugged {
-                plugged::set_routes(socket, newest)?;
+                plugged::set_routes(socket, newest, before.each_ref().map(Option::is_some))?;
                 outward.into_iter().try_for_each(|route| plugged::set_default_route(socket, route))?;
             }
         }
