@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::host::Host;
+use crate::host::{Host, Kind};
 use crate::network::Network;
 use crate::{LIMIT, PAUSE};
 
@@ -88,7 +88,9 @@ struct Serving {
 impl Plugin {
     /// A plugin of that name beside the daemon; `subnet` is the third part of the addresses it gives, and nobody else's.
     pub fn start(host: &Host, name: &str, subnet: u8) -> Result<Self> {
-        let dir = host.path(Path::new(SOCKETS));
+        // Ours see the machine's files, whichever of them asks.
+        let dir = Path::new(SOCKETS);
+        let dir = if host.kind == Kind::Ours { dir.to_owned() } else { host.path(dir) };
         std::fs::create_dir_all(&dir)?;
         let socket = dir.join(format!("{name}.sock"));
         let inner = Inner {

@@ -308,11 +308,15 @@ pub fn adopt_link(
     ipv6: bool,
 ) -> Result<LinkPort, NetworkError> {
     let index = ns::interface_index(host, source).map_err(|_| RemoteError::NoLink(source.to_owned()))?;
+    // A container may have links of its own, of whatever name.
+    let namesake = ns::interface_index(inside, source).ok();
     let mut batch = Batch::new();
     link::move_away(&mut batch, index, netns.as_fd(), name);
     if let Err(error) = host.transact(&batch) {
-        // It may be there already, but not under the name.
-        if let Ok(index) = ns::interface_index(inside, source) {
+        // It may be there already, but not under its name.
+        if let Ok(index) = ns::interface_index(inside, source)
+            && namesake.is_none()
+        {
             return_link(inside, index, source);
         }
         return Err(RemoteError::Move { name: source.to_owned(), why: errno_text(error.io()) }.into());
