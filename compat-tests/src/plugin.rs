@@ -91,14 +91,9 @@ impl Plugin {
         // Ours see the machine's files, whichever of them asks.
         let dir = Path::new(SOCKETS);
         let dir = if host.kind == Kind::Ours { dir.to_owned() } else { host.path(dir) };
-        std::fs::create_dir_all(&dir)?;
         let socket = dir.join(format!("{name}.sock"));
-        let inner = Inner {
-            state: Mutex::default(),
-            network: Network::of(host)?,
-            parent: format!("plug{subnet}"),
-            subnet,
-        };
+        let inner =
+            Inner { state: Mutex::default(), network: Network::of(host)?, parent: format!("plug{subnet}"), subnet };
         let mut plugin = Self { name: name.to_owned(), socket, serving: None, inner: Arc::new(inner) };
         let (parent, other) = (&plugin.inner.parent, format!("plugo{subnet}"));
         plugin.ip(&format!("link add {parent} type veth peer name {other}"))?;
@@ -184,7 +179,7 @@ impl Plugin {
     /// It is there again, and knows what it knew.
     pub fn come_back(&mut self) -> Result<()> {
         let _ = std::fs::remove_file(&self.socket);
-        let listener = UnixListener::bind(&self.socket).with_context(|| self.socket.display().to_string())?;
+        let listener = self.bind().with_context(|| self.socket.display().to_string())?;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (inner, stopped) = (self.inner.clone(), stop.clone());
@@ -204,6 +199,20 @@ impl Plugin {
         Ok(())
     }
 
+    /// Others may take the directory away this moment, as they were the last in it.
+    fn bind(&self) -> std::io::Result<UnixListener> {
+        let begun = Instant::now();
+        loop {
+            if let Some(dir) = self.socket.parent() {
+                std::fs::create_dir_all(dir)?;
+            }
+            match UnixListener::bind(&self.socket) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && begun.elapsed() < LIMIT => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.inner.state()
     }
@@ -216,6 +225,8 @@ impl Plugin {
 impl Drop for Plugin {
     fn drop(&mut self) {
         self.go_away();
+        // A daemon waits for plugins that are not there where it is.
+        let _ = self.socket.parent().map(std::fs::remove_dir);
         // With all that stands on it.
         let _ = self.inner.network.command("ip").args(["link", "delete", &self.inner.parent]).output();
     }

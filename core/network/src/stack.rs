@@ -34,7 +34,8 @@ use crate::macvlan::{MacvlanNetwork, MacvlanOrder, parent};
 use crate::plugins::Plugins;
 use crate::pool::{SandboxPool, ShelfId};
 use crate::portmap::{PortPublisher, PublisherOptions};
-use crate::remote::ipam::{RemoteIpam, RemoteLeases};
+use crate::remote::ipam::RemoteIpam;
+use crate::remote::leases::RemoteLeases;
 use crate::remote::ledger::Ledger;
 use crate::remote::network::{RemoteDriver, RemoteNetwork, RemoteSettings};
 use crate::sandbox::{Blueprint, INNER_PREFIX, LinkKind, LinkPlan};
@@ -348,7 +349,6 @@ impl NetworkStack {
     fn ledger(&self, identity: &NetworkIdentity) -> Arc<Ledger> {
         Arc::new(Ledger::open(identity.clone(), self.ledgers.join(identity.id.as_str())))
     }
-
 
     /// Every network has its bridge or its parent, and every one of ours its network.
     fn reconcile(&self, socket: &Socket, orders: Vec<NetworkOrder>, incomplete: bool) -> Result<(), NetworkError> {

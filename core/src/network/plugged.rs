@@ -56,8 +56,7 @@ impl Draft {
             }
             driver = Some(found);
         }
-        let mut draft =
-            Self { request, driver, ipam: None, pools: Vec::new(), given: None, skipped_gateways, options };
+        let mut draft = Self { request, driver, ipam: None, pools: Vec::new(), given: None, skipped_gateways, options };
         if is_ipam_plugin(&draft.request.ipam_driver) {
             let ipam = RemoteIpam::new(plugins.clone(), draft.request.ipam_driver.clone());
             ipam.capabilities().map_err(failed)?;
@@ -178,7 +177,10 @@ pub(super) fn take_back(networks: &StackNetworks, network: &UserNetwork) {
         reached &= RemoteDriver::new(plugins.clone(), network.driver.clone()).delete_network(&network.id);
     }
     if !reached {
-        tracing::warn!(network = network.name, "a plugin does not know of a network's end; it is told at the next start");
+        tracing::warn!(
+            network = network.name,
+            "a plugin does not know of a network's end; it is told at the next start"
+        );
         return;
     }
     networks.stack().forget_ledger(&network.id);

@@ -12,9 +12,7 @@ use std::net::IpAddr;
 
 use dockerd_types::network::EndpointState;
 
-use crate::driver::{
-    EndpointRequest, NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, hardware_address,
-};
+use crate::driver::{EndpointRequest, NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, hardware_address};
 use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, FamilyRules, GatewayMode};
 use crate::ipam::{Addresses, Subnet, SubnetPlan};

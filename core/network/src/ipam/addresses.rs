@@ -9,7 +9,7 @@ use super::{Leases, SubnetPlan};
 use crate::driver::{EndpointRequest, NetworkIdentity, bare_endpoint};
 use crate::error::NetworkError;
 use crate::link::MacAddress;
-use crate::remote::ipam::{LeasedPool, RemoteLeases};
+use crate::remote::leases::{LeasedPool, RemoteLeases};
 
 /// The addresses of one network.
 #[derive(Debug)]

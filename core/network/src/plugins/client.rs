@@ -97,7 +97,9 @@ impl PluginClient {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(Failure::Again(why))) => (why, attempts.pause()),
                 Ok(Err(Failure::Final(why))) => (why, None),
-                Err(_) => ("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned(), None),
+                Err(_) => {
+                    ("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned(), None)
+                }
             };
             let error = PluginError::Transport { url: self.url(method), why };
             let Some(pause) = pause else { return Err(error) };
@@ -151,7 +153,8 @@ impl PluginClient {
     async fn connect(&self) -> Result<Box<dyn Stream>, String> {
         match &self.address {
             PluginAddress::Unix(path) => {
-                let failed = |error: io::Error| format!("dial unix {}: connect: {}", path.display(), errno_text(&error));
+                let failed =
+                    |error: io::Error| format!("dial unix {}: connect: {}", path.display(), errno_text(&error));
                 Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?))
             }
             PluginAddress::Tcp { authority, tls } => {

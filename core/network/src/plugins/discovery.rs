@@ -138,7 +138,8 @@ mod tests {
             fs::create_dir_all(at(name)).expect("directory");
         }
         let paths = PluginPaths { sockets: at("sock"), specs: vec![at("etc"), at("lib")] };
-        let _listeners = [at("sock/a.sock"), at("sock/own/own.sock")].map(|path| UnixListener::bind(path).expect("socket"));
+        let _listeners =
+            [at("sock/a.sock"), at("sock/own/own.sock")].map(|path| UnixListener::bind(path).expect("socket"));
         fs::write(at("sock/file.sock"), "").expect("file");
         fs::write(at("etc/a.spec"), "tcp://never:1").expect("file");
         fs::write(at("etc/b.spec"), " unix:///x/y.sock\n").expect("file");

@@ -203,10 +203,8 @@ mod tests {
     #[test]
     fn what_was_left_is_known_to_the_next() {
         let dir = tempfile::tempdir().expect("directory");
-        let network = NetworkIdentity {
-            id: dockerd_types::NetworkId::from_random(id(0xaa)).expect("id"),
-            name: "n".to_owned(),
-        };
+        let network =
+            NetworkIdentity { id: dockerd_types::NetworkId::from_random(id(0xaa)).expect("id"), name: "n".to_owned() };
         let open = || Ledger::open(network.clone(), dir.path().join("n"));
         let container = |byte| ContainerId::from_random(id(byte)).expect("id");
         let endpoint = |byte| EndpointId::from_random(id(byte)).expect("id");

@@ -110,10 +110,7 @@ mod tests {
             (r#"{"Gateway":"nonsense"}"#, "unable to parse Gateway \"nonsense\""),
             (r#"{"GatewayIPv6":"x"}"#, "unable to parse GatewayIPv6 \"x\""),
             (r#"{"StaticRoutes":[{"Destination":"x"}]}"#, "invalid CIDR address: x"),
-            (
-                r#"{"StaticRoutes":[{"Destination":"10.1.0.0/16","NextHop":"z"}]}"#,
-                "failed to parse nexthop IP z",
-            ),
+            (r#"{"StaticRoutes":[{"Destination":"10.1.0.0/16","NextHop":"z"}]}"#, "failed to parse nexthop IP z"),
         ] {
             assert_eq!(read(body), Err(wanted.to_owned()), "{body}");
         }

@@ -3,7 +3,8 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`network`] | the driver: one value is one network |
-//! | [`ipam`] | pools and addresses of a plugin |
+//! | [`ipam`] | a plugin that gives pools and addresses |
+//! | [`leases`] | addresses of one network's containers |
 //! | [`ledger`] | what plugins have been asked for and must be asked to take back, on disk |
 //! | [`request`] | what they are told of a container |
 //! | [`link`] | what they answer to `Join` |
@@ -12,6 +13,7 @@
 //! death the next one knows what to give back. A plugin that cannot be reached at that time is asked by a later daemon.
 
 pub mod ipam;
+pub mod leases;
 pub mod ledger;
 pub mod link;
 pub mod network;
@@ -91,7 +93,9 @@ pub enum RemoteError {
         why: String,
     },
     /// The gateway is on none of the container's links.
-    #[error("updating gateway endpoint: failed to set gateway: route for the gateway {gateway} could not be found: {why}")]
+    #[error(
+        "updating gateway endpoint: failed to set gateway: route for the gateway {gateway} could not be found: {why}"
+    )]
     Unreachable {
         /// The gateway.
         gateway: String,

@@ -156,7 +156,9 @@ impl RemoteNetwork {
             json!({"Address": prefixed(false), "AddressIPv6": prefixed(true), "MacAddress": state.mac_address});
         let answer = self.driver.call(CREATE_ENDPOINT, &asked)?;
         let link = answer.object("Interface", "api.EndpointInterface")?;
-        let texts = link.map(|link| Ok::<_, PluginError>((link.text("Address")?, link.text("AddressIPv6")?, link.text("MacAddress")?)));
+        let texts = link.map(|link| {
+            Ok::<_, PluginError>((link.text("Address")?, link.text("AddressIPv6")?, link.text("MacAddress")?))
+        });
         let Some((ipv4, ipv6, mac)) = texts.transpose()? else { return Ok(()) };
         let Err(error) = adopt(state, &ipv4, &ipv6, &mac) else { return Ok(()) };
         let error = Box::new(error);
@@ -282,7 +284,6 @@ impl RemoteNetwork {
         }
         done
     }
-
 }
 
 /// Takes over addresses that a plugin gives an endpoint which has none.

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::link::{self, DefaultRoute, MacAddress, VethOrder};
-use dockerd_network::sandbox::LINK_ALIAS;
 use dockerd_network::plugins::{PluginPaths, Plugins};
+use dockerd_network::sandbox::LINK_ALIAS;
 use dockerd_network::stack::{
     Attachment, Joined, KeptContainer, NetworkStack, Predefined, SandboxRequest, StackOptions,
 };

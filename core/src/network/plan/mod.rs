@@ -423,13 +423,12 @@ mod tests {
     fn planned(request: CreateNetwork, networks: &[UserNetwork], taken: &[Subnet]) -> Result<UserNetwork, PlanError> {
         let request = complete(check(request, &NetworkConfig::default())?, networks)?;
         let free = ["172.18.0.0/16".parse().ok(), "fd00:18::/64".parse().ok()];
-        let network = plan(request, id(0xab), Timestamp::from_unix_nanos(0), &Surroundings {
-                networks,
-                taken,
-                free,
-                given: None,
-                skipped_gateways: [false; 2],
-            })?;
+        let network = plan(
+            request,
+            id(0xab),
+            Timestamp::from_unix_nanos(0),
+            &Surroundings { networks, taken, free, given: None, skipped_gateways: [false; 2] },
+        )?;
         order(&network, &NetworkConfig::default())?;
         Ok(network)
     }
