@@ -22,6 +22,7 @@
 //! | [`matrix`] | tables of that, expected and found |
 //! | [`firewalls`] | firewalld, ufw and others on a host of their own |
 //! | [`outside`] | another host, with a cable to the daemon's |
+//! | [`plugin`] | a plugin that makes links and gives addresses |
 //! | [`private`] | one more daemon of the kind that is tested, with flags of its own |
 //! | [`seed`] | images as registries keep them, made in memory |
 //! | [`registry`] | Debian's registry: open, closed, by TLS |
@@ -54,6 +55,7 @@ pub mod leaks;
 pub mod matrix;
 pub mod network;
 pub mod outside;
+pub mod plugin;
 pub mod private;
 pub mod probe;
 pub mod progress;

@@ -336,6 +336,7 @@ async fn restore_network(core: &Core, revived: &[Revived]) -> Result<(), EngineE
                 endpoints: endpoints.map(|e| (e.clone(), priority(&e.network_name))).collect(),
                 ports: snapshot.state.ports.clone(),
                 wanted: crate::container::published_ports(&snapshot.spec),
+                exposed: snapshot.spec.config.exposed_ports.iter().copied().collect(),
                 resolver: has_resolver.then(|| files::resolver_file(&snapshot.spec.host, &core.resolver)),
             }
         })

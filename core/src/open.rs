@@ -19,8 +19,8 @@ use crate::event_bus::EventBus;
 use crate::execs::{ExecService, ExecTable};
 use crate::image::registries::Registries;
 use crate::image::{ImageService, StoredImages, lazy};
-use crate::network::NetworkService;
 use crate::network::adapter::StackNetworks;
+use crate::network::{NetworkService, plugged};
 use crate::reload::{self, Reload};
 use crate::streams::Maker;
 use crate::system::info::{self, HostInfo};
@@ -71,7 +71,7 @@ pub struct EngineFacts {
     /// Readers of events.
     pub event_readers: usize,
     /// Kinds of networks, as clients name them.
-    pub network_drivers: Vec<&'static str>,
+    pub network_drivers: Vec<String>,
 }
 
 pub(crate) fn external((name, program): (&String, &RuntimeProgram)) -> (String, ExternalRuntime) {
@@ -125,6 +125,7 @@ impl Services {
         let engine = Engine::assemble(config, layout, lock, parts, Reports { exits, adopted }).await?;
         let core = engine.core().clone();
         tokio::spawn(boot::keep_again(core.clone(), runtimes.replacements()));
+        plugged::settle_later(networks.clone());
         let images =
             ImageService { registries: Arc::new(Registries::new(core.live())?), core: core.clone(), store, keeper };
         let resuming = images.clone();

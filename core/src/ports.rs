@@ -13,7 +13,7 @@ use dockerd_network::dns::resolv_conf::Generated;
 use dockerd_network::ipam::Subnet;
 use dockerd_runtime::{Adopted, BoxFuture, ProcessExit, ProcessIo, ProcessKey, RuntimeDriver, Stored};
 use dockerd_types::container::{ContainerConfig, Labels};
-use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
+use dockerd_types::network::{EndpointConfig, EndpointState, Port, PortBindings, PublishedPort};
 use dockerd_types::{ContainerId, Digest, ExecId, NetworkId, Timestamp};
 
 use crate::container::health::ProbeResult;
@@ -94,6 +94,8 @@ pub struct SandboxOrder {
     pub endpoints: Vec<(String, EndpointConfig)>,
     /// Ports to publish.
     pub ports: PortBindings,
+    /// Ports its programs may listen on.
+    pub exposed: Vec<Port>,
     /// The file that leads its programs to a resolver of ours, if it is to have one.
     pub resolver: Option<Generated>,
 }
@@ -128,6 +130,8 @@ pub struct KeptSandbox {
     pub ports: Vec<PublishedPort>,
     /// What the client asked to publish.
     pub wanted: PortBindings,
+    /// Ports its programs may listen on.
+    pub exposed: Vec<Port>,
     /// What its resolver file would be now, if it has a resolver.
     pub resolver: Option<Generated>,
 }
@@ -189,8 +193,8 @@ pub trait Networks: Send + Sync + Debug {
     /// Keeps these over a daemon's restart and removes all others.
     fn restore(&self, kept: Vec<KeptSandbox>) -> BoxFuture<'_, Result<(), EngineError>>;
     /// Kinds of networks there are, sorted.
-    fn drivers(&self) -> Vec<&'static str> {
-        vec!["host", "null"]
+    fn drivers(&self) -> Vec<String> {
+        vec!["host".to_owned(), "null".to_owned()]
     }
     /// The id of the network a client means.
     fn network_id(&self, name: &str) -> Option<NetworkId>;

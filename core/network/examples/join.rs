@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dockerd_network::driver::NetworkIdentity;
+use dockerd_network::plugins::{PluginPaths, Plugins};
 use dockerd_network::stack::{Attachment, NetworkStack, Predefined, SandboxRequest, StackOptions};
 use dockerd_network::{NetworkConfig, NetworkDriver};
 use dockerd_sys::{ns, process};
@@ -66,6 +67,8 @@ fn open(runtime: tokio::runtime::Handle) -> Result<Arc<NetworkStack>, Box<dyn Er
         networks: Vec::new(),
         incomplete: false,
         forwarding_marker,
+        plugins: Arc::new(Plugins::new(PluginPaths::default(), runtime.clone())),
+        ledgers: std::env::temp_dir(),
         runtime,
     };
     let stack = NetworkStack::open(options)?;
@@ -98,6 +101,8 @@ async fn one(stack: Arc<NetworkStack>, driver: Arc<dyn NetworkDriver>, load: Loa
             name: "x".to_owned(),
             attachments: vec![Attachment { network: driver.clone(), config: EndpointConfig::default() }],
             ports,
+            exposed: Vec::new(),
+            key: std::env::temp_dir().join("join"),
         };
         let begun = Instant::now();
         let stack_ = stack.clone();

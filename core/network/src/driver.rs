@@ -5,15 +5,17 @@ use std::fmt::Debug;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use dockerd_types::network::{EndpointConfig, EndpointState};
+use dockerd_types::network::{EndpointConfig, EndpointState, Port, PortBindings};
 use dockerd_types::{ContainerId, EndpointId};
 
 use crate::bridge::mend::Upkeep;
 use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, GatewayMode};
-use crate::ipam::{Leases, SubnetPlan};
+use crate::ipam::{Addresses, SubnetPlan};
 use crate::link::MacAddress;
 use crate::pool::ShelfId;
+use crate::remote::ledger::Ledger;
+use crate::remote::network::RemoteNetwork;
 use crate::sandbox::LinkPlan;
 
 /// A network's own facts.
@@ -47,13 +49,35 @@ pub struct PublishPolicy {
     pub host6: Option<Ipv6Addr>,
 }
 
+/// Ports of a container.
+#[derive(Debug, Clone, Copy)]
+pub struct ContainerPorts<'a> {
+    /// What is to be published.
+    pub published: &'a PortBindings,
+    /// What its programs may listen on, published or not.
+    pub exposed: &'a [Port],
+}
+
+/// What a container asks of a network.
+#[derive(Debug, Clone, Copy)]
+pub struct EndpointRequest<'a> {
+    /// Which.
+    pub container: &'a ContainerId,
+    /// Its name.
+    pub name: &'a str,
+    /// What the client asked for.
+    pub config: &'a EndpointConfig,
+    /// Its ports.
+    pub ports: ContainerPorts<'a>,
+}
+
 /// One network. It hands out addresses and says what links look like; sandboxes are put together in [`crate::stack`].
 /// No method blocks but where it says so. What a network does not say is that of one without links.
 pub trait NetworkDriver: Send + Sync + Debug {
     /// Who it is.
     fn identity(&self) -> &NetworkIdentity;
     /// The kind, as the API names it.
-    fn kind(&self) -> &'static str;
+    fn kind(&self) -> &str;
     /// Where sandboxes prepared for this network lie; `None`: its containers live in the host's.
     fn shelf(&self) -> Option<ShelfId> {
         None
@@ -63,28 +87,45 @@ pub trait NetworkDriver: Send + Sync + Debug {
         None
     }
     /// Who has which of its addresses; `None`: it gives none.
-    fn leases(&self) -> Option<&Leases> {
+    fn addresses(&self) -> Option<&Addresses> {
         None
+    }
+    /// The network as its plugin's, if links are made by one.
+    fn remote(&self) -> Option<&RemoteNetwork> {
+        None
+    }
+    /// What plugins have given to its containers, if they give anything.
+    fn ledger(&self) -> Option<&Ledger> {
+        match self.addresses()? {
+            Addresses::Remote(leases) => Some(leases.ledger()),
+            Addresses::Own(_) | Addresses::Nobody => None,
+        }
+    }
+    /// Has plugins take back what an earlier daemon left. Blocking.
+    fn sweep(&self) {
+        if let Some(Addresses::Remote(leases)) = self.addresses() {
+            leases.sweep();
+        }
     }
     /// Allots what a container has on it: addresses, hardware address, an endpoint's id. May block where others give the
     /// addresses.
-    fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError>;
+    fn allot(&self, request: &EndpointRequest<'_>) -> Result<EndpointState, NetworkError>;
     /// Takes over what a container that outlived a daemon has.
     fn keep(&self, container: &ContainerId, state: &EndpointState) {
-        self.leases().into_iter().for_each(|leases| leases.keep(container, state.addresses()));
+        self.addresses().into_iter().for_each(|addresses| addresses.keep(container, state));
     }
-    /// Gives back what was allotted to a container; idempotent.
+    /// Gives back what was allotted to a container; idempotent. May block as [`NetworkDriver::allot`] does.
     fn release(&self, container: &ContainerId) {
-        self.leases().into_iter().for_each(|leases| leases.release(container));
+        self.addresses().into_iter().for_each(|addresses| addresses.release(container));
     }
     /// No container will be allotted anything any more. Fails if one still has something after `patience`: what ended a
     /// moment ago may be on its way out. Blocking for so long.
     fn close(&self, patience: Duration) -> Result<(), NetworkError> {
-        self.leases().map_or(Ok(()), |leases| leases.close(patience))
+        self.addresses().map_or(Ok(()), |addresses| addresses.close(patience))
     }
     /// Takes [`NetworkDriver::close`] back.
     fn reopen(&self) {
-        self.leases().into_iter().for_each(Leases::reopen);
+        self.addresses().into_iter().for_each(Addresses::reopen);
     }
     /// How it publishes ports; `None`: not at all.
     fn publishing(&self) -> Option<PublishPolicy> {
@@ -114,7 +155,7 @@ pub(crate) fn endpoint_id() -> EndpointId {
 }
 
 /// The hardware address asked for, else one of our own.
-fn hardware_address(config: &EndpointConfig) -> MacAddress {
+pub(crate) fn hardware_address(config: &EndpointConfig) -> MacAddress {
     let wished = config.mac_address.as_deref().and_then(MacAddress::parse);
     wished.unwrap_or_else(|| MacAddress::local(crate::random()))
 }
@@ -133,23 +174,4 @@ pub(crate) fn bare_endpoint(identity: &NetworkIdentity) -> EndpointState {
         interface: String::new(),
         dns_names: Vec::new(),
     }
-}
-
-/// The state of an endpoint with an address of each family the network has; those wished for, else the lowest free ones.
-/// Nothing is taken on failure.
-pub(crate) fn leased_endpoint(
-    identity: &NetworkIdentity,
-    leases: &Leases,
-    container: &ContainerId,
-    config: &EndpointConfig,
-) -> Result<EndpointState, NetworkError> {
-    let (ipv4, ipv6) = leases.allot(container, config.ipv4, config.ipv6)?;
-    Ok(EndpointState {
-        ipv4: ipv4.map(|lease| (lease.address, lease.prefix)),
-        gateway4: ipv4.and_then(|lease| lease.gateway),
-        ipv6: ipv6.map(|lease| (lease.address, lease.prefix)),
-        gateway6: ipv6.and_then(|lease| lease.gateway),
-        mac_address: hardware_address(config).to_string(),
-        ..bare_endpoint(identity)
-    })
 }

@@ -9,6 +9,8 @@ use dockerd_types::{EndpointId, ErrorKind, Kinded};
 
 use crate::ipam::subnet::InvalidSubnet;
 use crate::macvlan::parent::ParentError;
+use crate::plugins::PluginError;
+use crate::remote::RemoteError;
 
 /// Any failure of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -186,6 +188,9 @@ pub enum NetworkError {
     /// An address that is to be link-local is not.
     #[error("invalid link local IP address: {0}")]
     NotLinkLocal(IpAddr),
+    /// A plugin's network or addresses.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
     /// The thread that makes sandboxes has ended.
     #[error("no network sandboxes can be made: {0}")]
     PoolClosed(String),
@@ -265,11 +270,18 @@ impl NetworkError {
     }
 }
 
+impl From<PluginError> for NetworkError {
+    fn from(error: PluginError) -> Self {
+        Self::Remote(error.into())
+    }
+}
+
 impl Kinded for NetworkError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Subnet(_) | Self::OutsideSubnet { .. } => ErrorKind::InvalidArgument,
             Self::External { source, .. } | Self::Endpoint { source, .. } => source.kind(),
+            Self::Remote(inner) => inner.kind(),
             Self::AddressInUse | Self::InUse { .. } | Self::NotABridge(_) | Self::ConfigurationOnly => {
                 ErrorKind::PermissionDenied
             }

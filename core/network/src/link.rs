@@ -212,6 +212,18 @@ pub fn set_up_named(batch: &mut Batch, name: &str) {
     batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(0, UP, UP)).c_text(libc::IFLA_IFNAME, name);
 }
 
+/// Takes a link down.
+pub fn set_down(batch: &mut Batch, index: u32) {
+    batch.message(libc::RTM_NEWLINK, ACK).raw(&link_header(index, 0, UP));
+}
+
+/// Moves a link to another namespace, under that name there. It is down then, and has no addresses.
+pub fn move_away(batch: &mut Batch, index: u32, netns: BorrowedFd<'_>, name: &str) {
+    let netns = u32::try_from(netns.as_raw_fd()).unwrap_or(u32::MAX);
+    let mut message = batch.message(libc::RTM_NEWLINK, ACK);
+    message.raw(&link_header(index, 0, 0)).u32(libc::IFLA_NET_NS_FD, netns).c_text(libc::IFLA_IFNAME, name);
+}
+
 /// Gives a link another name; it is down for a moment.
 pub fn rename(batch: &mut Batch, index: u32, name: &str) {
     retire(batch, index, name);
@@ -319,14 +331,33 @@ pub fn replace_default_route(batch: &mut Batch, route: DefaultRoute) {
 
 fn default_route(batch: &mut Batch, flags: u16, route: DefaultRoute) {
     let DefaultRoute { ipv6, link, gateway } = route;
+    self::route(batch, flags, ipv6, None, gateway, Some(link));
+}
+
+/// A route to a subnet: to somebody the kernel knows the way to, or to those on a link.
+pub fn add_route(batch: &mut Batch, destination: Subnet, hop: Option<IpAddr>, link: u32) {
+    let by_link = hop.is_none().then_some(link);
+    route(batch, ACK | CREATE | EXCLUSIVE, destination.is_ipv6(), Some(destination), hop, by_link);
+}
+
+fn route(
+    batch: &mut Batch,
+    flags: u16,
+    ipv6: bool,
+    destination: Option<Subnet>,
+    gateway: Option<IpAddr>,
+    link: Option<u32>,
+) {
     let scope = if gateway.is_some() { libc::RT_SCOPE_UNIVERSE } else { libc::RT_SCOPE_LINK };
     let mut header = [0; ROUTE_HEADER];
     header[0] = family(ipv6);
+    header[1] = destination.map_or(0, Subnet::prefix);
     header[4..8].copy_from_slice(&[libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, scope, libc::RTN_UNICAST]);
     let mut message = batch.message(libc::RTM_NEWROUTE, flags);
     message.raw(&header);
+    destination.into_iter().for_each(|subnet| _ = message.bytes(libc::RTA_DST, &octets(subnet.first())));
     gateway.into_iter().for_each(|gateway| _ = message.bytes(libc::RTA_GATEWAY, &octets(gateway)));
-    message.u32(libc::RTA_OIF, link);
+    link.into_iter().for_each(|link| _ = message.u32(libc::RTA_OIF, link));
 }
 
 /// Notes `alias` on the link of that name, so that it is known again. In one batch with what makes the link there is no

@@ -11,9 +11,10 @@ use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
 use dockerd_sys::{ns, process};
 
 use crate::bridge::setup::enlarge_pieces;
-use crate::error::{InterfaceFault, NetworkError};
+use crate::error::{InterfaceFault, NetworkError, errno_text};
 use crate::link::stacked::{self, IpvlanFlag, IpvlanMode, MacvlanMode, StackedOrder};
 use crate::link::{self, LONGEST_NAME, VethOrder};
+use crate::remote::RemoteError;
 
 /// What names of links inside begin with, as containers know them.
 pub const INNER_PREFIX: &str = "eth";
@@ -63,20 +64,21 @@ pub struct LinkPlan {
     pub prefix: String,
 }
 
+/// The first name inside with that beginning that is not `taken`.
+pub fn free_name(prefix: &str, taken: impl Fn(&str) -> bool) -> String {
+    let mut names = (0..).map(|number: usize| format!("{prefix}{number}"));
+    names.find(|name| !taken(name)).unwrap_or_default()
+}
+
 impl LinkPlan {
     /// The name inside that was asked for, else the first of the plan's that is not `taken`.
     pub fn name(&self, wished: Option<&str>, taken: impl Fn(&str) -> bool) -> String {
-        let drawn = || (0..).map(|number| self.numbered(number)).find(|name| !taken(name));
-        wished.map(str::to_owned).or_else(drawn).unwrap_or_default()
-    }
-
-    fn numbered(&self, number: usize) -> String {
-        format!("{}{number}", self.prefix)
+        wished.map_or_else(|| free_name(&self.prefix, taken), str::to_owned)
     }
 
     /// The name links have that are made ahead: the first one, if it is possible.
     pub fn made_as(&self) -> String {
-        let first = self.numbered(0);
+        let first = free_name(&self.prefix, |_| false);
         if impossible(&first).is_none() { first } else { format!("{INNER_PREFIX}0") }
     }
 
@@ -242,10 +244,7 @@ fn plug(
             None
         }
     };
-    let family: &[(&str, &str)] = if plan.ipv6 { &INNER_IPV6 } else { &INNER_NO_IPV6 };
-    for (setting, value) in INNER_SETTINGS.iter().chain(family) {
-        set(&setting.replace("eth0", name), value)?;
-    }
+    set_inner(name, plan.ipv6)?;
     // Not asked by netlink: that would first settle the state of the new links, behind an RCU grace period each.
     let find = |socket: &Socket, name: &str| {
         ns::interface_index(socket, name).map_err(NetworkError::io("find the container's link"))
@@ -262,6 +261,12 @@ fn plug(
         return Err(NetworkError::Kernel { action: "bring up the container's link", source });
     }
     Ok(LinkPort { host, inner })
+}
+
+/// Settings of a link inside; the calling thread is there.
+fn set_inner(name: &str, ipv6: bool) -> Result<(), NetworkError> {
+    let family: &[(&str, &str)] = if ipv6 { &INNER_IPV6 } else { &INNER_NO_IPV6 };
+    INNER_SETTINGS.iter().chain(family).try_for_each(|(setting, value)| set(&setting.replace("eth0", name), value))
 }
 
 /// Makes a link that stands on the host's link `parent`.
@@ -324,6 +329,56 @@ pub fn add_link(
     plan: &LinkPlan,
 ) -> Result<LinkPort, NetworkError> {
     within(netns, || plug(host, netns, inside, name, plan))
+}
+
+/// Moves `source`, a link that somebody made in the host's namespace, into a sandbox, up and under the name `name`. On
+/// failure it stays where it was, or goes back there. Blocking.
+pub fn adopt_link(
+    host: &Socket,
+    netns: &OwnedFd,
+    inside: &Socket,
+    source: &str,
+    name: &str,
+    ipv6: bool,
+) -> Result<LinkPort, NetworkError> {
+    let index = ns::interface_index(host, source).map_err(|_| RemoteError::NoLink(source.to_owned()))?;
+    // A container may have links of its own, of whatever name.
+    let namesake = ns::interface_index(inside, source).ok();
+    let mut batch = Batch::new();
+    link::move_away(&mut batch, index, netns.as_fd(), name);
+    if let Err(error) = host.transact(&batch) {
+        // It may be there already, but not under its name.
+        if let Ok(index) = ns::interface_index(inside, source)
+            && namesake.is_none()
+        {
+            return_link(inside, index, source);
+        }
+        return Err(RemoteError::Move { name: source.to_owned(), why: errno_text(error.io()) }.into());
+    }
+    let inner = ns::interface_index(inside, name).map_err(NetworkError::io("find the container's link"))?;
+    let ready = within(netns, || {
+        set_inner(name, ipv6)?;
+        let mut batch = Batch::new();
+        link::set_up(&mut batch, inner);
+        inside.transact(&batch).map_err(NetworkError::kernel("bring up the container's link"))
+    });
+    ready.inspect_err(|_| return_link(inside, inner, source))?;
+    Ok(LinkPort { host: None, inner })
+}
+
+/// Gives a link back to the host's namespace, which is the calling thread's, under its name there. It may be gone: its other
+/// end was taken away, or the container did it.
+pub fn return_link(inside: &Socket, index: u32, source: &str) {
+    let host = match ns::open(Path::new("/proc/thread-self/ns/net")) {
+        Ok(host) => host,
+        Err(error) => return tracing::warn!(link = source, %error, "a link could not be given back"),
+    };
+    let mut batch = Batch::new();
+    link::set_down(&mut batch, index);
+    link::move_away(&mut batch, index, host.as_fd(), source);
+    if let Err(error) = inside.transact(&batch) {
+        tracing::debug!(link = source, %error, "a link was not given back");
+    }
 }
 
 /// Writes settings below `/proc/sys` of a sandbox. Blocking.

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use dockerd_types::ContainerId;
-use dockerd_types::network::{EndpointConfig, EndpointState};
+use dockerd_types::network::EndpointState;
 
-use crate::driver::{NetworkDriver, NetworkIdentity, bare_endpoint};
+use crate::driver::{EndpointRequest, NetworkDriver, NetworkIdentity, bare_endpoint};
 use crate::error::NetworkError;
 use crate::pool::ShelfId;
 
@@ -26,7 +25,7 @@ impl NetworkDriver for SimpleNetwork {
         &self.identity
     }
 
-    fn kind(&self) -> &'static str {
+    fn kind(&self) -> &str {
         self.kind
     }
 
@@ -34,7 +33,7 @@ impl NetworkDriver for SimpleNetwork {
         self.shelf
     }
 
-    fn allot(&self, _container: &ContainerId, _config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
+    fn allot(&self, _request: &EndpointRequest<'_>) -> Result<EndpointState, NetworkError> {
         Ok(bare_endpoint(&self.identity))
     }
 
@@ -56,11 +55,11 @@ impl NetworkDriver for ConfigurationOnly {
         &self.identity
     }
 
-    fn kind(&self) -> &'static str {
+    fn kind(&self) -> &str {
         "null"
     }
 
-    fn allot(&self, _container: &ContainerId, _config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
+    fn allot(&self, _request: &EndpointRequest<'_>) -> Result<EndpointState, NetworkError> {
         Err(NetworkError::ConfigurationOnly)
     }
 }

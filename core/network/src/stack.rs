@@ -5,6 +5,7 @@
 //! sandbox is out of the table, so no lock is held. A network is made and removed under the engine's turn for that.
 
 mod options;
+mod plugged;
 mod repair;
 mod sandboxes;
 
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dockerd_sys::netlink::{Family, Socket};
 use dockerd_types::ContainerId;
-use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
+use dockerd_types::network::{EndpointConfig, EndpointState, Port, PortBindings, PublishedPort};
 use tokio::runtime::Handle;
 
 use crate::bridge::setup::{BridgeLink, DefaultBridge};
@@ -27,10 +28,15 @@ use crate::config::NetworkConfig;
 use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
 use crate::firewall::{self, BridgeRules, DropForeign, Firewall, GatewayMode, HostPolicy};
-use crate::ipam::{Subnet, pool};
+use crate::ipam::{AddressSource, Addresses, Leases, Subnet, SubnetPlan, pool};
 use crate::macvlan::{MacvlanNetwork, MacvlanOrder, parent};
+use crate::plugins::Plugins;
 use crate::pool::{SandboxPool, ShelfId};
 use crate::portmap::{PortPublisher, PublisherOptions, senders};
+use crate::remote::ipam::RemoteIpam;
+use crate::remote::leases::RemoteLeases;
+use crate::remote::ledger::Ledger;
+use crate::remote::network::{RemoteDriver, RemoteNetwork, RemoteSettings};
 use crate::sandbox::{Blueprint, INNER_PREFIX, LinkKind, LinkPlan};
 use crate::simple::{ConfigurationOnly, SimpleNetwork};
 pub use options::endpoint_option_problems;
@@ -62,6 +68,10 @@ pub struct StackOptions {
     pub forwarding_marker: PathBuf,
     /// Where proxies run.
     pub runtime: Handle,
+    /// Plugins that make links or give addresses.
+    pub plugins: Arc<Plugins>,
+    /// Below it is noted what plugins have given, in a directory for each network.
+    pub ledgers: PathBuf,
 }
 
 /// A user-defined network, by its driver.
@@ -72,6 +82,8 @@ pub enum NetworkOrder {
     Bridge(BridgeOrder),
     /// `macvlan` and `ipvlan`.
     Macvlan(MacvlanOrder),
+    /// A plugin.
+    Remote(RemoteOrder),
     /// Settings for other networks.
     ConfigurationOnly(NetworkIdentity),
 }
@@ -82,6 +94,7 @@ impl NetworkOrder {
         match self {
             Self::Bridge(order) => &order.identity,
             Self::Macvlan(order) => &order.identity,
+            Self::Remote(order) => &order.settings.identity,
             Self::ConfigurationOnly(identity) => identity,
         }
     }
@@ -96,6 +109,19 @@ pub struct BridgeOrder {
     pub link: String,
     /// What it is like.
     pub settings: BridgeSettings,
+    /// Who gives its addresses.
+    pub addresses: AddressSource,
+}
+
+/// A network whose links a plugin makes. The plugin knows of it.
+#[derive(Debug, Clone)]
+pub struct RemoteOrder {
+    /// What it is like.
+    pub settings: RemoteSettings,
+    /// The plugin.
+    pub driver: String,
+    /// Who gives its addresses.
+    pub addresses: AddressSource,
 }
 
 /// A network to be on.
@@ -118,6 +144,10 @@ pub struct SandboxRequest {
     pub attachments: Vec<Attachment>,
     /// Ports to publish.
     pub ports: PortBindings,
+    /// Ports its programs may listen on.
+    pub exposed: Vec<Port>,
+    /// Where its namespace can be opened once a process is in it.
+    pub key: PathBuf,
 }
 
 /// A sandbox that is ready.
@@ -146,6 +176,8 @@ pub struct KeptContainer {
     pub ports: Vec<PublishedPort>,
     /// What the client asked to publish.
     pub wanted: PortBindings,
+    /// Ports its programs may listen on.
+    pub exposed: Vec<Port>,
 }
 
 /// The networks.
@@ -169,6 +201,8 @@ pub struct NetworkStack {
     /// Sandboxes with loopback only, for all networks that have no use for more.
     plain: ShelfId,
     sandboxes: Mutex<HashMap<ContainerId, HeldSandbox>>,
+    plugins: Arc<Plugins>,
+    ledgers: PathBuf,
     /// Links an earlier daemon made; looked at once.
     leftovers: Mutex<Vec<u32>>,
     /// What the kernel can do of the policy that is configured.
@@ -184,7 +218,8 @@ impl NetworkStack {
     /// Sets the bridges up in the calling thread's network namespace and begins to make sandboxes. A user-defined network
     /// that cannot be set up is missing and logged. Blocking.
     pub fn open(options: StackOptions) -> Result<Self, NetworkError> {
-        let StackOptions { config, predefined, networks, incomplete, forwarding_marker, runtime } = options;
+        let StackOptions { config, predefined, networks, incomplete, forwarding_marker, runtime, plugins, ledgers } =
+            options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
         let (firewall, policy) = firewall::open(&config)?;
         senders::clear(&socket);
@@ -213,6 +248,8 @@ impl NetworkStack {
             pool,
             plain,
             sandboxes: Mutex::default(),
+            plugins,
+            ledgers,
             leftovers: Mutex::default(),
             policy,
             config,
@@ -268,7 +305,7 @@ impl NetworkStack {
             publish_address: config.publish_address,
             options: options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         };
-        self.driver(socket, identity, link, settings, true)
+        self.driver(socket, identity, link, settings, AddressSource::Own, true)
     }
 
     /// The driver of a bridge that is there.
@@ -278,8 +315,10 @@ impl NetworkStack {
         identity: NetworkIdentity,
         link: BridgeLink,
         settings: BridgeSettings,
+        addresses: AddressSource,
         prepare: bool,
     ) -> Result<Arc<BridgeNetwork>, NetworkError> {
+        let (addresses, _) = self.addresses(&identity, addresses, settings.subnets()?);
         if self.config.firewall {
             setup::route_loopback(socket, &link.name)?;
         }
@@ -295,9 +334,30 @@ impl NetworkStack {
         let plan = LinkPlan { kind, ipv6: settings.ipv6.is_some(), leads_out: false, prefix: settings.prefix.clone() };
         let blueprint = Blueprint::Linked(plan.clone());
         let shelf = if prepare { self.pool.add_shelf(blueprint) } else { self.pool.add_idle_shelf(blueprint) };
-        BridgeNetwork::new(identity, link, settings, plan, shelf)
-            .map(Arc::new)
-            .inspect_err(|_| self.pool.remove_shelf(shelf))
+        Ok(Arc::new(BridgeNetwork::new(identity, link, settings, plan, shelf, addresses)))
+    }
+
+    /// Who gives a network's addresses, and what he noted.
+    fn addresses(
+        &self,
+        identity: &NetworkIdentity,
+        source: AddressSource,
+        subnets: Vec<SubnetPlan>,
+    ) -> (Addresses, Option<Arc<Ledger>>) {
+        match source {
+            AddressSource::Own => (Addresses::Own(Leases::new(identity.clone(), subnets)), None),
+            AddressSource::Nobody => (Addresses::Nobody, None),
+            AddressSource::Remote(source) => {
+                let ledger = self.ledger(identity);
+                let ipam = RemoteIpam::new(self.plugins.clone(), source.driver.clone());
+                let leases = RemoteLeases::new(ipam, source.leased(subnets), ledger.clone());
+                (Addresses::Remote(leases), Some(ledger))
+            }
+        }
+    }
+
+    fn ledger(&self, identity: &NetworkIdentity) -> Arc<Ledger> {
+        Arc::new(Ledger::open(identity.clone(), self.ledgers.join(identity.id.as_str())))
     }
 
     /// Every network has its bridge or its parent, and every one of ours its network.
@@ -328,17 +388,27 @@ impl NetworkStack {
         setup::remove_strangers(socket, &plans().filter_map(LinkPlan::bridge).collect::<Vec<_>>())
     }
 
-    fn macvlan(&self, order: MacvlanOrder) -> Arc<dyn NetworkDriver> {
-        Arc::new(MacvlanNetwork::new(order, self.plain))
+    fn macvlan(&self, mut order: MacvlanOrder) -> Arc<dyn NetworkDriver> {
+        let source = std::mem::take(&mut order.addresses);
+        let (addresses, _) = self.addresses(&order.identity, source, order.subnets.clone());
+        Arc::new(MacvlanNetwork::new(order, addresses, self.plain))
+    }
+
+    fn remote(&self, order: RemoteOrder) -> Arc<dyn NetworkDriver> {
+        let RemoteOrder { settings, driver, addresses } = order;
+        let (addresses, ledger) = self.addresses(&settings.identity, addresses, settings.details.subnets.clone());
+        let ledger = ledger.unwrap_or_else(|| self.ledger(&settings.identity));
+        let driver = RemoteDriver::new(self.plugins.clone(), driver);
+        Arc::new(RemoteNetwork::new(settings, driver, addresses, ledger, self.plain))
     }
 
     /// What a network has in the kernel before anybody joins it, and its driver.
     fn make(&self, socket: &Socket, order: NetworkOrder) -> Result<Arc<dyn NetworkDriver>, NetworkError> {
         match order {
-            NetworkOrder::Bridge(BridgeOrder { identity, link, settings }) => {
+            NetworkOrder::Bridge(BridgeOrder { identity, link, settings, addresses }) => {
                 let bridge = setup::ensure(socket, &link, settings.mtu, &settings.addresses())?;
                 let index = bridge.index;
-                let driver = self.driver(socket, identity, bridge, settings, false);
+                let driver = self.driver(socket, identity, bridge, settings, addresses, false);
                 Ok(driver.inspect_err(|_| _ = setup::remove_own(socket, index))?)
             }
             NetworkOrder::Macvlan(order) => {
@@ -346,6 +416,7 @@ impl NetworkStack {
                 parent::ensure(socket, &order)?;
                 Ok(self.macvlan(order))
             }
+            NetworkOrder::Remote(order) => Ok(self.remote(order)),
             NetworkOrder::ConfigurationOnly(identity) => Ok(Arc::new(ConfigurationOnly { identity })),
         }
     }
@@ -426,6 +497,11 @@ impl NetworkStack {
         let mut all = setup::routed(&socket)?;
         all.extend(taken);
         pool::first_free(&self.config.pools, ipv6, &all).ok_or(NetworkError::PoolsExhausted)
+    }
+
+    /// Plugins that make links or give addresses.
+    pub fn plugins(&self) -> &Arc<Plugins> {
+        &self.plugins
     }
 
     /// All networks.

@@ -354,6 +354,7 @@ fn sandbox(
         hostname: spec.config.hostname.clone(),
         endpoints: if spec.config.network_disabled { Vec::new() } else { endpoints },
         ports: published_ports(spec),
+        exposed: spec.config.exposed_ports.iter().copied().collect(),
         resolver,
     };
     Ok(Some(core.network.create_sandbox(request)?))

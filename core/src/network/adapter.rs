@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dockerd_network::dns::resolv_conf::Generated;
 use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::ipam::pool;
+use dockerd_network::plugins::{PluginPaths, Plugins};
 use dockerd_network::sandbox;
 use dockerd_network::stack::{Attachment, KeptContainer, Predefined, SandboxRequest, StackOptions};
 use dockerd_network::{NetworkConfig, NetworkDriver, NetworkError, NetworkStack};
@@ -38,6 +39,8 @@ pub(crate) struct StackNetworks {
     records: Vec<NetworkRecord>,
     /// What users made, oldest first. Changed under [`StackNetworks::turn`] only.
     users: Mutex<Vec<UserNetwork>>,
+    /// What an earlier daemon was about to make or to remove, until plugins have been told.
+    pending: Mutex<Vec<UserNetwork>>,
     /// Networks are made and removed one at a time.
     turn: tokio::sync::Mutex<()>,
     layout: Layout,
@@ -80,6 +83,7 @@ impl StackNetworks {
         let [bridge, host, none] = PREDEFINED;
         let predefined = Predefined { bridge: identity(bridge)?, host: identity(host)?, none: identity(none)? };
         let UserNetworks { networks: users, incomplete } = document::load_user(layout)?;
+        let (pending, users): (Vec<_>, Vec<_>) = users.into_iter().partition(|network| network.pending);
         let order = |network: &UserNetwork| {
             let order = plan::order(network, &config);
             order.inspect_err(|error| tracing::error!(network = network.name, %error, "its document cannot be used"))
@@ -88,8 +92,17 @@ impl StackNetworks {
         let incomplete = incomplete || networks.len() < users.len();
         let forwarding_marker = layout.forwarding_marker();
         let naming = Naming::start(runtime.clone()).map_err(EngineError::module)?;
-        let options =
-            StackOptions { config: config.clone(), predefined, networks, incomplete, forwarding_marker, runtime };
+        let plugins = Arc::new(Plugins::new(PluginPaths::default(), runtime.clone()));
+        let options = StackOptions {
+            config: config.clone(),
+            predefined,
+            networks,
+            incomplete,
+            forwarding_marker,
+            runtime,
+            plugins,
+            ledgers: layout.network_dir(),
+        };
         let stack = NetworkStack::open(options).map_err(EngineError::module)?;
         let netns_dir = layout.netns_dir();
         link_namespace(&netns_dir.join("default"), std::process::id());
@@ -98,6 +111,7 @@ impl StackNetworks {
             naming: Arc::new(naming),
             records,
             users: Mutex::new(users),
+            pending: Mutex::new(pending),
             turn: tokio::sync::Mutex::default(),
             layout: layout.clone(),
             netns_dir,
@@ -133,6 +147,11 @@ impl StackNetworks {
     /// Adds a network whose bridge is there.
     pub(super) fn insert(&self, network: UserNetwork) {
         self.lock_users().push(network);
+    }
+
+    /// What an earlier daemon was about to make or to remove; told once.
+    pub(super) fn take_pending(&self) -> Vec<UserNetwork> {
+        std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes a network out.
@@ -199,12 +218,16 @@ fn link_namespace(file: &Path, pid: u32) {
 }
 
 impl Networks for StackNetworks {
-    fn drivers(&self) -> Vec<&'static str> {
-        vec!["bridge", "host", "ipvlan", "macvlan", "null"]
+    fn drivers(&self) -> Vec<String> {
+        let mut all: Vec<String> = ["bridge", "host", "ipvlan", "macvlan", "null"].map(str::to_owned).to_vec();
+        all.extend(self.lock_users().iter().map(|network| network.driver.clone()));
+        all.sort();
+        all.dedup();
+        all
     }
 
     fn create_sandbox(&self, order: SandboxOrder) -> Result<ReadySandbox, EngineError> {
-        let SandboxOrder { container, name, hostname, mut endpoints, ports, resolver } = order;
+        let SandboxOrder { container, name, hostname, mut endpoints, ports, exposed, resolver } = order;
         if endpoints.is_empty() {
             endpoints.push(("none".to_owned(), EndpointConfig::default()));
         }
@@ -219,9 +242,11 @@ impl Networks for StackNetworks {
             asked.push(config.clone());
             attachments.push(Attachment { network, config });
         }
-        let request = SandboxRequest { container: container.clone(), name: name.clone(), attachments, ports };
-        let joined = self.stack.join(request).map_err(networking)?;
         let id = dockerd_types::ids::hex(&random::<32>());
+        let key = namespace_file(&self.netns_dir, &id);
+        let request =
+            SandboxRequest { container: container.clone(), name: name.clone(), attachments, ports, exposed, key };
+        let joined = self.stack.join(request).map_err(networking)?;
         let mut endpoints = joined.endpoints;
         for (endpoint, asked) in endpoints.iter_mut().zip(&asked) {
             self.name_endpoint(endpoint, || names::dns_names(&container, &name, &hostname, &asked.aliases));
@@ -254,7 +279,8 @@ impl Networks for StackNetworks {
         let network = self.find(&network).ok_or_else(|| EngineError::module(UnknownNetwork(network)))?;
         let (id, aliases) = (network.identity().id.clone(), endpoint.aliases.clone());
         let wanted = Attachment { network, config: endpoint };
-        let changed = self.stack.connect(&container, pid, wanted).map_err(EngineError::module)?;
+        let key = self.lock().get(&container).map(|id| namespace_file(&self.netns_dir, id)).unwrap_or_default();
+        let changed = self.stack.connect(&container, &name, pid, wanted, &key).map_err(EngineError::module)?;
         let mut endpoints = changed.endpoints;
         // Those it was on before are known by the names they had.
         for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.network_id == id) {
@@ -322,13 +348,13 @@ impl Networks for StackNetworks {
         let dir = self.netns_dir.clone();
         let mut containers = Vec::new();
         let mut files = Vec::new();
-        for KeptSandbox { container, name, pid, id, endpoints, ports, wanted, resolver } in kept {
+        for KeptSandbox { container, name, pid, id, endpoints, ports, wanted, exposed, resolver } in kept {
             resolvers.extend(resolver.map(|file| (container.clone(), pid, file)));
             if !id.is_empty() {
                 files.push((namespace_file(&dir, &id), pid));
                 self.lock().insert(container.clone(), id);
             }
-            containers.push(KeptContainer { container, name, pid, endpoints, ports, wanted });
+            containers.push(KeptContainer { container, name, pid, endpoints, ports, wanted, exposed });
         }
         Box::pin(async move {
             let restored = tokio::task::spawn_blocking(move || {

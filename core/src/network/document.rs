@@ -69,6 +69,12 @@ pub(super) struct UserNetwork {
     pub(super) ipam_options: Option<BTreeMap<String, String>>,
     /// Address pools, resolved.
     pub(super) pools: Vec<PoolDocument>,
+    /// Whether its driver wants no gateway's address, of IPv4 and of IPv6.
+    #[serde(default)]
+    pub(super) skipped_gateways: [bool; 2],
+    /// Whether plugins are being told of it, or of its end; a daemon that finds it so has them take it back.
+    #[serde(default)]
+    pub(super) pending: bool,
     pub(super) options: BTreeMap<String, String>,
     pub(super) labels: Labels,
 }
@@ -95,6 +101,30 @@ pub(super) struct PoolDocument {
     pub(super) gateway: Option<IpAddr>,
     /// Addresses that are others', by name.
     pub(super) auxiliary: BTreeMap<String, IpAddr>,
+    /// What a plugin that gave it calls it.
+    #[serde(default)]
+    pub(super) remote: Option<PoolName>,
+}
+
+/// A pool's name at the plugin that gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PoolName {
+    pub(super) id: String,
+    /// The address space it is of.
+    pub(super) space: String,
+}
+
+/// Drivers of the daemon's own that users make networks of; `null` is that of templates.
+const OWN_DRIVERS: [&str; 4] = ["bridge", "ipvlan", "macvlan", "null"];
+
+/// Whether a network driver is a plugin.
+pub(super) fn is_plugin(driver: &str) -> bool {
+    !OWN_DRIVERS.contains(&driver)
+}
+
+/// Whether a plugin gives addresses.
+pub(super) fn is_ipam_plugin(driver: &str) -> bool {
+    !matches!(driver, "" | "default" | "null")
 }
 
 impl UserNetwork {
@@ -102,6 +132,17 @@ impl UserNetwork {
     pub(super) fn pools_in_use(&self) -> impl Iterator<Item = &PoolDocument> {
         let wanted = |ipv6: bool| !self.config_only && if ipv6 { self.enable_ipv6 } else { self.enable_ipv4 };
         self.pools.iter().filter(move |pool| wanted(pool.subnet.is_ipv6()))
+    }
+
+    /// Subnets that no other network may have. Of those that are a plugin's with its links the daemon knows nothing.
+    pub(super) fn claimed(&self) -> impl Iterator<Item = Subnet> {
+        let elsewhere = is_plugin(&self.driver) && self.ipam_driver != "default";
+        self.pools_in_use().map(|pool| pool.subnet).filter(move |_| !elsewhere)
+    }
+
+    /// Whether plugins have a part in it.
+    pub(super) fn is_plugged(&self) -> bool {
+        !self.config_only && (is_plugin(&self.driver) || is_ipam_plugin(&self.ipam_driver))
     }
 
     /// Subnets that were not drawn from the daemon's pools: addresses in them may be asked for.

@@ -16,6 +16,7 @@ use dockerd_types::{ContainerId, ErrorKind, Filters, Kinded, NetworkId, Timestam
 use super::adapter::{StackNetworks, UnknownNetwork};
 use super::document::{self, UserNetwork};
 use super::plan::{self, CreateNetwork, CreatePool, Surroundings};
+use super::plugged;
 use crate::container::{pattern, prune_until};
 use crate::core::Core;
 use crate::error::EngineError;
@@ -34,7 +35,7 @@ pub struct NetworkView {
     /// Who it is.
     pub identity: NetworkIdentity,
     /// Its driver.
-    pub driver: &'static str,
+    pub driver: String,
     /// When it was made.
     pub created: Timestamp,
     /// Whether it has IPv4.
@@ -174,6 +175,15 @@ impl NetworkService {
     pub async fn create(&self, request: CreateNetwork) -> Result<NetworkId, EngineError> {
         let request = plan::check(request, self.networks.stack().config()).map_err(EngineError::module)?;
         let service = self.clone();
+        if plan::may_be_plugged(&request) {
+            return detached(async move {
+                let networks = service.networks.clone();
+                let made = crate::image::blocking(move || plugged::make(&networks, request)).await??;
+                service.event("create", &made.id, &made.name, &made.driver);
+                Ok(made.id)
+            })
+            .await;
+        }
         detached(async move {
             let _turn = service.networks.turn().lock().await;
             let networks = service.networks.clone();
@@ -206,7 +216,7 @@ impl NetworkService {
         if closed.is_err() {
             return Err(EngineError::module(Stays::InUse { endpoints: self.endpoints_of(&id), name }));
         }
-        let _turn = self.networks.turn().lock().await;
+        let turn = self.networks.turn().lock().await;
         if self.networks.user(&id).is_none() {
             return Err(EngineError::module(UnknownNetwork(name)));
         }
@@ -214,14 +224,24 @@ impl NetworkService {
             driver.reopen();
             return Err(EngineError::module(Stays::Template(name)));
         }
-        let networks = self.networks.clone();
+        let (networks, removing) = (self.networks.clone(), network.clone());
         let removed = crate::image::blocking(move || {
             // Should we die after this, the next daemon removes the bridge: nothing speaks for it any more.
-            document::forget(networks.layout(), &id).inspect_err(|_| driver.reopen())?;
+            let gone = if removing.is_plugged() {
+                plugged::begin_removal(&networks, &removing)
+            } else {
+                document::forget(networks.layout(), &id)
+            };
+            gone.inspect_err(|_| driver.reopen())?;
             networks.forget(&id);
             networks.stack().remove(&*driver).map_err(EngineError::module)
         });
         removed.await??;
+        drop(turn);
+        if network.is_plugged() {
+            let (networks, removed) = (self.networks.clone(), network.clone());
+            crate::image::blocking(move || plugged::take_back(&networks, &removed)).await?;
+        }
         self.event("destroy", &network.id, &network.name, &network.driver);
         Ok(())
     }
@@ -292,11 +312,11 @@ impl NetworkService {
     fn view(&self, driver: &dyn NetworkDriver) -> NetworkView {
         let identity = driver.identity().clone();
         match self.networks.user(&identity.id) {
-            Some(network) => view_of(network, driver.kind()),
+            Some(network) => view_of(network, driver.kind().to_owned()),
             None => {
                 let details = driver.details();
                 NetworkView {
-                    driver: driver.kind(),
+                    driver: driver.kind().to_owned(),
                     created: self.networks.created(&identity.id).unwrap_or_else(|| Timestamp::from_unix_nanos(0)),
                     identity,
                     enable_ipv4: true,
@@ -341,7 +361,7 @@ fn predefined_pools(mut subnets: Vec<SubnetPlan>, config: &NetworkConfig) -> Vec
     subnets.into_iter().map(pool).collect()
 }
 
-fn view_of(network: UserNetwork, driver: &'static str) -> NetworkView {
+fn view_of(network: UserNetwork, driver: String) -> NetworkView {
     let UserNetwork { id, name, created, internal, attachable, ipam_options, pools, options, labels, .. } = network;
     let UserNetwork { enable_ipv4, enable_ipv6, scope, config_only, config_from, ipam_driver, .. } = network;
     let pool = |pool: document::PoolDocument| match pool.asked {
@@ -375,22 +395,9 @@ fn view_of(network: UserNetwork, driver: &'static str) -> NetworkView {
 }
 
 /// Document, bridge, rules. A failure leaves nothing. Blocking; under the turn.
-fn make(networks: &StackNetworks, request: CreateNetwork) -> Result<UserNetwork, EngineError> {
+pub(super) fn make(networks: &StackNetworks, request: CreateNetwork) -> Result<UserNetwork, EngineError> {
     let stack = networks.stack();
-    let subnets = |network: &Arc<dyn NetworkDriver>| network.details().subnets.into_iter().map(|plan| plan.subnet);
-    let mut taken: Vec<_> = stack.networks().iter().flat_map(subnets).collect();
-    let users = networks.users();
-    // Also of those whose bridge could not be made.
-    taken.extend(users.iter().flat_map(|network| network.pools_in_use().map(|pool| pool.subnet)));
-    let request = plan::complete(request, &users).map_err(EngineError::module)?;
-    let [ipv4, ipv6] = request.families().map(|wanted| wanted && !request.config_only);
-    let free = |ipv6: bool, wanted: bool| -> Result<Option<Subnet>, EngineError> {
-        let given = request.pools.iter().any(|pool| !pool.subnet.is_empty() && pool.subnet.contains(':') == ipv6);
-        (wanted && !given).then(|| stack.free_subnet(ipv6, &taken)).transpose().map_err(EngineError::module)
-    };
-    let free = [free(false, ipv4)?, free(true, ipv6)?];
-    let around = Surroundings { networks: &users, taken: &taken, free };
-    let network = plan::plan(request, document::new_id(), Timestamp::now(), &around).map_err(EngineError::module)?;
+    let network = planned(networks, request, None, [false; 2])?;
     let order = plan::order(&network, stack.config()).map_err(EngineError::module)?;
     document::store(networks.layout(), &network)?;
     if let Err(error) = stack.add(order) {
@@ -401,6 +408,32 @@ fn make(networks: &StackNetworks, request: CreateNetwork) -> Result<UserNetwork,
     }
     networks.insert(network.clone());
     Ok(network)
+}
+
+/// The network a request leads to, among those there are now: with `given` as its pools, or with free subnets where it names
+/// none. Blocking; under the turn.
+pub(super) fn planned(
+    networks: &StackNetworks,
+    request: CreateNetwork,
+    given: Option<Vec<document::PoolDocument>>,
+    skipped_gateways: [bool; 2],
+) -> Result<UserNetwork, EngineError> {
+    let stack = networks.stack();
+    let users = networks.users();
+    let predefined = |network: &&Arc<dyn NetworkDriver>| networks.user(&network.identity().id).is_none();
+    let subnets = |network: &Arc<dyn NetworkDriver>| network.details().subnets.into_iter().map(|plan| plan.subnet);
+    let mut taken: Vec<_> = stack.networks().iter().filter(predefined).flat_map(subnets).collect();
+    // Also of those whose bridge could not be made.
+    taken.extend(users.iter().flat_map(UserNetwork::claimed));
+    let request = plan::complete(request, &users).map_err(EngineError::module)?;
+    let [ipv4, ipv6] = request.families().map(|wanted| wanted && !request.config_only && given.is_none());
+    let free = |ipv6: bool, wanted: bool| -> Result<Option<Subnet>, EngineError> {
+        let given = request.pools.iter().any(|pool| !pool.subnet.is_empty() && pool.subnet.contains(':') == ipv6);
+        (wanted && !given).then(|| stack.free_subnet(ipv6, &taken)).transpose().map_err(EngineError::module)
+    };
+    let free = [free(false, ipv4)?, free(true, ipv6)?];
+    let around = Surroundings { networks: &users, taken: &taken, free, given, skipped_gateways };
+    plan::plan(request, document::new_id(), Timestamp::now(), &around).map_err(EngineError::module)
 }
 
 /// Runs to its end whatever becomes of the client.

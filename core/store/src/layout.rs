@@ -6,7 +6,7 @@
 //!   lock                           flock held by the daemon
 //!   containers/<id>/               container.json, hostname, hosts, resolv.conf, <id>-json.log
 //!   volumes/<name>/                volume.json, _data/
-//!   network/                       networks.json, <network id>.json
+//!   network/                       networks.json, <network id>.json, <network id>/<endpoint id>.json
 //!   image/                         owned by dockerd-image: content/, distribution/, ingest/, images/, references.json
 //!   <driver>/                      layers and writable snapshots of one snapshot driver: erofs/, overlay2/, vfs/
 //!   tmp/                           uploads under way; emptied at boot

@@ -11,13 +11,12 @@ pub(crate) mod sweep;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use dockerd_types::ContainerId;
-use dockerd_types::network::{EndpointConfig, EndpointState};
+use dockerd_types::network::EndpointState;
 
-use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, leased_endpoint};
+use crate::driver::{EndpointRequest, NetworkDetails, NetworkDriver, NetworkIdentity, PublishPolicy, hardware_address};
 use crate::error::NetworkError;
 use crate::firewall::{BridgeRules, FamilyRules, GatewayMode};
-use crate::ipam::{Leases, Subnet, SubnetPlan};
+use crate::ipam::{Addresses, Subnet, SubnetPlan};
 use crate::pool::ShelfId;
 use crate::sandbox::{LinkKind, LinkPlan};
 use mend::Upkeep;
@@ -75,6 +74,30 @@ impl BridgeSettings {
         self.ipv4.iter().chain(&self.ipv6)
     }
 
+    /// Where containers' addresses come from; fails if they contradict each other.
+    pub fn subnets(&self) -> Result<Vec<SubnetPlan>, NetworkError> {
+        let mut subnets = Vec::new();
+        for family in self.families() {
+            let outside = |setting, value: IpAddr| {
+                Err(NetworkError::OutsideSubnet { setting, value, subnet: family.subnet.to_string() })
+            };
+            if let Some(gateway) = family.gateway.filter(|gateway| !family.subnet.contains(*gateway)) {
+                return outside("default gateway", gateway);
+            }
+            if let Some(range) = family.range.filter(|range| !family.subnet.overlaps(*range)) {
+                return outside("fixed CIDR", range.first());
+            }
+            subnets.push(SubnetPlan {
+                subnet: family.subnet,
+                range: family.range,
+                // Nothing leads out of an internal network; its gateway is nobody else's all the same.
+                gateway: family.gateway.filter(|_| !self.internal),
+                reserved: family.reserved.iter().copied().chain(family.address).chain(family.gateway).collect(),
+            });
+        }
+        Ok(subnets)
+    }
+
     /// The bridge's own addresses with the bits of their prefixes.
     pub fn addresses(&self) -> Vec<(IpAddr, u8)> {
         self.families().filter_map(|family| Some((family.address?, family.subnet.prefix()))).collect()
@@ -89,39 +112,21 @@ pub struct BridgeNetwork {
     settings: BridgeSettings,
     plan: LinkPlan,
     shelf: ShelfId,
-    leases: Leases,
+    addresses: Addresses,
 }
 
 impl BridgeNetwork {
-    /// The driver of a bridge that is set up; `plan` describes links into it, `shelf` has them ready.
+    /// The driver of a bridge that is set up; `plan` describes links into it, `shelf` has them ready. Addresses are those of
+    /// [`BridgeSettings::subnets`].
     pub fn new(
         identity: NetworkIdentity,
         bridge: BridgeLink,
         settings: BridgeSettings,
         plan: LinkPlan,
         shelf: ShelfId,
-    ) -> Result<Self, NetworkError> {
-        let mut subnets = Vec::new();
-        for family in settings.families() {
-            let outside = |setting, value: IpAddr| {
-                Err(NetworkError::OutsideSubnet { setting, value, subnet: family.subnet.to_string() })
-            };
-            if let Some(gateway) = family.gateway.filter(|gateway| !family.subnet.contains(*gateway)) {
-                return outside("default gateway", gateway);
-            }
-            if let Some(range) = family.range.filter(|range| !family.subnet.overlaps(*range)) {
-                return outside("fixed CIDR", range.first());
-            }
-            subnets.push(SubnetPlan {
-                subnet: family.subnet,
-                range: family.range,
-                // Nothing leads out of an internal network; its gateway is nobody else's all the same.
-                gateway: family.gateway.filter(|_| !settings.internal),
-                reserved: family.reserved.iter().copied().chain(family.address).chain(family.gateway).collect(),
-            });
-        }
-        let leases = Leases::new(identity.clone(), subnets);
-        Ok(Self { identity, bridge, settings, plan, shelf, leases })
+        addresses: Addresses,
+    ) -> Self {
+        Self { identity, bridge, settings, plan, shelf, addresses }
     }
 
     /// What it is like.
@@ -140,7 +145,7 @@ impl NetworkDriver for BridgeNetwork {
         &self.identity
     }
 
-    fn kind(&self) -> &'static str {
+    fn kind(&self) -> &str {
         "bridge"
     }
 
@@ -152,12 +157,12 @@ impl NetworkDriver for BridgeNetwork {
         Some(&self.plan)
     }
 
-    fn leases(&self) -> Option<&Leases> {
-        Some(&self.leases)
+    fn addresses(&self) -> Option<&Addresses> {
+        Some(&self.addresses)
     }
 
-    fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
-        leased_endpoint(&self.identity, &self.leases, container, config)
+    fn allot(&self, request: &EndpointRequest<'_>) -> Result<EndpointState, NetworkError> {
+        self.addresses.endpoint(&self.identity, request, Some(hardware_address(request.config)))
     }
 
     fn publishing(&self) -> Option<PublishPolicy> {

@@ -8,12 +8,12 @@ pub(crate) mod parent;
 
 use std::collections::BTreeMap;
 
-use dockerd_types::network::{EndpointConfig, EndpointState};
-use dockerd_types::{ContainerId, NetworkId};
+use dockerd_types::NetworkId;
+use dockerd_types::network::EndpointState;
 
-use crate::driver::{NetworkDetails, NetworkDriver, NetworkIdentity, leased_endpoint};
+use crate::driver::{EndpointRequest, NetworkDetails, NetworkDriver, NetworkIdentity, hardware_address};
 use crate::error::NetworkError;
-use crate::ipam::{Leases, SubnetPlan};
+use crate::ipam::{AddressSource, Addresses, SubnetPlan};
 use crate::link::stacked::{IpvlanFlag, IpvlanMode, MacvlanMode};
 use crate::pool::ShelfId;
 use crate::sandbox::{INNER_PREFIX, LinkKind, LinkPlan};
@@ -66,6 +66,8 @@ pub struct MacvlanOrder {
     pub internal: bool,
     /// Its subnets; only those that are a way out have a gateway.
     pub subnets: Vec<SubnetPlan>,
+    /// Who gives its addresses.
+    pub addresses: AddressSource,
     /// Options as inspect shows them.
     pub options: BTreeMap<String, String>,
 }
@@ -78,13 +80,13 @@ pub struct MacvlanNetwork {
     details: NetworkDetails,
     plan: LinkPlan,
     shelf: ShelfId,
-    leases: Leases,
+    addresses: Addresses,
 }
 
 impl MacvlanNetwork {
     /// The driver; `shelf` has sandboxes with loopback only.
-    pub fn new(order: MacvlanOrder, shelf: ShelfId) -> Self {
-        let MacvlanOrder { identity, kind, parent, own_parent: _, internal, subnets, options } = order;
+    pub fn new(order: MacvlanOrder, addresses: Addresses, shelf: ShelfId) -> Self {
+        let MacvlanOrder { identity, kind, parent, own_parent: _, internal, subnets, addresses: _, options } = order;
         let link = match kind {
             StackedKind::Macvlan(mode) => LinkKind::Macvlan { parent, mode },
             StackedKind::Ipvlan(mode, flag) => LinkKind::Ipvlan { parent, mode, flag },
@@ -95,8 +97,7 @@ impl MacvlanNetwork {
             leads_out: kind.is_routed() && !internal,
             prefix: INNER_PREFIX.to_owned(),
         };
-        let leases = Leases::new(identity.clone(), subnets.clone());
-        Self { identity, kind, details: NetworkDetails { subnets, options }, plan, shelf, leases }
+        Self { identity, kind, details: NetworkDetails { subnets, options }, plan, shelf, addresses }
     }
 }
 
@@ -105,7 +106,7 @@ impl NetworkDriver for MacvlanNetwork {
         &self.identity
     }
 
-    fn kind(&self) -> &'static str {
+    fn kind(&self) -> &str {
         self.kind.name()
     }
 
@@ -117,16 +118,17 @@ impl NetworkDriver for MacvlanNetwork {
         Some(&self.plan)
     }
 
-    fn leases(&self) -> Option<&Leases> {
-        Some(&self.leases)
+    fn addresses(&self) -> Option<&Addresses> {
+        Some(&self.addresses)
     }
 
-    fn allot(&self, container: &ContainerId, config: &EndpointConfig) -> Result<EndpointState, NetworkError> {
+    fn allot(&self, request: &EndpointRequest<'_>) -> Result<EndpointState, NetworkError> {
         let own_address = matches!(self.kind, StackedKind::Macvlan(_));
-        if !own_address && config.mac_address.as_ref().is_some_and(|mac| !mac.is_empty()) {
+        if !own_address && request.config.mac_address.as_ref().is_some_and(|mac| !mac.is_empty()) {
             return Err(NetworkError::CustomMac(self.kind.name()));
         }
-        let mut state = leased_endpoint(&self.identity, &self.leases, container, config)?;
+        let mac = hardware_address(request.config);
+        let mut state = self.addresses.endpoint(&self.identity, request, Some(mac))?;
         if !own_address {
             // It is the parent's, and not told.
             state.mac_address.clear();

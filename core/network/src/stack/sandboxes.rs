@@ -9,43 +9,50 @@ use std::cmp::Reverse;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
 use dockerd_sys::ns;
-use dockerd_types::network::{EndpointConfig, EndpointState, PortBindings, PublishedPort};
+use dockerd_types::network::{EndpointConfig, EndpointState, Port, PortBindings, PublishedPort};
 use dockerd_types::{ContainerId, NetworkId};
 
 use super::options::EndpointOptions;
+use super::plugged;
 use super::{Attachment, Joined, KeptContainer, NetworkStack, SandboxRequest, lock};
 use crate::bridge::sweep;
-use crate::driver::NetworkDriver;
+use crate::driver::{ContainerPorts, EndpointRequest, NetworkDriver};
 use crate::error::{InterfaceFault, NetworkError};
 use crate::link::{self, DefaultRoute, Link, MacAddress};
 use crate::portmap::{PortTarget, Publications, Route};
-use crate::sandbox::{self, LinkKind, LinkPlan, LinkPort};
+use crate::remote::link::ProvidedLink;
+use crate::sandbox::{self, INNER_PREFIX, LinkKind, LinkPlan, LinkPort, SandboxHandle};
 
 /// One network of a sandbox.
 #[derive(Debug)]
-struct Joint {
-    network: Arc<dyn NetworkDriver>,
-    state: EndpointState,
+pub(super) struct Joint {
+    pub(super) network: Arc<dyn NetworkDriver>,
+    pub(super) state: EndpointState,
     link_local: Vec<IpAddr>,
     priority: i64,
-    port: Option<LinkPort>,
+    pub(super) port: Option<LinkPort>,
+    /// What a plugin made of it.
+    pub(super) provided: Option<ProvidedLink>,
 }
 
 impl Joint {
     /// Where its default route of a family would lead.
-    fn route(&self, ipv6: bool) -> Option<DefaultRoute> {
+    pub(super) fn route(&self, ipv6: bool) -> Option<DefaultRoute> {
         let link = self.port?.inner;
+        let provided = self.provided.as_ref().and_then(|provided| provided.default_route(ipv6));
         let gateway = self.state.gateways().find(|gateway| gateway.is_ipv6() == ipv6);
-        let leads_out = self.network.link().is_some_and(|plan| plan.leads_out);
+        let gateway = gateway.or_else(|| provided?.hop);
+        let leads_out = provided.is_some() || self.network.link().is_some_and(|plan| plan.leads_out);
         let by_itself = leads_out && self.state.addresses().any(|address| address.is_ipv6() == ipv6);
         (gateway.is_some() || by_itself).then_some(DefaultRoute { ipv6, link, gateway })
     }
 
-    fn id(&self) -> &NetworkId {
+    pub(super) fn id(&self) -> &NetworkId {
         &self.network.identity().id
     }
 }
@@ -55,17 +62,23 @@ impl Joint {
 pub(super) struct HeldSandbox {
     name: String,
     /// Inside; `None` where the namespace could not be entered again.
-    socket: Option<Socket>,
-    joints: Vec<Joint>,
+    pub(super) socket: Option<Socket>,
+    pub(super) joints: Vec<Joint>,
     wanted: PortBindings,
+    exposed: Vec<Port>,
     publications: Publications,
 }
 
 impl HeldSandbox {
     /// The network that has the default route of a family.
-    fn router(&self, ipv6: bool) -> Option<&Joint> {
+    pub(super) fn router(&self, ipv6: bool) -> Option<&Joint> {
         let routers = self.joints.iter().filter(|joint| joint.route(ipv6).is_some());
         routers.min_by_key(|joint| (Reverse(joint.priority), joint.network.identity().name.clone()))
+    }
+
+    /// The default routes, IPv4 first.
+    fn default_routes(&self) -> impl Iterator<Item = DefaultRoute> {
+        [false, true].into_iter().filter_map(|ipv6| self.router(ipv6)?.route(ipv6))
     }
 
     /// Who the routers are, IPv4 first.
@@ -88,13 +101,46 @@ impl HeldSandbox {
         Some((PortTarget { ipv4, ipv6 }, &router.state))
     }
 
-    fn has_interface(&self, name: &str) -> bool {
+    /// The container's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its ports.
+    pub(super) fn ports(&self) -> ContainerPorts<'_> {
+        ContainerPorts { published: &self.wanted, exposed: &self.exposed }
+    }
+
+    /// Allots it an endpoint on a network.
+    fn allot(&self, container: &ContainerId, attachment: &Attachment) -> Result<EndpointState, NetworkError> {
+        let Attachment { network, config } = attachment;
+        let request = EndpointRequest { container, name: &self.name, config, ports: self.ports() };
+        network.allot(&request).map_err(|error| error.at_endpoint(&self.name, &network.identity().name))
+    }
+
+    /// What the link into a network is called inside.
+    fn interface(&self, network: &dyn NetworkDriver, wished: Option<&str>) -> String {
+        let taken = |name: &str| self.has_interface(name);
+        match network.link() {
+            Some(plan) => plan.name(wished, taken),
+            // Its plugin may say another beginning when it has made the link.
+            None if network.remote().is_some() => sandbox::free_name(INNER_PREFIX, taken),
+            None => String::new(),
+        }
+    }
+
+    pub(super) fn has_interface(&self, name: &str) -> bool {
         self.joints.iter().any(|joint| joint.state.interface == name)
     }
 
     fn states(&self) -> Vec<EndpointState> {
         self.joints.iter().map(|joint| joint.state.clone()).collect()
     }
+}
+
+/// Whether a container's link leads to it.
+fn has_link(network: &dyn NetworkDriver) -> bool {
+    network.link().is_some() || network.remote().is_some()
 }
 
 /// What is asked of a network and cannot be, before anything is done about it.
@@ -144,24 +190,29 @@ pub struct Changed {
 impl NetworkStack {
     /// Makes a sandbox on all networks of `request`. A failure leaves nothing behind. Blocking.
     pub fn join(&self, request: SandboxRequest) -> Result<Joined, NetworkError> {
-        let SandboxRequest { container, name, attachments, ports } = request;
+        let SandboxRequest { container, name, attachments, ports, exposed, key } = request;
         let mut held = HeldSandbox {
             name,
             socket: None,
             joints: Vec::new(),
+            exposed,
             wanted: ports,
             publications: Publications::default(),
         };
-        match self.build(&container, &mut held, &attachments) {
+        match self.build(&container, &mut held, &attachments, &key) {
             Ok(netns) => {
                 let joined = Joined { netns, endpoints: held.states(), ports: held.publications.list() };
                 // The host's namespace is nothing to take down.
-                if held.joints.iter().any(|joint| joint.port.is_some()) {
+                if held.joints.iter().any(|joint| joint.port.is_some() || joint.network.remote().is_some()) {
                     lock(&self.sandboxes).insert(container, held);
                 }
                 Ok(joined)
             }
             Err(error) => {
+                if held.joints.iter().any(|joint| joint.network.remote().is_some()) {
+                    // Plugins may have been shown the namespace under this name.
+                    let _ = std::fs::remove_file(&key);
+                }
                 self.take_down(&container, held);
                 Err(error)
             }
@@ -173,24 +224,43 @@ impl NetworkStack {
         container: &ContainerId,
         held: &mut HeldSandbox,
         attachments: &[Attachment],
+        key: &Path,
     ) -> Result<Option<OwnedFd>, NetworkError> {
         let mut options = Vec::with_capacity(attachments.len());
-        for Attachment { network, config } in attachments {
+        for attachment in attachments {
+            let Attachment { network, config } = attachment;
             let wishes = EndpointOptions::parse(&config.driver_opts);
-            let named = |plan: &LinkPlan| plan.name(wishes.interface.as_deref(), |name| held.has_interface(name));
-            let interface = network.link().map(named).unwrap_or_default();
-            check(config, network.link().map(|_| interface.as_str()))?;
-            let allotted = network.allot(container, config);
-            let mut state = allotted.map_err(|error| error.at_endpoint(&held.name, &network.identity().name))?;
+            let interface = held.interface(&**network, wishes.interface.as_deref());
+            check(config, has_link(&**network).then_some(interface.as_str()))?;
+            let mut state = held.allot(container, attachment)?;
             state.interface = interface;
             let link_local = config.link_local.clone();
             let priority = config.gw_priority;
-            held.joints.push(Joint { network: network.clone(), state, link_local, priority, port: None });
+            let network = network.clone();
+            held.joints.push(Joint { network, state, link_local, priority, port: None, provided: None });
             options.push(wishes);
         }
         let Some(shelf) = attachments.first().and_then(|first| first.network.shelf()) else { return Ok(None) };
         let taken = self.on_bridges(|| self.pool.take(shelf))?;
         let (netns, handle) = (taken.netns, taken.handle);
+        let furnished = self.furnish(container, held, &netns, &handle, &options, key);
+        held.socket = Some(handle.socket);
+        furnished?;
+        held.publications = self.publish(held)?;
+        self.shift_external(container, held)?;
+        Ok(Some(netns))
+    }
+
+    /// Links, addresses and routes of a new sandbox.
+    fn furnish(
+        &self,
+        container: &ContainerId,
+        held: &mut HeldSandbox,
+        netns: &OwnedFd,
+        handle: &SandboxHandle,
+        options: &[EndpointOptions],
+        key: &Path,
+    ) -> Result<(), NetworkError> {
         let mut batch = Batch::new();
         let mut renamed = None;
         if let (Some(first), Some(port)) = (held.joints.first_mut(), handle.port) {
@@ -201,32 +271,45 @@ impl NetworkStack {
                 renamed = Some((made_as, first.state.interface.clone()));
             }
         }
-        for joint in held.joints.iter_mut().filter(|joint| joint.port.is_none()) {
-            let Some(plan) = joint.network.link() else { continue };
-            let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-            let name = &joint.state.interface;
-            joint.port = Some(self.on_bridges(|| sandbox::add_link(&host, &netns, &handle.socket, name, plan))?);
+        let mut plugged = false;
+        for at in 0..held.joints.len() {
+            let joint = &mut held.joints[at];
+            if joint.port.is_some() {
+                continue;
+            }
+            if joint.network.remote().is_some() {
+                plugged = true;
+                self.plug(container, held, at, netns, &handle.socket, key)?;
+            } else if let Some(plan) = joint.network.link() {
+                let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+                let name = &joint.state.interface;
+                joint.port = Some(self.on_bridges(|| sandbox::add_link(&host, netns, &handle.socket, name, plan))?);
+            }
         }
         if let Some((from, to)) = renamed {
             let number = |error: &NetlinkError| error.io().raw_os_error().unwrap_or(libc::EINVAL);
             let fault = |error| sandbox::name_fault(&from, &to, io::Error::from_raw_os_error(number(&error)));
             handle.socket.transact(&batch).map_err(fault)?;
         }
-        for (joint, wishes) in held.joints.iter().zip(&options) {
-            wishes.apply(&netns, &joint.state.interface)?;
+        for (joint, wishes) in held.joints.iter().zip(options) {
+            wishes.apply(netns, &joint.state.interface)?;
         }
         let mut batch = Batch::new();
         held.joints.iter().for_each(|joint| configure(&mut batch, joint));
-        for route in [false, true].into_iter().filter_map(|ipv6| held.router(ipv6)?.route(ipv6)) {
-            link::add_default_route(&mut batch, route);
+        if !plugged {
+            for route in held.default_routes() {
+                link::add_default_route(&mut batch, route);
+            }
         }
         if !batch.is_empty() {
             let failed = NetworkError::kernel("give the container its address");
             handle.socket.transact(&batch).map_err(failed)?;
         }
-        held.socket = Some(handle.socket);
-        held.publications = self.publish(held)?;
-        Ok(Some(netns))
+        if plugged {
+            held.joints.iter().try_for_each(|joint| plugged::set_routes(&handle.socket, joint, [false; 2]))?;
+            held.default_routes().try_for_each(|route| plugged::set_default_route(&handle.socket, route))?;
+        }
+        Ok(())
     }
 
     /// Publishes what the container wants at its routers, if it has one.
@@ -241,16 +324,25 @@ impl NetworkStack {
         })
     }
 
-    /// Joins one more network while the container runs; `pid` is a process in it. A failure changes nothing. Blocking.
-    pub fn connect(&self, container: &ContainerId, pid: i32, wanted: Attachment) -> Result<Changed, NetworkError> {
+    /// Joins one more network while the container runs; `pid` is a process in it, `key` where its namespace can be opened. A
+    /// failure changes nothing. Blocking.
+    pub fn connect(
+        &self,
+        container: &ContainerId,
+        name: &str,
+        pid: i32,
+        wanted: Attachment,
+        key: &Path,
+    ) -> Result<Changed, NetworkError> {
         let mut held = lock(&self.sandboxes).remove(container).unwrap_or_else(|| HeldSandbox {
-            name: String::new(),
+            name: name.to_owned(),
             socket: None,
             joints: Vec::new(),
             wanted: PortBindings::new(),
+            exposed: Vec::new(),
             publications: Publications::default(),
         });
-        let outcome = self.attach(container, &mut held, pid, wanted);
+        let outcome = self.attach(container, &mut held, pid, wanted, key);
         let changed = Changed { endpoints: held.states(), ports: held.publications.list() };
         lock(&self.sandboxes).insert(container.clone(), held);
         outcome.map(|()| changed)
@@ -262,53 +354,82 @@ impl NetworkStack {
         held: &mut HeldSandbox,
         pid: i32,
         wanted: Attachment,
+        key: &Path,
     ) -> Result<(), NetworkError> {
-        let Attachment { network, config } = wanted;
-        let Some(plan) = network.link() else { return Ok(()) };
+        if !has_link(&*wanted.network) {
+            return Ok(());
+        }
         let netns = ns::open(&sandbox::namespace_of(pid)).map_err(NetworkError::io("open network namespace"))?;
         if held.socket.is_none() {
             held.socket = Some(sandbox::socket_in(&netns)?);
         }
-        let host = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-        let options = EndpointOptions::parse(&config.driver_opts);
-        let interface = plan.name(options.interface.as_deref(), |name| held.has_interface(name));
-        check(&config, Some(&interface))?;
-        let allotted = network.allot(container, &config);
-        let mut state = allotted.map_err(|error| error.at_endpoint(&held.name, &network.identity().name))?;
+        let options = EndpointOptions::parse(&wanted.config.driver_opts);
+        let interface = held.interface(&*wanted.network, options.interface.as_deref());
+        check(&wanted.config, Some(&interface))?;
+        let mut state = held.allot(container, &wanted)?;
         state.interface = interface;
         let before = held.routers();
-        let made = match &held.socket {
-            Some(socket) => self.on_bridges(|| sandbox::add_link(&host, &netns, socket, &state.interface, plan)),
-            None => Err(NetworkError::io("enter the container's network namespace")(
-                std::io::ErrorKind::NotConnected.into(),
-            )),
-        };
-        let port = match made {
-            Ok(port) => port,
-            Err(error) => {
-                network.release(container);
-                return Err(error);
-            }
-        };
-        let outcome = options.apply(&netns, &state.interface);
+        let Attachment { network, config } = wanted;
         let (link_local, priority) = (config.link_local, config.gw_priority);
-        held.joints.push(Joint { network, state, link_local, priority, port: Some(port) });
-        let outcome = outcome.and_then(|()| self.settle(held, &before, true));
+        held.joints.push(Joint { network, state, link_local, priority, port: None, provided: None });
+        let outcome = self.link_newest(container, held, &netns, key).and_then(|()| match held.joints.last() {
+            Some(newest) => options.apply(&netns, &newest.state.interface),
+            None => Ok(()),
+        });
+        let outcome = outcome.and_then(|()| self.settle(container, held, &before, true));
         if outcome.is_err()
             && let Some(joint) = held.joints.pop()
         {
-            let mut batch = Batch::new();
-            // From inside it can be taken away whatever kind it is.
-            link::delete(&mut batch, port.inner);
-            if let Some(Err(error)) = held.socket.as_ref().map(|socket| socket.transact(&batch)) {
-                tracing::warn!(%container, %error, "the link of a failed connect could not be removed");
-            }
-            joint.network.release(container);
-            if let Err(error) = self.settle(held, &[None, None], false) {
+            self.part(container, held.socket.as_ref(), &joint);
+            if let Err(error) = self.settle(container, held, &[None, None], false) {
                 tracing::warn!(%container, %error, "the routes of before a failed connect could not be set again");
             }
         }
         outcome
+    }
+
+    /// Makes the link into the network that was joined last.
+    fn link_newest(
+        &self,
+        container: &ContainerId,
+        held: &mut HeldSandbox,
+        netns: &OwnedFd,
+        key: &Path,
+    ) -> Result<(), NetworkError> {
+        let Some(socket) = held.socket.take() else {
+            let absent = std::io::ErrorKind::NotConnected.into();
+            return Err(NetworkError::io("enter the container's network namespace")(absent));
+        };
+        let at = held.joints.len() - 1;
+        let joint = &mut held.joints[at];
+        let made = match joint.network.link() {
+            Some(plan) => Socket::open(Family::Route)
+                .map_err(NetworkError::io("open netlink socket"))
+                .and_then(|host| {
+                    let name = &joint.state.interface;
+                    self.on_bridges(|| sandbox::add_link(&host, netns, &socket, name, plan))
+                })
+                .map(|port| joint.port = Some(port)),
+            None => self.plug(container, held, at, netns, &socket, key),
+        };
+        held.socket = Some(socket);
+        made
+    }
+
+    /// Takes a link away, or gives it back to the plugin that made it, and gives back what was allotted with it.
+    fn part(&self, container: &ContainerId, socket: Option<&Socket>, joint: &Joint) {
+        if joint.network.remote().is_some() {
+            plugged::unplug(container, socket, joint);
+        } else if let (Some(port), Some(socket)) = (joint.port, socket) {
+            let mut batch = Batch::new();
+            // From inside it can be taken away whatever kind it is.
+            link::delete(&mut batch, port.inner);
+            // A container with the right to may have removed it itself.
+            if let Err(error) = socket.transact(&batch) {
+                tracing::debug!(%container, %error, "a link of the container was gone");
+            }
+        }
+        joint.network.release(container);
     }
 
     /// Leaves one network while the container runs. Blocking.
@@ -330,41 +451,44 @@ impl NetworkStack {
         };
         let before = held.routers();
         let joint = held.joints.remove(at);
-        if let (Some(port), Some(socket)) = (joint.port, &held.socket) {
-            let mut batch = Batch::new();
-            link::delete(&mut batch, port.inner);
-            // A container with the right to may have removed it itself.
-            if let Err(error) = socket.transact(&batch) {
-                tracing::debug!(%container, %error, "the link of a disconnect was gone");
-            }
-        }
-        joint.network.release(container);
-        self.settle(held, &before, false)
+        self.part(container, held.socket.as_ref(), &joint);
+        self.settle(container, held, &before, false)
     }
 
     /// After a change of the networks: addresses of the newest one, if `is_new`; the default routes; published ports.
     /// `before` had the default routes; their links may be gone, and the routes with them.
     fn settle(
         &self,
+        container: &ContainerId,
         held: &mut HeldSandbox,
         before: &[Option<NetworkId>; 2],
         is_new: bool,
     ) -> Result<(), NetworkError> {
         let mut batch = Batch::new();
-        if let Some(newest) = held.joints.last().filter(|_| is_new) {
-            configure(&mut batch, newest);
-        }
+        let newest = held.joints.last().filter(|_| is_new);
+        newest.into_iter().for_each(|newest| configure(&mut batch, newest));
         let moved = held.routers() != *before;
+        let mut outward = Vec::new();
         for (ipv6, before) in [false, true].into_iter().zip(before) {
             // Where there is no other router now, the route went with its link.
             let router = held.router(ipv6).filter(|joint| Some(joint.id()) != before.as_ref());
-            if let Some(route) = router.and_then(|joint| joint.route(ipv6)) {
-                link::replace_default_route(&mut batch, route);
+            outward.extend(router.and_then(|joint| joint.route(ipv6)));
+        }
+        let plugged = newest.filter(|newest| newest.provided.is_some());
+        if plugged.is_none() {
+            outward.drain(..).for_each(|route| link::replace_default_route(&mut batch, route));
+        }
+        if let Some(socket) = &held.socket {
+            if !batch.is_empty() {
+                let failed = NetworkError::kernel("set the container's addresses and routes");
+                socket.transact(&batch).map_err(failed)?;
+            }
+            if let Some(newest) = plugged {
+                plugged::set_routes(socket, newest, before.each_ref().map(Option::is_some))?;
+                outward.into_iter().try_for_each(|route| plugged::set_default_route(socket, route))?;
             }
         }
-        if let Some(socket) = held.socket.as_ref().filter(|_| !batch.is_empty()) {
-            socket.transact(&batch).map_err(NetworkError::kernel("set the container's addresses and routes"))?;
-        }
+        self.shift_external(container, held)?;
         if !moved || held.wanted.is_empty() {
             return Ok(());
         }
@@ -386,13 +510,14 @@ impl NetworkStack {
 
     /// Silences a sandbox that may live on for a moment, then gives its addresses back and lets the kernel take it down.
     fn take_down(&self, container: &ContainerId, held: HeldSandbox) {
-        let HeldSandbox { name: _, socket, joints, wanted: _, publications } = held;
+        let HeldSandbox { name: _, socket, joints, wanted: _, exposed: _, publications } = held;
         if !publications.is_empty() {
             self.publisher.withdraw(publications);
         }
         if let Some(socket) = &socket {
             let mut batch = Batch::new();
-            for (joint, port) in joints.iter().filter_map(|joint| Some((joint, joint.port?))) {
+            let ours = joints.iter().filter(|joint| joint.network.remote().is_none());
+            for (joint, port) in ours.filter_map(|joint| Some((joint, joint.port?))) {
                 if port.host.is_none() {
                     // Its parent may bear no second one, or none of the same address.
                     link::delete(&mut batch, port.inner);
@@ -409,7 +534,12 @@ impl NetworkStack {
                 tracing::debug!(%container, %error, "addresses could not be taken from their container");
             }
         }
-        joints.iter().for_each(|joint| joint.network.release(container));
+        for joint in &joints {
+            if joint.network.remote().is_some() {
+                plugged::unplug(container, socket.as_ref(), joint);
+            }
+            joint.network.release(container);
+        }
         // The namespace goes with this, unless another container still uses it.
         drop(socket);
         joints.iter().filter_map(|joint| joint.port?.host).for_each(|host| self.sweeper.watch(host));
@@ -420,7 +550,10 @@ impl NetworkStack {
     pub fn restore(&self, kept: &[KeptContainer]) -> Result<(), NetworkError> {
         let networks = self.networks();
         let known = |state: &EndpointState| networks.iter().find(|n| n.identity().id == state.network_id).cloned();
-        let linked = |kept: &&KeptContainer| kept.endpoints.iter().any(|(state, _)| !state.interface.is_empty());
+        let is_remote = |state: &EndpointState| known(state).is_some_and(|network| network.remote().is_some());
+        let linked = |kept: &&KeptContainer| {
+            kept.endpoints.iter().any(|(state, _)| !state.interface.is_empty() || is_remote(state))
+        };
         let kept: Vec<_> = kept.iter().filter(linked).collect();
         let links = |kept: &KeptContainer| kept.endpoints.iter().map(|(state, _)| state.interface.clone()).collect();
         let reopened = sandbox::reopen(kept.iter().map(|kept| (kept.pid, links(kept))).collect());
@@ -437,16 +570,23 @@ impl NetworkStack {
                     continue;
                 };
                 network.keep(&kept.container, state);
-                let port = ports.get(at).copied().flatten();
+                let mut port = ports.get(at).copied().flatten();
+                let provided = network.remote().and_then(|remote| remote.link_of(&kept.container));
+                if let Some(port) = port.as_mut().filter(|_| network.remote().is_some()) {
+                    // Its other end is the plugin's.
+                    port.host = None;
+                }
                 let kind = network.link().map(|plan| plan.kind.clone());
                 hosts.extend(port.and_then(|port| port.host).zip(kind));
-                joints.push(Joint { network, state: state.clone(), link_local: Vec::new(), priority: *priority, port });
+                let (state, link_local) = (state.clone(), Vec::new());
+                joints.push(Joint { network, state, link_local, priority: *priority, port, provided });
             }
             let mut held = HeldSandbox {
                 name: kept.name.clone(),
                 socket,
                 joints,
                 wanted: kept.wanted.clone(),
+                exposed: kept.exposed.clone(),
                 publications: Publications::default(),
             };
             if let Some((target, _)) = held.target() {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::link::{self, DefaultRoute, MacAddress, VethOrder};
+use dockerd_network::plugins::{PluginPaths, Plugins};
 use dockerd_network::sandbox::LINK_ALIAS;
 use dockerd_network::stack::{
     Attachment, Joined, KeptContainer, NetworkStack, Predefined, SandboxRequest, StackOptions,
@@ -123,7 +124,14 @@ fn identity(name: &str) -> NetworkIdentity {
 fn request(name: &str, ports: &[&str]) -> SandboxRequest {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let container = ContainerId::parse(&format!("c{:063x}", NEXT.fetch_add(1, Ordering::Relaxed))).expect("id");
-    SandboxRequest { container, name: name.to_owned(), attachments: Vec::new(), ports: bindings(ports) }
+    SandboxRequest {
+        container,
+        name: name.to_owned(),
+        attachments: Vec::new(),
+        ports: bindings(ports),
+        exposed: Vec::new(),
+        key: "/nowhere".into(),
+    }
 }
 
 /// `[address:]host:container[/protocol]`, as `-p` takes it.
@@ -167,6 +175,8 @@ impl Host {
             incomplete: false,
             forwarding_marker: dir.join("ip-forward"),
             runtime: runtime.handle().clone(),
+            plugins: Arc::new(Plugins::new(PluginPaths::default(), runtime.handle().clone())),
+            ledgers: dir.to_owned(),
         })?;
         stack.restore(kept)?;
         Ok(Arc::new(stack))
@@ -216,6 +226,7 @@ impl Host {
             endpoints: vec![(container.state.clone(), 0)],
             ports: container.ports.clone(),
             wanted: PortBindings::new(),
+            exposed: Vec::new(),
         }
     }
 

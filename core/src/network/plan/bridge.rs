@@ -10,7 +10,7 @@ use dockerd_network::link::{LONGEST_NAME, is_link_name};
 use dockerd_network::stack::BridgeOrder;
 use dockerd_types::boolean::parse_bool;
 
-use super::{PlanError, Surroundings, pools};
+use super::{PlanError, Surroundings, pools, remote};
 use crate::network::document::{PoolDocument, UserNetwork};
 
 /// Driver options of bridges, by their names in the API.
@@ -109,6 +109,7 @@ pub(super) fn order(network: &UserNetwork, defaults: &NetworkConfig) -> Result<B
     Ok(BridgeOrder {
         identity: NetworkIdentity { id: network.id.clone(), name: network.name.clone() },
         link: network.link.clone(),
+        addresses: remote::source(network),
         settings: BridgeSettings {
             ipv4: family(false)?,
             ipv6: family(true)?,

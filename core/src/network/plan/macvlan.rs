@@ -6,7 +6,7 @@ use dockerd_network::link::stacked::{IpvlanFlag, IpvlanMode, MacvlanMode};
 use dockerd_network::macvlan::{MacvlanOrder, StackedKind};
 use dockerd_types::NetworkId;
 
-use super::{PlanError, pools};
+use super::{PlanError, pools, remote};
 use crate::network::document::UserNetwork;
 
 /// Driver options, by their names in the API.
@@ -86,6 +86,7 @@ pub(super) fn order(network: &UserNetwork, kind: StackedKind) -> MacvlanOrder {
         own_parent: !has_parent(options),
         internal: network.internal || !has_parent(options),
         subnets: network.pools_in_use().map(subnet).collect(),
+        addresses: remote::source(network),
         options: options.clone(),
     }
 }

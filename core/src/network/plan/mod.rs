@@ -4,6 +4,7 @@
 mod bridge;
 mod macvlan;
 mod pools;
+pub(super) mod remote;
 mod template;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use dockerd_types::container::Labels;
 use dockerd_types::{ErrorKind, Kinded, NetworkId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::document::UserNetwork;
+use super::document::{PoolDocument, UserNetwork, is_ipam_plugin, is_plugin};
 
 /// A network asked for, as the client wrote it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -108,9 +109,9 @@ pub enum PlanError {
     /// `host` and `none` are there once.
     #[error("only one instance of \"{0}\" network is allowed")]
     OneInstance(String),
-    /// No such driver.
-    #[error("plugin \"{0}\" not found")]
-    NoDriver(String),
+    /// A plugin's networks are known on all hosts.
+    #[error("cannot downgrade network scope for {0} networks")]
+    Downgrade(String),
     /// Neither family.
     #[error("IPv4 or IPv6 must be enabled")]
     NoFamily,
@@ -207,7 +208,7 @@ impl Kinded for PlanError {
             | Self::NoAddresses(_)
             | Self::PoolOfNobody => ErrorKind::InvalidArgument,
             Self::NameTaken(_) => ErrorKind::Conflict,
-            Self::NoDriver(_) | Self::NoTemplate(_) => ErrorKind::NotFound,
+            Self::NoTemplate(_) => ErrorKind::NotFound,
             Self::LinkName | Self::MacvlanMode(_) | Self::IpvlanMode(_) | Self::IpvlanFlag(_) | Self::Loopback(_) => {
                 ErrorKind::System
             }
@@ -217,6 +218,7 @@ impl Kinded for PlanError {
             | Self::BesideTemplate
             | Self::OptionsBesideTemplate
             | Self::SwarmScope
+            | Self::Downgrade(_)
             | Self::NoSwarm
             | Self::Ingress
             | Self::OneInstance(_)
@@ -261,10 +263,8 @@ pub(super) fn check(mut request: CreateNetwork, defaults: &NetworkConfig) -> Res
     if request.config_only {
         return Ok(request);
     }
-    match request.driver.as_str() {
-        "bridge" | "macvlan" | "ipvlan" => {}
-        "host" | "null" => return Err(PlanError::OneInstance(request.driver)),
-        _ => return Err(PlanError::NoDriver(request.driver)),
+    if matches!(request.driver.as_str(), "host" | "null") {
+        return Err(PlanError::OneInstance(request.driver));
     }
     if request.ingress {
         return Err(PlanError::Ingress);
@@ -305,11 +305,21 @@ pub(super) fn complete(request: CreateNetwork, networks: &[UserNetwork]) -> Resu
         return Err(PlanError::NoFamily);
     }
     match request.ipam_driver.as_str() {
-        "" | "default" => Ok(request),
         "null" if request.pools.iter().any(|pool| !pool.is_empty()) => Err(PlanError::PoolOfNobody),
-        "null" => Err(PlanError::NoAddresses(if ipv4 { "ipv4" } else { "ipv6" })),
-        _ => Err(PlanError::NoDriver(request.ipam_driver)),
+        // A plugin may give its links addresses of its own.
+        "null" if !is_plugin(&request.driver) => Err(PlanError::NoAddresses(if ipv4 { "ipv4" } else { "ipv6" })),
+        _ => Ok(request),
     }
+}
+
+/// Whether plugins have a part in a complete request.
+pub(super) fn is_plugged(request: &CreateNetwork) -> bool {
+    !request.config_only && (is_plugin(&request.driver) || is_ipam_plugin(&request.ipam_driver))
+}
+
+/// Whether they may have one, before it is known what a template says.
+pub(super) fn may_be_plugged(request: &CreateNetwork) -> bool {
+    is_plugged(request) || !request.config_from.is_empty()
 }
 
 /// What is handed in beside the request.
@@ -321,6 +331,10 @@ pub(super) struct Surroundings<'a> {
     pub(super) taken: &'a [Subnet],
     /// Free subnets of IPv4 and IPv6, for families that name none.
     pub(super) free: [Option<Subnet>; 2],
+    /// Pools that somebody else gave, instead of those asked for and of free ones.
+    pub(super) given: Option<Vec<PoolDocument>>,
+    /// Which families' pools need no gateway, of IPv4 and of IPv6.
+    pub(super) skipped_gateways: [bool; 2],
 }
 
 /// The network a complete request leads to; driver options are judged by [`order`].
@@ -348,6 +362,8 @@ pub(super) fn plan(
         enable_ipv6: families[1],
         ipam_options: request.ipam_options,
         pools: pools::asked(request.pools)?,
+        skipped_gateways: around.skipped_gateways,
+        pending: false,
         options: request.options,
         labels: request.labels,
     };
@@ -358,9 +374,16 @@ pub(super) fn plan(
     }
     let stacked = macvlan::kind(&network.driver, &network.options)?;
     let needs_gateway = stacked.is_none_or(|kind| macvlan::needs_gateway(kind, &network.options, network.internal));
-    network.pools = pools::choose(network.pools, families, needs_gateway, around)?;
+    let elsewhere = is_plugin(&network.driver);
+    network.pools = match &around.given {
+        // What a plugin does with its own addresses is its own affair.
+        Some(given) if elsewhere => given.clone(),
+        Some(given) => pools::apart(given.clone(), families, around)?,
+        None => pools::choose(network.pools, families, needs_gateway, around)?,
+    };
     match stacked {
         Some(kind) => network.link = macvlan::parent(kind, &network.options, &network.id),
+        None if elsewhere => {}
         None => network.link = bridge::link(&network, around)?,
     }
     Ok(network)
@@ -371,6 +394,9 @@ pub(super) fn order(network: &UserNetwork, defaults: &NetworkConfig) -> Result<N
     if network.config_only {
         let (id, name) = (network.id.clone(), network.name.clone());
         return Ok(NetworkOrder::ConfigurationOnly(NetworkIdentity { id, name }));
+    }
+    if is_plugin(&network.driver) {
+        return Ok(NetworkOrder::Remote(remote::order(network)));
     }
     match macvlan::kind(&network.driver, &network.options)? {
         Some(kind) => Ok(NetworkOrder::Macvlan(macvlan::order(network, kind))),
@@ -397,7 +423,12 @@ mod tests {
     fn planned(request: CreateNetwork, networks: &[UserNetwork], taken: &[Subnet]) -> Result<UserNetwork, PlanError> {
         let request = complete(check(request, &NetworkConfig::default())?, networks)?;
         let free = ["172.18.0.0/16".parse().ok(), "fd00:18::/64".parse().ok()];
-        let network = plan(request, id(0xab), Timestamp::from_unix_nanos(0), &Surroundings { networks, taken, free })?;
+        let network = plan(
+            request,
+            id(0xab),
+            Timestamp::from_unix_nanos(0),
+            &Surroundings { networks, taken, free, given: None, skipped_gateways: [false; 2] },
+        )?;
         order(&network, &NetworkConfig::default())?;
         Ok(network)
     }

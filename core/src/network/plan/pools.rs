@@ -92,9 +92,20 @@ pub(super) fn choose(
     let wanted = |ipv6: bool| families[usize::from(ipv6)];
     for ipv6 in [false, true].into_iter().filter(|ipv6| wanted(*ipv6)) {
         if !pools.iter().any(|pool| pool.subnet.is_ipv6() == ipv6) {
+            let needs_gateway = needs_gateway && !around.skipped_gateways[usize::from(ipv6)];
             pools.push(drawn(around.free[usize::from(ipv6)].ok_or(PlanError::Overlap)?, needs_gateway));
         }
     }
+    apart(pools, families, around)
+}
+
+/// The pools, of which those of the network's families overlap no other.
+pub(super) fn apart(
+    pools: Vec<PoolDocument>,
+    families: [bool; 2],
+    around: &Surroundings<'_>,
+) -> Result<Vec<PoolDocument>, PlanError> {
+    let wanted = |ipv6: bool| families[usize::from(ipv6)];
     let used: Vec<Subnet> = pools.iter().map(|pool| pool.subnet).filter(|subnet| wanted(subnet.is_ipv6())).collect();
     for (at, subnet) in used.iter().enumerate() {
         if { around.taken.iter().chain(&used[..at]) }.any(|other| other.overlaps(*subnet)) {
@@ -106,7 +117,7 @@ pub(super) fn choose(
 
 fn drawn(subnet: Subnet, needs_gateway: bool) -> PoolDocument {
     let gateway = needs_gateway.then(|| subnet.first_host());
-    PoolDocument { asked: None, subnet, drawn: true, range: None, gateway, auxiliary: BTreeMap::new() }
+    PoolDocument { asked: None, subnet, drawn: true, range: None, gateway, auxiliary: BTreeMap::new(), remote: None }
 }
 
 /// A pool that was checked, unless it is of no use: then what is wrong in it does not matter.
@@ -120,6 +131,7 @@ fn given(pool: CreatePool) -> Result<PoolDocument, PlanError> {
         range: range.parse().ok(),
         gateway: gateway.parse().ok(),
         auxiliary: auxiliary.iter().filter_map(address).collect(),
+        remote: None,
         asked: Some(pool),
     })
 }

@@ -1,0 +1,324 @@
+//! Networks whose links a plugin makes, and addresses that a plugin gives: the plugin is one of the test's own, which makes
+//! real links. What it is told, what containers get of it, and that it gets everything back.
+
+mod plugged;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use compat_tests::check::{equal, has};
+use compat_tests::plugin::Reply;
+use compat_tests::{Case, Suite, tests};
+use plugged::{Bed, endpoint, reaches};
+use serde_json::{Value, json};
+
+fn main() -> ExitCode {
+    Suite {
+        name: "plugins",
+        flags: &[],
+        tests: tests![
+            a_network_of_a_plugin,
+            connected_while_running,
+            addresses_of_a_plugin_on_a_bridge,
+            pools_of_both_families,
+            routes_of_a_plugin,
+            addresses_of_links,
+            hardware_addresses_are_told
+        ],
+    }
+    .main()
+}
+
+fn a_network_of_a_plugin(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 1)?;
+    let name = bed.plugin.name().to_owned();
+    let options = ["--ipam-driver", &name, "-o", "a=b", "--ipam-opt", "x=y", "--label", "l=1"];
+    let network = bed.network("n", &options)?;
+    let calls = bed.plugin.calls();
+    let asked = |method: &str| calls.iter().find(|call| call.method == method).map(|call| call.request.clone());
+    let pool = json!({"AddressSpace": "here", "Pool": "", "SubPool": "", "Options": {"x": "y"}, "V6": false});
+    equal(asked("IpamDriver.RequestPool"), Some(pool))?;
+    let gateway = json!({
+        "PoolID": "10.240.1.0/24",
+        "Address": "",
+        "Options": {"RequestAddressType": "com.docker.network.gateway"},
+    });
+    equal(asked("IpamDriver.RequestAddress"), Some(gateway))?;
+    let found = case.http("GET", &format!("/networks/{network}"))?.json()?;
+    let wanted = json!({
+        "NetworkID": found["Id"],
+        "Options": {
+            "com.docker.network.enable_ipv4": true,
+            "com.docker.network.enable_ipv6": false,
+            "com.docker.network.generic": {"a": "b"},
+        },
+        "IPv4Data": [{"AddressSpace": "here", "Gateway": "10.240.1.1/24", "Pool": "10.240.1.0/24"}],
+        "IPv6Data": [],
+    });
+    equal(asked("NetworkDriver.CreateNetwork"), Some(wanted))?;
+    equal(&found["Driver"], &json!(name))?;
+    equal((&found["Scope"], &found["Options"]), (&json!("local"), &json!({"a": "b"})))?;
+    let ipam = json!({
+        "Driver": name,
+        "Options": {"x": "y"},
+        "Config": [{"Subnet": "10.240.1.0/24", "Gateway": "10.240.1.1"}],
+    });
+    equal(&found["IPAM"], &ipam)?;
+    let known = case.http("GET", "/info")?.json()?["Plugins"]["Network"].clone();
+    ensure!(known.as_array().is_some_and(|known| known.contains(&json!(name))), "not among {known}");
+
+    let a = case.sleeper("a", &["--network", &network, "-p", "8080:80", "--expose", "99/udp"])?;
+    let calls = bed.plugin.calls();
+    let asked = |method: &str| calls.iter().find(|call| call.method == method).map(|call| call.request.clone());
+    let of_a = endpoint(case, &a, &network)?;
+    let mut ports = json!({
+        "com.docker.network.endpoint.exposedports": [{"Proto": 17, "Port": 99}, {"Proto": 6, "Port": 80}],
+        "com.docker.network.portmap":
+            [{"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080}],
+    });
+    let created = asked("NetworkDriver.CreateEndpoint").context("no endpoint")?;
+    equal(&created["EndpointID"], &of_a["EndpointID"])?;
+    let interface = json!({"Address": "10.240.1.2/24", "AddressIPv6": "", "MacAddress": ""});
+    equal(&created["Interface"], &interface)?;
+    // The stock daemon tells exposed ports in no order.
+    let told = |value: &Value| {
+        let mut value = value.clone();
+        if let Some(list) = value["com.docker.network.endpoint.exposedports"].as_array_mut() {
+            list.sort_by_key(|port| port["Port"].as_u64());
+        }
+        value
+    };
+    ports = told(&ports);
+    equal(told(&created["Options"]), ports.clone())?;
+    let join = asked("NetworkDriver.Join").context("no join")?;
+    equal(told(&join["Options"]), ports.clone())?;
+    equal(&join["SandboxKey"], &case.inspect_json(&a)?["NetworkSettings"]["SandboxKey"])?;
+    let external = asked("NetworkDriver.ProgramExternalConnectivity").context("not programmed")?;
+    ports["com.docker.network.driver.private.no_proxy_6to4"] = json!(false);
+    equal(told(&external["Options"]), ports)?;
+    equal((&of_a["IPAddress"], &of_a["IPPrefixLen"]), (&json!("10.240.1.2"), &json!(24)))?;
+    equal(&of_a["Gateway"], &json!("10.240.1.1"))?;
+    let route = case.docker(&["exec", &a, "ip", "route"]).ok()?;
+    has(&route, "default via 10.240.1.1 dev eth0")?;
+
+    let b = case.sleeper("b", &["--network", &network])?;
+    ensure!(reaches(case.host(), &b, "10.240.1.2"), "by address");
+    ensure!(reaches(case.host(), &b, &a), "by name");
+    let containers = case.http("GET", &format!("/networks/{network}"))?.json()?["Containers"].clone();
+    equal(containers.as_object().map(serde_json::Map::len), Some(2))?;
+    let busy = case.docker(&["network", "rm", &network]).err;
+    has(&busy, "has active endpoints")?;
+    case.docker(&["restart", "-t", "0", &a]).ok()?;
+    ensure!(reaches(case.host(), &b, &a), "after a restart");
+    bed.plugin.calls();
+    case.docker(&["rm", "-f", &b]).ok()?;
+    bed.plugin.wait_until("one left", |given| given.iter().filter(|what| what.starts_with("endpoint")).count() == 1)?;
+    case.docker(&["rm", "-f", &a]).ok()?;
+    bed.plugin.wait_until("none left", |given| given.iter().all(|what| !what.starts_with("endpoint")))?;
+    equal(case.docker(&["network", "rm", &network]).ok()?, network)?;
+    bed.plugin.has_everything_back()
+}
+
+fn connected_while_running(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 2)?;
+    let network = bed.network("n", &["--subnet", "10.240.2.0/24"])?;
+    let a = case.sleeper("a", &["--network", "bridge"])?;
+    let b = case.sleeper("b", &["--network", &network])?;
+    bed.plugin.calls();
+    let options = ["--ip", "10.240.2.77", "--driver-opt", "foo=bar", &network, &a];
+    case.docker(&[&["network", "connect"], options.as_slice()].concat()).ok()?;
+    let created = bed.request("NetworkDriver.CreateEndpoint")?;
+    equal(&created["Interface"]["Address"], &json!("10.240.2.77/24"))?;
+    equal(&created["Options"]["foo"], &json!("bar"))?;
+    let of_a = endpoint(case, &a, &network)?;
+    equal((&of_a["IPAddress"], &of_a["Gateway"]), (&json!("10.240.2.77"), &json!("10.240.2.1")))?;
+    ensure!(reaches(case.host(), &a, &b), "not reached");
+    has(&case.docker(&["exec", &a, "ip", "-o", "link"]).ok()?, "eth1")?;
+    let route = case.docker(&["exec", &a, "ip", "route"]).ok()?;
+    ensure!(!route.contains("default via 10.240.2.1"), "{route}");
+    // Refused, it leaves the container as it was.
+    let again = case.docker(&["network", "connect", &network, &a]).err;
+    has(&again, "already exists in network")?;
+    bed.plugin.calls();
+    case.docker(&["network", "disconnect", &network, &a]).ok()?;
+    let methods = bed.plugin.methods();
+    equal(methods, vec!["NetworkDriver.Leave".to_owned(), "NetworkDriver.DeleteEndpoint".to_owned()])?;
+    let links = case.docker(&["exec", &a, "ip", "-o", "link"]).ok()?;
+    equal(links.lines().count(), 2)?;
+    // The way out moves to the network of the higher priority, and back.
+    let connect = json!({"Container": a, "EndpointConfig": {"GwPriority": 9}});
+    let answer = case.http_json("POST", &format!("/networks/{network}/connect"), &connect)?;
+    equal(answer.status, 200)?;
+    has(&case.docker(&["exec", &a, "ip", "route"]).ok()?, "default via 10.240.2.1")?;
+    ensure!(bed.plugin.methods().contains(&"NetworkDriver.ProgramExternalConnectivity".to_owned()), "not programmed");
+    case.docker(&["network", "disconnect", &network, &a]).ok()?;
+    has(&bed.plugin.methods().join(" "), "NetworkDriver.RevokeExternalConnectivity NetworkDriver.Leave")?;
+    let route = case.docker(&["exec", &a, "ip", "route"]).ok()?;
+    ensure!(route.contains("default via") && !route.contains("10.240.2.1"), "{route}");
+    bed.clean();
+    bed.plugin.has_everything_back()
+}
+
+fn addresses_of_a_plugin_on_a_bridge(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 3)?;
+    let network = bed.made("n", &["--ipam-driver", bed.plugin.name()])?;
+    let found = case.http("GET", &format!("/networks/{network}"))?.json()?;
+    equal(&found["Driver"], &json!("bridge"))?;
+    equal(&found["IPAM"]["Config"], &json!([{"Subnet": "10.240.3.0/24", "Gateway": "10.240.3.1"}]))?;
+    let a = case.sleeper("a", &["--network", &network])?;
+    let b = case.sleeper("b", &["--network", &network])?;
+    equal(&endpoint(case, &a, &network)?["IPAddress"], &json!("10.240.3.2"))?;
+    equal(&endpoint(case, &b, &network)?["IPAddress"], &json!("10.240.3.3"))?;
+    ensure!(reaches(case.host(), &a, &b), "not reached");
+    // The gateway is the bridge.
+    ensure!(reaches(case.host(), &a, "10.240.3.1"), "the gateway");
+    let wished = case.docker(&["run", "--rm", "--network", &network, "--ip", "10.240.3.9", case.image(), "true"]).err;
+    has(&wished, "supported only when connecting to networks with user configured subnets")?;
+    bed.plugin.set("IpamDriver.RequestAddress", Reply::Json(json!({"Error": "used up"})));
+    let none = case.docker(&["run", "--rm", "--network", &network, case.image(), "true"]).err;
+    has(&none, "failed to set up container networking: remote: used up")?;
+    bed.plugin.behave();
+    case.docker(&["rm", "-f", &a]).ok()?;
+    bed.plugin.wait_until("an address", |given| !given.contains("address 10.240.3.2"))?;
+    let prunable =
+        bed.made("o", &["--ipam-driver", bed.plugin.name(), "--subnet", "10.240.93.0/24", "--label", &network])?;
+    let pruned = case.docker(&["network", "prune", "-f", "--filter", &format!("label={network}")]).ok()?;
+    has(&pruned, &prunable)?;
+    bed.plugin.wait_until("pruned", |given| !given.contains("pool 10.240.93.0/24"))?;
+    bed.clean();
+    bed.plugin.has_everything_back()
+}
+
+fn pools_of_both_families(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 4)?;
+    let asked = ["--subnet", "10.240.4.0/24", "--ip-range", "10.240.4.128/25", "--gateway", "10.240.4.9"];
+    let network = bed.network(
+        "n",
+        &[&["--ipam-driver", bed.plugin.name(), "--ipv6"], asked.as_slice(), &["--aux-address", "other=10.240.4.5"]]
+            .concat(),
+    )?;
+    let calls = bed.plugin.calls();
+    let created = calls.iter().find(|call| call.method == "NetworkDriver.CreateNetwork").context("not told")?;
+    let four = json!([{
+        "AddressSpace": "here",
+        "Gateway": "10.240.4.9/24",
+        "Pool": "10.240.4.0/24",
+        "AuxAddresses": {"other": "10.240.4.5/24"},
+    }]);
+    equal(&created.request["IPv4Data"], &four)?;
+    let six = json!([{"AddressSpace": "here", "Gateway": "fd00:240:4::1/64", "Pool": "fd00:240:4::/64"}]);
+    equal(&created.request["IPv6Data"], &six)?;
+    let found = case.http("GET", &format!("/networks/{network}"))?.json()?;
+    let config = json!([
+        {
+            "Subnet": "10.240.4.0/24",
+            "IPRange": "10.240.4.128/25",
+            "Gateway": "10.240.4.9",
+            "AuxiliaryAddresses": {"other": "10.240.4.5"},
+        },
+        {"Subnet": "fd00:240:4::/64", "Gateway": "fd00:240:4::1"},
+    ]);
+    equal(&found["IPAM"]["Config"], &config)?;
+    bed.plugin.set("NetworkDriver.Join", Reply::With(json!({"GatewayIPv6": "fd00:240:4::1"})));
+    let a = case.sleeper("a", &["--network", &network, "--ip", "10.240.4.44", "--mac-address", "02:00:00:00:00:44"])?;
+    let created = bed.request("NetworkDriver.CreateEndpoint")?;
+    let wanted = json!({
+        "Address": "10.240.4.44/24",
+        "AddressIPv6": "fd00:240:4::2/64",
+        "MacAddress": "02:00:00:00:00:44",
+    });
+    equal(&created["Interface"], &wanted)?;
+    equal(&created["Options"]["com.docker.network.endpoint.macaddress"], &json!("AgAAAABE"))?;
+    let of_a = endpoint(case, &a, &network)?;
+    equal((&of_a["GlobalIPv6Address"], &of_a["IPv6Gateway"]), (&json!("fd00:240:4::2"), &json!("fd00:240:4::1")))?;
+    has(&case.docker(&["exec", &a, "ip", "-6", "route"]).ok()?, "default via fd00:240:4::1 dev eth0")?;
+    has(&case.docker(&["exec", &a, "ip", "link", "show", "eth0"]).ok()?, "02:00:00:00:00:44")?;
+    let b = case.sleeper("b", &["--network", &network])?;
+    ensure!(reaches(case.host(), &b, "fd00:240:4::2"), "by IPv6");
+    bed.clean();
+    bed.plugin.has_everything_back()
+}
+
+fn routes_of_a_plugin(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 7)?;
+    let network = bed.network("n", &["--subnet", "10.240.7.0/24"])?;
+    let routes = json!([
+        {"Destination": "10.5.0.0/16", "RouteType": 0, "NextHop": "10.240.7.77"},
+        {"Destination": "10.6.0.0/16", "RouteType": 1},
+    ]);
+    let join = json!({"StaticRoutes": routes, "GatewayIPv6": "fd00::1", "DisableGatewayService": true});
+    bed.plugin.set("NetworkDriver.Join", Reply::With(join));
+    let a = case.sleeper("a", &["--network", &network])?;
+    let found = case.docker(&["exec", &a, "ip", "route"]).ok()?;
+    for wanted in ["default via 10.240.7.1 dev eth0", "10.5.0.0/16 via 10.240.7.77 dev eth0", "10.6.0.0/16 dev eth0"] {
+        has(&found, wanted)?;
+    }
+    // A gateway of a family the container does not have is of no use.
+    equal(&endpoint(case, &a, &network)?["IPv6Gateway"], &json!(""))?;
+    // Without a gateway and with nobody else as one there is no way out.
+    bed.plugin.set("NetworkDriver.Join", Reply::With(json!({"Gateway": "", "DisableGatewayService": true})));
+    let b = case.sleeper("b", &["--network", &network])?;
+    let found = case.docker(&["exec", &b, "ip", "route"]).ok()?;
+    equal(found.lines().count(), 1)?;
+    ensure!(reaches(case.host(), &b, &a), "not reached");
+    equal(&endpoint(case, &b, &network)?["Gateway"], &json!(""))?;
+    // A route that leads everywhere needs no gateway.
+    let everywhere = json!([{"Destination": "0.0.0.0/0", "RouteType": 1}]);
+    let join = json!({"Gateway": "", "StaticRoutes": everywhere, "DisableGatewayService": true});
+    bed.plugin.set("NetworkDriver.Join", Reply::With(join));
+    let c = case.sleeper("c", &["--network", &network])?;
+    has(&case.docker(&["exec", &c, "ip", "route"]).ok()?, "default dev eth0 scope link")?;
+    // Another name.
+    let calls = bed.plugin.calls();
+    let of_c = calls.iter().rfind(|call| call.method == "NetworkDriver.Join").context("no join")?;
+    ensure!(of_c.request["SandboxKey"].as_str().is_some_and(|key| key.contains("/netns/")), "{}", of_c.request);
+    bed.clean();
+    bed.plugin.has_everything_back()
+}
+
+fn addresses_of_links(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 8)?;
+    let network = bed.network("n", &["--ipam-driver", "null"])?;
+    let created = bed.request("NetworkDriver.CreateNetwork")?;
+    equal(&created["IPv4Data"], &json!([{"AddressSpace": "null", "Pool": "0.0.0.0/0"}]))?;
+    let found = case.http("GET", &format!("/networks/{network}"))?.json()?;
+    equal(&found["IPAM"], &json!({"Driver": "null", "Options": {}, "Config": [{"Subnet": "0.0.0.0/0"}]}))?;
+    let link = json!({"Interface": {"Address": "10.240.8.4/24", "MacAddress": "02:00:00:00:00:08"}});
+    bed.plugin.set("NetworkDriver.CreateEndpoint", Reply::With(link));
+    let a = case.sleeper("a", &["--network", &network])?;
+    let of_a = endpoint(case, &a, &network)?;
+    equal((&of_a["IPAddress"], &of_a["MacAddress"]), (&json!("10.240.8.4"), &json!("02:00:00:00:00:08")))?;
+    has(&case.docker(&["exec", &a, "ip", "-4", "addr", "show", "eth0"]).ok()?, "10.240.8.4/24")?;
+    // Others' subnets are not in its way.
+    let beside = bed.made("m", &["--subnet", "10.240.8.0/24"])?;
+    case.docker(&["network", "rm", &beside]).ok()?;
+    // What somebody else gave is not the driver's to change.
+    let own = bed.network("o", &["--subnet", "10.240.98.0/24"])?;
+    let refused =
+        case.docker(&["run", "--rm", "--name", &case.container("x"), "--network", &own, case.image(), "true"]);
+    let wanted = "driver modified interface address: endpoint interface IP present (10.240.98.2/24). Cannot be modified \
+                  with (10.240.8.4/24).; rolled back";
+    has(&refused.err, wanted)?;
+    let mac = ["--mac-address", "02:00:00:00:00:05"];
+    let refused = case.docker(&[&["run", "--rm", "--network", &own], mac.as_slice(), &[case.image(), "true"]].concat());
+    let wanted = "driver modified interface MAC address: endpoint interface MAC address present (02:00:00:00:00:05). \
+                  Cannot be modified with 02:00:00:00:00:08.; rolled back";
+    has(&refused.err, wanted)?;
+    bed.clean();
+    bed.plugin.has_everything_back()
+}
+
+fn hardware_addresses_are_told(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 10)?;
+    bed.plugin.set("IpamDriver.GetCapabilities", Reply::Json(json!({"RequiresMACAddress": true})));
+    let network = bed.made("n", &["--ipam-driver", bed.plugin.name()])?;
+    bed.plugin.calls();
+    let a = case.sleeper("a", &["--network", &network])?;
+    let asked = bed.request("IpamDriver.RequestAddress")?;
+    let of_a = endpoint(case, &a, &network)?;
+    equal(&asked["Options"], &json!({"com.docker.network.endpoint.macaddress": of_a["MacAddress"]}))?;
+    let link = case.docker(&["exec", &a, "cat", "/sys/class/net/eth0/address"]).ok()?;
+    equal(&json!(link), &of_a["MacAddress"])?;
+    bed.clean();
+    bed.plugin.has_everything_back()
+}
