@@ -342,11 +342,11 @@ impl Inner {
                 json!({"Interface": {}})
             }
             "NetworkDriver.DeleteEndpoint" => {
-                take(format!("endpoint {endpoint}"));
                 let link = self.state().links.remove(&endpoint);
                 if let Some(link) = link.filter(|link| self.ip(&format!("link delete {link}")).is_err()) {
                     self.state().lost.push(link);
                 }
+                take(format!("endpoint {endpoint}"));
                 json!({})
             }
             "NetworkDriver.EndpointOperInfo" => json!({"Value": {}}),

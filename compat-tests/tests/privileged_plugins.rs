@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use compat_tests::check::{equal, has};
 use compat_tests::plugin::Reply;
+use compat_tests::private::Private;
 use compat_tests::{Case, Suite, tests};
 use plugged::{Bed, endpoint, reaches};
 use serde_json::{Value, json};
@@ -23,7 +24,8 @@ fn main() -> ExitCode {
             pools_of_both_families,
             routes_of_a_plugin,
             addresses_of_links,
-            hardware_addresses_are_told
+            hardware_addresses_are_told,
+            found_by_files
         ],
     }
     .main()
@@ -292,6 +294,15 @@ fn addresses_of_links(case: &Case<'_>) -> Result<()> {
     // Others' subnets are not in its way.
     let beside = bed.made("m", &["--subnet", "10.240.8.0/24"])?;
     case.docker(&["network", "rm", &beside]).ok()?;
+    // A network may have no link at all.
+    bed.plugin.set("NetworkDriver.Join", Reply::Json(json!({"DisableGatewayService": true})));
+    let b = case.sleeper("b", &["--network", "bridge"])?;
+    bed.plugin.calls();
+    case.docker(&["network", "connect", &network, &b]).ok()?;
+    let links = case.docker(&["exec", &b, "ip", "-o", "link"]).ok()?;
+    equal(links.lines().count(), 2)?;
+    case.docker(&["network", "disconnect", &network, &b]).ok()?;
+    has(&bed.plugin.methods().join(" "), "NetworkDriver.Leave NetworkDriver.DeleteEndpoint")?;
     // What somebody else gave is not the driver's to change.
     let own = bed.network("o", &["--subnet", "10.240.98.0/24"])?;
     let refused =
@@ -321,4 +332,24 @@ fn hardware_addresses_are_told(case: &Case<'_>) -> Result<()> {
     equal(&json!(link), &of_a["MacAddress"])?;
     bed.clean();
     bed.plugin.has_everything_back()
+}
+
+fn found_by_files(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 15)?;
+    let etc = tempfile::tempdir()?;
+    let dir = etc.path().join("plugins");
+    std::fs::create_dir_all(dir.join("own"))?;
+    let address = format!("unix:///run/docker/plugins/{}.sock", bed.plugin.name());
+    std::fs::write(dir.join("text.spec"), format!("{address}\n"))?;
+    std::fs::write(dir.join("own/own.json"), json!({"Name": "other", "Addr": address}).to_string())?;
+    std::fs::write(dir.join("wrong.spec"), "nonsense")?;
+    let daemon = Private::start(case.host(), &[], Some(etc.path()))?;
+    let docker = |arguments: &[&str]| daemon.host().docker(arguments, "");
+    for (number, name) in ["text", "own"].into_iter().enumerate() {
+        let subnet = format!("10.241.{number}.0/24");
+        docker(&["network", "create", "-d", name, "--subnet", &subnet, name]).ok()?;
+        docker(&["network", "rm", name]).ok()?;
+        bed.plugin.has_everything_back()?;
+    }
+    has(&docker(&["network", "create", "-d", "wrong", "n"]).err, "legacy plugin: Unknown protocol")
 }

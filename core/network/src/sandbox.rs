@@ -455,6 +455,10 @@ fn reopen_one(pid: i32, links: &[String]) -> io::Result<Reopened> {
     ns::enter(&netns, process::NEW_NET)?;
     let socket = Socket::open(Family::Route)?;
     let find = |name: &String| {
+        // A plugin's network may have no link.
+        if name.is_empty() {
+            return Ok(None);
+        }
         let found = link::by_name(&socket, name).map_err(io::Error::other)?;
         // What others stand on is no end of theirs.
         let host = |link: &link::Link| link.peer.filter(|_| link.kind == "veth");

@@ -165,8 +165,12 @@ impl Actor {
             refused(ConnectError::NotConnected { container, the, network: name.clone() })
         };
         let mut changed = None;
+        // A plugin's network may have no link, and wants to know all the same.
+        let can_be_left = |endpoint: &EndpointState| {
+            !endpoint.interface.is_empty() || facts.as_ref().is_some_and(|facts| !facts.predefined)
+        };
         match (&endpoint, running) {
-            (Some(endpoint), true) if !endpoint.interface.is_empty() => {
+            (Some(endpoint), true) if can_be_left(endpoint) => {
                 let (network, container, id) =
                     (self.core.network.clone(), spec.id.clone(), endpoint.network_id.clone());
                 changed = Some(crate::image::blocking(move || network.disconnect(&container, &id)).await??);

@@ -26,6 +26,8 @@ use crate::ports::EventNote;
 pub const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
 /// How long a removal waits for containers that are not on the network any more to give back what they had there.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same where plugins have to take back what they gave.
+const PATIENCE_WITH_PLUGINS: Duration = Duration::from_secs(60);
 /// Filters of prunes.
 pub const PRUNE_FILTERS: [&str; 3] = ["label", "label!", "until"];
 
@@ -210,7 +212,11 @@ impl NetworkService {
             return Err(if predefined { error } else { EngineError::module(UnknownNetwork(name)) });
         };
         // Sandboxes of containers that ended are taken down behind the reply. Others' networks do not wait with us.
-        let patience = if self.containers_on(&id).is_empty() { PATIENCE } else { Duration::ZERO };
+        let patience = match self.containers_on(&id).is_empty() {
+            true if network.is_plugged() => PATIENCE_WITH_PLUGINS,
+            true => PATIENCE,
+            false => Duration::ZERO,
+        };
         let closing = driver.clone();
         let closed = crate::image::blocking(move || closing.close(patience)).await?;
         if closed.is_err() {
