@@ -17,8 +17,11 @@ pub(crate) fn prepare() {
     }
 }
 
-/// Gives back for as long as the daemon runs.
+/// Gives back for as long as the daemon runs, and at once what it took to start.
 pub(crate) fn watch() {
+    if let Err(error) = dockerd_sys::memory::unmap_program() {
+        tracing::debug!(%error, "what only the start needed stays in memory");
+    }
     tokio::spawn(async {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

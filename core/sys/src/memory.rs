@@ -53,9 +53,59 @@ pub fn give_back() {
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
+/// Lets go of the program's own code; what is used is found again in the page cache, by the dozen of pages, and what only the
+/// start needed is not (madvise(2), `MADV_DONTNEED`). Does nothing for a program that lies in parts in memory that it changed.
+pub fn unmap_program() -> io::Result<()> {
+    let program = std::fs::read_link("/proc/self/exe")?;
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    for range in maps.lines().filter_map(|line| code_of(line, program.to_str()?)) {
+        drop_pages(range)?;
+    }
+    Ok(())
+}
+
+/// The addresses of a line of `/proc/PID/maps`, if it is `program`'s code: what nobody can write, nor could.
+fn code_of(line: &str, program: &str) -> Option<std::ops::Range<usize>> {
+    let (fields, name) = line.split_at_checked(line.find('/')?)?;
+    let mut fields = fields.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let is_code = fields.next()? == "r-xp" && name == program;
+    let number = |text| usize::from_str_radix(text, 16).ok();
+    is_code.then_some(number(start)?..number(end)?)
+}
+
+#[allow(unsafe_code, reason = "advice about memory may change what is in it")]
+fn drop_pages(range: std::ops::Range<usize>) -> io::Result<()> {
+    let address = std::ptr::with_exposed_provenance_mut(range.start);
+    // SAFETY: the range is a mapping of this program's code, which was never writable: pages that are dropped are read
+    // again from the same file, whose bytes cannot change while it is executed (ETXTBSY).
+    Ok(unsafe { rustix::mm::madvise(address, range.len(), rustix::mm::Advice::LinuxDontNeed) }?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_is_told_from_data() {
+        let line = |rights| format!("55d0a000-55d0c000 {rights} 0000a000 fe:00 1234      /bin/a program");
+        assert_eq!(code_of(&line("r-xp"), "/bin/a program"), Some(0x55d0_a000..0x55d0_c000));
+        for (line, program) in
+            [(line("r--p"), "/bin/a program"), (line("rw-p"), "/bin/a program"), (line("r-xp"), "/bin/a")]
+        {
+            assert_eq!(code_of(&line, program), None, "{line}");
+        }
+        assert_eq!(code_of("7ffd000-7ffe000 r-xp 00000000 00:00 0      [vdso]", "[vdso]"), None);
+    }
+
+    #[test]
+    fn a_program_runs_on_without_its_pages() {
+        for _ in 0..3 {
+            unmap_program().expect("dropped");
+            // Code that was there before.
+            assert_eq!(code_of("0-1 r-xp 0 0:0 0 /a", "/a"), Some(0..1));
+        }
+    }
 
     #[test]
     fn what_is_sealed_is_read_back_and_stays() {
