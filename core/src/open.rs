@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use dockerd_image::ImageStore;
-use dockerd_network::firewall;
 use dockerd_runtime::{ExternalRuntime, Runtimes, RuntimesConfig, own_program};
 use dockerd_store::Layout;
 use dockerd_types::Timestamp;
@@ -84,7 +83,7 @@ impl Services {
         let layout = Layout::new(&config.data_root, &config.exec_root);
         let (paths, driver, options) = (layout.clone(), config.storage_driver.clone(), config.storage_options);
         let lazy_pull = config.lazy_pull;
-        let (mut network_config, runtime) = (config.network.clone(), tokio::runtime::Handle::current());
+        let (network_config, runtime) = (config.network.clone(), tokio::runtime::Handle::current());
         let events = EventBus::default();
         let bus = events.clone();
         let opened = tokio::task::spawn_blocking(move || {
@@ -93,14 +92,13 @@ impl Services {
             if lazy_pull {
                 store.enable_lazy_pull()?;
             }
-            let backend = firewall::choose(&network_config);
-            network_config.firewall_backend = Some(backend);
             let networks = StackNetworks::open(&paths, network_config, runtime)?;
-            Ok::<_, EngineError>((lock, store, VolumeService::open(&paths, bus)?, Arc::new(networks), backend))
+            Ok::<_, EngineError>((lock, store, VolumeService::open(&paths, bus)?, Arc::new(networks)))
         });
-        let (lock, store, volumes, networks, backend) =
+        let (lock, store, volumes, networks) =
             opened.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        config.network.firewall_backend = Some(backend);
+        // Who sets the packet filter's rules may have been left to the stack.
+        config.network.firewall_backend = networks.stack().config().firewall_backend;
         let program = config.program.clone().unwrap_or_else(|| own_program().to_owned());
         let runtimes_config = RuntimesConfig {
             exec_root: config.exec_root.clone(),

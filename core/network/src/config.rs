@@ -55,7 +55,7 @@ pub struct NetworkConfig {
     pub firewall: bool,
     /// `--ip6tables`: the same for IPv6.
     pub firewall_ipv6: bool,
-    /// `--firewall-backend`: who sets it; `None`: see [`crate::firewall::choose`].
+    /// `--firewall-backend`: who sets it; `None`: the stack chooses.
     pub firewall_backend: Option<Backend>,
     /// `--firewall-honour-host`: whether the host's own rules decide who reaches published ports.
     pub host_policy: HostPolicy,

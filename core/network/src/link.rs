@@ -13,6 +13,8 @@ use dockerd_sys::netlink::{Batch, Message, NetlinkError, Socket};
 
 use crate::ipam::Subnet;
 
+/// The number of every namespace's loopback.
+pub(crate) const LOOPBACK: u32 = 1;
 /// `VETH_INFO_PEER` of `linux/veth.h`.
 const VETH_PEER: u16 = 1;
 /// `IFLA_BRPORT_MODE` of `linux/if_link.h`: frames may leave by the port they came in.

@@ -2,6 +2,8 @@
 //! for bridges, the two ends of its link. [`Workshop`] makes them on a thread of its own, because making one means to
 //! be in it for a moment.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -174,13 +176,15 @@ pub enum Blueprint {
 pub struct Workshop {
     host: OwnedFd,
     socket: Socket,
+    /// Bridges that have had a port.
+    begun: RefCell<HashSet<u32>>,
 }
 
 impl Workshop {
     /// For the calling thread, whose network namespace is the host's.
     pub fn open() -> io::Result<Self> {
         let host = ns::open(Path::new("/proc/thread-self/ns/net"))?;
-        Ok(Self { host, socket: Socket::open(Family::Route)? })
+        Ok(Self { host, socket: Socket::open(Family::Route)?, begun: RefCell::default() })
     }
 
     /// Makes one. After an error of [`Workshop::is_home`] the thread must end.
@@ -210,6 +214,12 @@ impl Workshop {
             Blueprint::Plain => None,
             Blueprint::Linked(plan) => Some(plug(&self.socket, &netns, &socket, &plan.made_as(), plan)?),
         };
+        if let Blueprint::Linked(plan) = blueprint
+            && let Some(bridge) = plan.bridge()
+            && self.begun.borrow_mut().insert(bridge)
+        {
+            enlarge_pieces(&self.socket, bridge);
+        }
         Ok(Sandbox { netns, handle: SandboxHandle { socket, port } })
     }
 }
@@ -229,7 +239,6 @@ fn plug(
                 true => name_fault(&format!("{INNER_PREFIX}0"), name, io::Error::from_raw_os_error(libc::EEXIST)),
                 false => NetworkError::kernel("make the container's link")(error),
             })?;
-            enlarge_pieces(host, *bridge);
             Some(made)
         }
         LinkKind::Macvlan { parent, mode } => {

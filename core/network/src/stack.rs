@@ -218,9 +218,10 @@ impl NetworkStack {
     /// Sets the bridges up in the calling thread's network namespace and begins to make sandboxes. A user-defined network
     /// that cannot be set up is missing and logged. Blocking.
     pub fn open(options: StackOptions) -> Result<Self, NetworkError> {
-        let StackOptions { config, predefined, networks, incomplete, forwarding_marker, runtime, plugins, ledgers } =
+        let StackOptions { mut config, predefined, networks, incomplete, forwarding_marker, runtime, plugins, ledgers } =
             options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
+        config.firewall_backend = Some(firewall::choose(&config));
         let (firewall, policy) = firewall::open(&config)?;
         senders::clear(&socket);
         let policy = senders::check(&socket, policy);
@@ -318,7 +319,7 @@ impl NetworkStack {
         addresses: AddressSource,
         prepare: bool,
     ) -> Result<Arc<BridgeNetwork>, NetworkError> {
-        let (addresses, _) = self.addresses(&identity, addresses, settings.subnets()?);
+        let addresses = self.addresses(&identity, addresses, settings.subnets()?);
         if self.config.firewall {
             setup::route_loopback(socket, &link.name)?;
         }
@@ -337,21 +338,14 @@ impl NetworkStack {
         Ok(Arc::new(BridgeNetwork::new(identity, link, settings, plan, shelf, addresses)))
     }
 
-    /// Who gives a network's addresses, and what he noted.
-    fn addresses(
-        &self,
-        identity: &NetworkIdentity,
-        source: AddressSource,
-        subnets: Vec<SubnetPlan>,
-    ) -> (Addresses, Option<Arc<Ledger>>) {
+    /// Who gives a network's addresses.
+    fn addresses(&self, identity: &NetworkIdentity, source: AddressSource, subnets: Vec<SubnetPlan>) -> Addresses {
         match source {
-            AddressSource::Own => (Addresses::Own(Leases::new(identity.clone(), subnets)), None),
-            AddressSource::Nobody => (Addresses::Nobody, None),
+            AddressSource::Own => Addresses::Own(Leases::new(identity.clone(), subnets)),
+            AddressSource::Nobody => Addresses::Nobody,
             AddressSource::Remote(source) => {
-                let ledger = self.ledger(identity);
                 let ipam = RemoteIpam::new(self.plugins.clone(), source.driver.clone());
-                let leases = RemoteLeases::new(ipam, source.leased(subnets), ledger.clone());
-                (Addresses::Remote(leases), Some(ledger))
+                Addresses::Remote(RemoteLeases::new(ipam, source.leased(subnets), self.ledger(identity)))
             }
         }
     }
@@ -390,14 +384,17 @@ impl NetworkStack {
 
     fn macvlan(&self, mut order: MacvlanOrder) -> Arc<dyn NetworkDriver> {
         let source = std::mem::take(&mut order.addresses);
-        let (addresses, _) = self.addresses(&order.identity, source, order.subnets.clone());
+        let addresses = self.addresses(&order.identity, source, order.subnets.clone());
         Arc::new(MacvlanNetwork::new(order, addresses, self.plain))
     }
 
     fn remote(&self, order: RemoteOrder) -> Arc<dyn NetworkDriver> {
         let RemoteOrder { settings, driver, addresses } = order;
-        let (addresses, ledger) = self.addresses(&settings.identity, addresses, settings.details.subnets.clone());
-        let ledger = ledger.unwrap_or_else(|| self.ledger(&settings.identity));
+        let addresses = self.addresses(&settings.identity, addresses, settings.details.subnets.clone());
+        let ledger = match &addresses {
+            Addresses::Remote(leases) => leases.ledger().clone(),
+            Addresses::Own(_) | Addresses::Nobody => self.ledger(&settings.identity),
+        };
         let driver = RemoteDriver::new(self.plugins.clone(), driver);
         Arc::new(RemoteNetwork::new(settings, driver, addresses, ledger, self.plain))
     }
@@ -409,7 +406,10 @@ impl NetworkStack {
                 let bridge = setup::ensure(socket, &link, settings.mtu, &settings.addresses())?;
                 let index = bridge.index;
                 let driver = self.driver(socket, identity, bridge, settings, addresses, false);
-                Ok(driver.inspect_err(|_| _ = setup::remove_own(socket, index))?)
+                Ok(driver.inspect_err(|_| {
+                    senders::remove(socket, &link);
+                    _ = setup::remove_own(socket, index);
+                })?)
             }
             NetworkOrder::Macvlan(order) => {
                 parent::check_sharing(&order, self.networks().iter().map(|network| &**network))?;
@@ -423,6 +423,9 @@ impl NetworkStack {
 
     /// Takes away what [`NetworkStack::make`] made.
     fn unmake(&self, socket: &Socket, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
+        if let Some(rules) = driver.rules().filter(|_| self.policy.keeps_senders()) {
+            senders::remove(socket, &rules.link);
+        }
         let Some(plan) = driver.link() else { return Ok(()) };
         if let Some(parent) = plan.parent() {
             parent::remove_own(socket, parent, self.networks().iter().map(|network| &**network))?;
@@ -457,9 +460,6 @@ impl NetworkStack {
         self.forget(driver);
         self.watch_bridges();
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-        if let Some(rules) = driver.rules().filter(|_| self.policy.keeps_senders()) {
-            senders::remove(&socket, &rules.link);
-        }
         let rules = driver.rules().filter(|_| self.installed.load(Ordering::Relaxed));
         let unfiltered = rules.map_or(Ok(()), |rules| self.firewall.remove_bridge(&rules));
         self.unmake(&socket, driver).and(unfiltered)

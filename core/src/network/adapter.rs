@@ -120,7 +120,7 @@ impl StackNetworks {
     }
 
     /// The networks themselves.
-    pub(super) fn stack(&self) -> &Arc<NetworkStack> {
+    pub(crate) fn stack(&self) -> &Arc<NetworkStack> {
         &self.stack
     }
 

@@ -1,7 +1,7 @@
 //! What the API asks of networks: lists and inspect, answered from memory; making, removing and pruning; connecting and
 //! disconnecting containers, which their own tasks do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -426,7 +426,8 @@ pub(super) fn planned(
 ) -> Result<UserNetwork, EngineError> {
     let stack = networks.stack();
     let users = networks.users();
-    let predefined = |network: &&Arc<dyn NetworkDriver>| networks.user(&network.identity().id).is_none();
+    let of_users: HashSet<&NetworkId> = users.iter().map(|network| &network.id).collect();
+    let predefined = |network: &&Arc<dyn NetworkDriver>| !of_users.contains(&network.identity().id);
     let subnets = |network: &Arc<dyn NetworkDriver>| network.details().subnets.into_iter().map(|plan| plan.subnet);
     let mut taken: Vec<_> = stack.networks().iter().filter(predefined).flat_map(subnets).collect();
     // Also of those whose bridge could not be made.

@@ -85,5 +85,7 @@ fn mend_one(
         Err(error) if error.is(libc::ENODEV) => tracing::debug!(bridge = name, %error, "a port was gone"),
         outcome => outcome.map_err(NetworkError::kernel("set up the bridge"))?,
     }
+    // One that was made again, and has its ports again.
+    setup::enlarge_pieces(socket, *index);
     Ok(true)
 }

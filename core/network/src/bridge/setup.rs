@@ -13,9 +13,6 @@ use crate::ipam::{Subnet, pool};
 use crate::link::{self, Link, MacAddress};
 use crate::sandbox::LINK_ALIAS;
 
-/// The number of every namespace's loopback.
-const LOOPBACK: u32 = 1;
-
 /// A bridge that is up and has its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeLink {
@@ -271,7 +268,7 @@ pub fn enable_forwarding(socket: &Socket, ipv6: bool) -> Result<bool, NetworkErr
 /// Lets what the host sends from 127.0.0.1 to a published port reach the bridge. Our rules keep the loopback addresses
 /// from those on the bridge. Loopback is what such a stream goes out by, as far as its sender knows.
 pub fn route_loopback(socket: &Socket, bridge: &str) -> Result<(), NetworkError> {
-    enlarge_pieces(socket, LOOPBACK);
+    enlarge_pieces(socket, link::LOOPBACK);
     let path = Path::new("/proc/sys/net/ipv4/conf").join(bridge).join("route_localnet");
     fs::write(path, "1").map_err(NetworkError::io("enable route_localnet"))
 }

@@ -234,7 +234,7 @@ pub trait Firewall: Send + Sync + Debug {
 
 /// Who is to set the rules. Where nobody said so: iptables, if the host drops by its chain FORWARD what no rule lets through
 /// (ufw, and the stock daemon before us), for then rules elsewhere are in vain. Blocking.
-pub fn choose(config: &NetworkConfig) -> Backend {
+pub(crate) fn choose(config: &NetworkConfig) -> Backend {
     if let Some(backend) = config.firewall_backend {
         return backend;
     }
@@ -249,8 +249,8 @@ pub fn choose(config: &NetworkConfig) -> Backend {
         return Backend::Nftables;
     }
     let iptables = IptablesFirewall::new(handled, config.host_policy);
-    let by_us = |ipv6: &bool| iptables.drops_foreign(*ipv6);
-    match dropping.iter().try_fold(true, |all, ipv6| Ok(by_us(ipv6)? && all)) {
+    let by_us = |all: bool, ipv6: &bool| Ok(iptables.drops_foreign(*ipv6)? && all);
+    match iptables.check().and_then(|()| dropping.iter().try_fold(true, by_us)) {
         // An earlier daemon's doing, which goes with its rules.
         Ok(true) => Backend::Nftables,
         Ok(false) => {
@@ -258,7 +258,6 @@ pub fn choose(config: &NetworkConfig) -> Backend {
             Backend::Iptables
         }
         Err(error) => {
-            let error: NetworkError = error;
             tracing::warn!(%error, "the host drops what no rule of iptables forwards: containers may be cut off");
             Backend::Nftables
         }
@@ -272,7 +271,7 @@ pub(crate) fn open(config: &NetworkConfig) -> Result<(Arc<dyn Firewall>, HostPol
     if !handled.ipv4 && !handled.ipv6 {
         return Ok((Arc::new(NoFirewall), HostPolicy::Bypassed));
     }
-    let (wanted, backend) = (config.host_policy, choose(config));
+    let (wanted, backend) = (config.host_policy, config.firewall_backend.unwrap_or_default());
     let (nft, iptables) = (NftFirewall::new(handled, wanted), IptablesFirewall::new(handled, wanted));
     let can_keep_senders = match backend {
         Backend::Nftables => {

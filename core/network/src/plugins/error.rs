@@ -60,7 +60,7 @@ pub enum PluginError {
 }
 
 impl PluginError {
-    /// Whether the plugin itself was not reached, so that it cannot know of the call.
+    /// Whether it is not known that the plugin heard of the call: it was not reached, or broke off before it answered.
     pub(crate) fn is_away(&self) -> bool {
         match self {
             Self::NotFound(_) | Self::Transport { .. } | Self::Spec(_) => true,

@@ -15,6 +15,7 @@ use dockerd_sys::netlink::{Batch, Message, NetlinkError, Socket};
 
 use crate::error::NetworkError;
 use crate::firewall::{ANSWER_MARK, HostPolicy};
+use crate::link::LOOPBACK;
 
 /// The routing table; nobody else's, so that its rules are known to be ours.
 const TABLE: u32 = 25714;
@@ -30,8 +31,6 @@ const ORDER: u16 = 6;
 const MARK: u16 = 10;
 const LEADS_TO: u16 = 15;
 const MASK: u16 = 16;
-/// The loopback's number in every network namespace.
-const LOOPBACK: u32 = 1;
 
 /// No link is called so.
 const PROBE: &str = "dockerd-rs/try";

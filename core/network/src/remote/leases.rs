@@ -47,11 +47,14 @@ impl RemoteLeases {
     /// Gives an endpoint an address of each family the network has; those asked for, else any. Its gateways are the pools'.
     /// On failure nothing is kept.
     pub(crate) fn allot(&self, request: &EndpointRequest<'_>, state: &mut EndpointState) -> Result<(), NetworkError> {
-        if state.mac_address.is_empty() && self.ipam.capabilities()?.requires_mac {
+        let requires_mac = self.ipam.capabilities()?.requires_mac;
+        if state.mac_address.is_empty() && requires_mac {
             state.mac_address = MacAddress::local(crate::random()).to_string();
         }
+        let options = if requires_mac { json!({MAC: state.mac_address}) } else { Value::Null };
         self.ledger.begin(request.container, &state.endpoint_id)?;
-        let outcome = [false, true].into_iter().try_for_each(|ipv6| self.allot_family(request, state, ipv6));
+        let families = [false, true].into_iter();
+        let outcome = { families }.try_for_each(|ipv6| self.allot_family(request, state, options.clone(), ipv6));
         if outcome.is_err() {
             self.release(request.container);
         }
@@ -62,6 +65,7 @@ impl RemoteLeases {
         &self,
         request: &EndpointRequest<'_>,
         state: &mut EndpointState,
+        options: Value,
         ipv6: bool,
     ) -> Result<(), NetworkError> {
         let config = request.config;
@@ -77,8 +81,6 @@ impl RemoteLeases {
             (None, None) => return Ok(()),
         };
         let asked = wished.map(|address| address.to_string()).unwrap_or_default();
-        let options =
-            if self.ipam.capabilities()?.requires_mac { json!({MAC: state.mac_address}) } else { Value::Null };
         let (address, prefix) = self.ipam.take_address(&pool.id, &asked, options, ipv6)?;
         let held = HeldAddress { pool: pool.id.clone(), address };
         self.ledger.note(request.container, |record| record.addresses.push(held))?;

@@ -104,7 +104,7 @@ impl NetworkStack {
             NetworkOrder::Macvlan(order) => (order.identity, order.addresses),
             NetworkOrder::ConfigurationOnly(_) => return,
         };
-        if let (Addresses::Remote(leases), _) = self.addresses(&identity, source, Vec::new()) {
+        if let Addresses::Remote(leases) = self.addresses(&identity, source, Vec::new()) {
             leases.sweep();
         }
     }

@@ -9,7 +9,7 @@ mod saved;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -228,7 +228,8 @@ impl Firewall for IptablesFirewall {
     fn redirect(&self, old: &[PortForward], new: &[PortForward]) -> Result<(), NetworkError> {
         let mut state = self.lock();
         let mut next = state.rules.clone();
-        next.forwards.retain(|forward| !old.contains(forward));
+        let gone: HashSet<&PortForward> = old.iter().collect();
+        next.forwards.retain(|forward| !gone.contains(forward));
         next.forwards.extend(new);
         let bridges = next.bridges.clone();
         let rules = |ipv6, forwards| rules::ports(ipv6, &bridges, forwards);
