@@ -12,6 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::case::Ran;
+use crate::check;
 use crate::host::ran;
 use crate::network::Network;
 use crate::{LIMIT, PAUSE};
@@ -126,16 +127,10 @@ impl Firewalls {
     }
 
     fn until(&self, what: &str, condition: impl Fn() -> bool) -> Result<()> {
-        let begun = Instant::now();
-        while !condition() {
-            let logs = || {
-                let files = fs::read_dir(self.dir.path()).into_iter().flatten().flatten();
-                files.filter_map(|file| fs::read_to_string(file.path()).ok()).collect::<String>()
-            };
-            ensure!(begun.elapsed() < LIMIT, "{what} does not come up: {}", logs());
-            std::thread::sleep(PAUSE);
-        }
-        Ok(())
+        check::until(what, condition).with_context(|| {
+            let files = fs::read_dir(self.dir.path()).into_iter().flatten().flatten();
+            files.filter_map(|file| fs::read_to_string(file.path()).ok()).collect::<String>()
+        })
     }
 
     /// All rules but those of `table inet dockerd-rs` and, `without` them, of other tables; counters and handles left out.
@@ -182,40 +177,24 @@ fn forget_counts(value: &mut Value) {
 /// Another host on the same wire as `host`: 192.0.2.2 beside its 192.0.2.1, and 2001:db8::2 beside its 2001:db8::1. It
 /// serves `hello` on port 80.
 #[derive(Debug)]
-pub struct Outside {
+pub struct Neighbour {
     server: Child,
     network: Network,
     _dir: TempDir,
 }
 
-impl Outside {
+impl Neighbour {
     /// Plugs it in.
-    pub fn beside(host: &Network) -> Result<Self> {
+    pub fn of(host: &Network) -> Result<Self> {
+        let network = Network::another()?;
+        let addresses = |number: u8| [format!("192.0.2.{number}/24"), format!("2001:db8::{number}/64")];
+        host.cable("wire", &addresses(1), (&network, &addresses(2)))?;
         let dir = tempfile::tempdir()?;
         fs::write(dir.path().join("index.html"), "hello\n")?;
-        let mut command = Command::new("unshare");
-        command.args(["--net", "busybox", "httpd", "-f", "-p", "80", "-h"]).arg(dir.path());
+        let mut command = network.command("busybox");
+        command.args(["httpd", "-f", "-p", "80", "-h"]).arg(dir.path());
         let server = command.stdin(Stdio::null()).spawn()?;
-        // Once it is a namespace of its own.
-        let link = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net"));
-        let begun = Instant::now();
-        while link(server.id())? == link(std::process::id())? {
-            ensure!(begun.elapsed() < LIMIT, "no network namespace");
-            std::thread::sleep(PAUSE);
-        }
-        let network = Network::of_process(server.id())?;
-        let outside = Self { server, network, _dir: dir };
-        let ip = |network: &Network, arguments: &str| -> Result<()> {
-            ran(network.command("ip").args(arguments.split(' ')), "").ok().map(drop).context(arguments.to_owned())
-        };
-        ip(host, &format!("link add wire type veth peer name wire netns {}", outside.server.id()))?;
-        for (network, number) in [(host, 1), (&outside.network, 2)] {
-            ip(network, &format!("address add 192.0.2.{number}/24 dev wire"))?;
-            ip(network, &format!("address add 2001:db8::{number}/64 dev wire nodad"))?;
-            ip(network, "link set wire up")?;
-        }
-        ip(&outside.network, "link set lo up")?;
-        Ok(outside)
+        Ok(Self { server, network, _dir: dir })
     }
 
     /// Whether a server at an address of the host answers `hello` to it.
@@ -226,7 +205,7 @@ impl Outside {
     }
 }
 
-impl Drop for Outside {
+impl Drop for Neighbour {
     fn drop(&mut self) {
         let _ = self.server.kill();
         let _ = self.server.wait();

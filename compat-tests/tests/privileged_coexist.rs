@@ -1,13 +1,12 @@
 //! Beside firewalld, ufw and the rules of others, by real traffic between a container and another host, with either backend.
 //! Ours alone: the stock daemon has iptables' chains only, which overrule ufw; with firewalld both do the same.
 
-use std::time::Instant;
-
 use anyhow::{Context, Result, ensure};
-use compat_tests::check::{equal, has};
+use compat_tests::check::{equal, has, until};
 use compat_tests::daemon::Daemon;
-use compat_tests::firewalls::{Firewalls, Outside};
-use compat_tests::{LIMIT, PAUSE, suite};
+use compat_tests::firewalls::{Firewalls, Neighbour};
+use compat_tests::network::Network;
+use compat_tests::suite;
 
 /// Serves `hello` on port 80.
 const SERVER: [&str; 3] = ["sh", "-c", "echo hello >/tmp/index.html; httpd -f -h /tmp"];
@@ -24,7 +23,7 @@ const TRAFFIC: [(&str, u16, &str, &str); 3] = [
 struct Bed {
     daemon: Daemon,
     image: String,
-    outside: Outside,
+    outside: Neighbour,
     host: Firewalls,
 }
 
@@ -37,7 +36,7 @@ impl Bed {
     }
 
     fn with_flags(host: Firewalls, flags: &[&str]) -> Result<Self> {
-        let outside = Outside::beside(host.network())?;
+        let outside = Neighbour::of(host.network())?;
         let bus = format!("export DBUS_SYSTEM_BUS_ADDRESS={}", host.bus_address());
         let daemon = Daemon::start_within(host.network(), &bus, flags)?;
         let image = suite::import(daemon.host(), "coexist")?;
@@ -97,15 +96,6 @@ impl Bed {
         self.daemon.stop()?;
         equal(&self.host.rules(without)?, before).context("after the daemon's end")
     }
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) -> Result<()> {
-    let begun = Instant::now();
-    while !condition() {
-        ensure!(begun.elapsed() < LIMIT, "not in time: {what}");
-        std::thread::sleep(PAUSE);
-    }
-    Ok(())
 }
 
 /// The wire gets another zone than links nobody has put anywhere, to which it does not let those send.
@@ -177,6 +167,21 @@ fn firewalld_is_there() -> Result<()> {
     bed.docker(&["network", "rm", "own"])?;
     equal(links(host)?, vec!["docker0".to_owned()])?;
     equal(zones(host)?, before)
+}
+
+/// On one bus, and on a host of its own.
+#[test]
+fn firewalld_of_another_network_is_left_alone() -> Result<()> {
+    let mut host = Firewalls::new()?;
+    host.start_bus()?;
+    host.start_firewalld()?;
+    let bus = format!("export DBUS_SYSTEM_BUS_ADDRESS={}", host.bus_address());
+    let mut daemon = Daemon::start_within(&Network::another()?, &bus, &[])?;
+    daemon.host().docker(&["network", "create", "far"], "").ok()?;
+    let zones = host.must(&["firewall-cmd", "--get-zones"])?;
+    ensure!(!zones.split_whitespace().any(|zone| zone == "docker"), "{zones}");
+    daemon.host().docker(&["network", "rm", "far"], "").ok()?;
+    daemon.stop()
 }
 
 #[test]

@@ -55,6 +55,29 @@ pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> 
 }
 
 impl Bed {
+    /// A daemon with these flags, and a published port on a network with IPv6.
+    pub(crate) fn with_a_port(flags: &[&str]) -> Result<Self> {
+        let mut bed = Self::new()?.flags(flags);
+        bed.start()?;
+        bed.import()?;
+        bed.must(&["network", "create", "--ipv6", "six"])?;
+        bed.must(&["run", "-d", "--name", "one", "--network", "six", "-p", "4000:80", "busybox", "sleep", "1000"])?;
+        Ok(bed)
+    }
+
+    /// nft(8) in the daemon's network namespace.
+    pub(crate) fn nft(&self, arguments: &[&str]) -> Result<Said> {
+        let mut command = Command::new("nsenter");
+        run(command.args(["-t", &self.pid().to_string(), "-n", "nft"]).args(arguments))
+    }
+
+    /// All rules there.
+    pub(crate) fn rules(&self) -> Result<String> {
+        let said = self.nft(&["-s", "list", "ruleset"])?;
+        ensure!(said.code == 0, "{}", said.err);
+        Ok(said.out)
+    }
+
     /// Roots only.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self { dir: tempfile::tempdir()?, daemon: None, flags: Vec::new(), environment: Vec::new() })

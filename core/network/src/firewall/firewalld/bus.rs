@@ -16,6 +16,8 @@ const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// The bus itself, as a service.
 pub(super) const BUS: &str = "org.freedesktop.DBus";
 const BUS_PATH: &str = "/org/freedesktop/DBus";
+/// What it answers of a service that does not run.
+const NO_OWNER: &str = "org.freedesktop.DBus.Error.NameHasNoOwner";
 
 /// Why a call was not done.
 #[derive(Debug, thiserror::Error)]
@@ -135,9 +137,12 @@ impl Bus {
         self.call(Method { destination: BUS, path: BUS_PATH, interface: BUS, member }, arguments)
     }
 
-    /// Whether a service runs.
-    pub(super) fn has(&mut self, service: &str) -> Result<bool, BusError> {
-        Ok(self.call_bus("NameHasOwner", &[Argument::Text(service)])?.truth == Some(true))
+    /// The process id of a service that runs.
+    pub(super) fn process_of(&mut self, service: &str) -> Result<Option<u32>, BusError> {
+        match self.call_bus("GetConnectionUnixProcessID", &[Argument::Text(service)]) {
+            Err(BusError::Refused { name, .. }) if name == NO_OWNER => Ok(None),
+            other => Ok(other?.number),
+        }
     }
 
     /// From now on signals come that match `rule`.
@@ -211,7 +216,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| serve(&listener, &[WELCOME, REFUSAL]));
             let mut bus = Bus::connect(&path).expect("connected");
-            let refused = bus.has("x").expect_err("refused");
+            let refused = bus.process_of("x").expect_err("refused");
             assert_eq!(refused.to_string(), "E.x: no");
             drop(bus);
         });

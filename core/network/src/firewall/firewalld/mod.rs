@@ -10,6 +10,7 @@ mod wire;
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -123,6 +124,16 @@ impl Firewall for WithFirewalld {
     }
 }
 
+/// Whether a process is in the calling thread's network namespace: a bus has many a namespace's programs on it. One of which
+/// nothing can be known is.
+fn is_of_this_network(process: u32) -> bool {
+    let network = |of: &str| std::fs::metadata(format!("/proc/{of}/ns/net")).map(|found| found.ino());
+    match (network(&process.to_string()), network("thread-self")) {
+        (Ok(theirs), Ok(ours)) => theirs == ours,
+        _ => true,
+    }
+}
+
 /// What firewalld refuses does not keep a network from being made: its containers reach each other all the same.
 fn report(outcome: Result<(), BusError>) {
     if let Err(error) = outcome {
@@ -135,10 +146,11 @@ impl Zone {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection, if firewalld runs.
+    /// A connection, if firewalld runs and filters what our links carry.
     fn connect(&self) -> Result<Option<Bus>, BusError> {
         let mut bus = Bus::connect(&self.bus)?;
-        Ok(bus.has(SERVICE)?.then_some(bus))
+        let process = bus.process_of(SERVICE)?;
+        Ok(process.filter(|process| is_of_this_network(*process)).map(|_| bus))
     }
 
     /// Puts links into the zone.
@@ -290,6 +302,12 @@ mod tests {
         assert!(!signal("NameOwnerChanged", &["other", "", ":1.8"]));
         assert!(!signal("NameOwnerChanged", &[]));
         assert!(!signal("NameAcquired", &[":1.9"]));
+    }
+
+    #[test]
+    fn whose_network_it_is() {
+        assert!(is_of_this_network(std::process::id()));
+        assert!(is_of_this_network(u32::MAX), "nobody knows");
     }
 
     #[test]
