@@ -4,15 +4,48 @@
 use std::fmt::Debug;
 use std::io;
 
-use dockerd_sys::netlink::{Family, Message, Socket};
+use dockerd_sys::netlink::{Family, Message, Socket, message};
 
 /// `NFNLGRP_NFTABLES`.
 const GROUP: libc::c_int = 7;
 
+/// `sizeof(struct nfgenmsg)`.
+pub(super) const HEADER_LENGTH: usize = 4;
+
+/// A change of nf_tables.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Change<'a> {
+    /// What was done: `NFT_MSG_*`.
+    pub(super) kind: u16,
+    /// In tables of which family: `NFPROTO_*`.
+    pub(super) family: u8,
+    /// What it was done to.
+    attributes: &'a [u8],
+}
+
+impl<'a> Change<'a> {
+    /// Reads a note of the kernel's; those of other parts of netfilter are none.
+    pub(super) fn of(note: &Message<'a>) -> Option<Self> {
+        let (header, attributes) = note.body.split_at_checked(HEADER_LENGTH)?;
+        let is_one = i32::from(note.kind >> 8) == libc::NFNL_SUBSYS_NFTABLES;
+        is_one.then(|| Self { kind: note.kind & 0xff, family: header[0], attributes })
+    }
+
+    /// An attribute that is text.
+    pub(super) fn text(&self, attribute: u16) -> Option<&'a str> {
+        message::attribute(self.attributes, attribute).and_then(message::read_text)
+    }
+
+    /// An attribute that is a number, in the network's order as all are here.
+    pub(super) fn number(&self, attribute: u16) -> Option<u32> {
+        Some(u32::from_be_bytes(message::attribute(self.attributes, attribute)?.try_into().ok()?))
+    }
+}
+
 /// Judges changes.
 pub(super) trait Judge: Debug + Send {
     /// Takes note of a change; whether a transaction ended with something of ours missing, or maybe missing.
-    fn note(&mut self, change: &Message<'_>) -> bool;
+    fn note(&mut self, change: &Change<'_>) -> bool;
 }
 
 /// Hears of changes in the network namespace it was made in.
@@ -31,7 +64,7 @@ impl Guard {
     /// Waits a while for changes; whether something of ours is missing, or may be. Blocking.
     pub fn is_needed(&mut self) -> io::Result<bool> {
         let mut missing = false;
-        match self.socket.hear(|change| missing |= self.judge.note(change)) {
+        match self.socket.hear(|note| missing |= Change::of(note).is_some_and(|change| self.judge.note(&change))) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             // More was told than there was room for.
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(true),

@@ -4,15 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dockerd_sys::netlink::{Message, message};
-
 use super::rules::Table;
-use crate::firewall::guard::Judge;
+use crate::firewall::guard::{Change, Judge};
 
-/// `NFNL_SUBSYS_NFTABLES`.
-const SUBSYSTEM: u16 = libc::NFNL_SUBSYS_NFTABLES as u16;
-/// `sizeof(struct nfgenmsg)`.
-const HEADER: usize = 4;
 /// The table's name is the first attribute of all messages that count here.
 const TABLE_NAME: u16 = 1;
 /// `NFTA_GEN_PROC_PID`.
@@ -53,20 +47,15 @@ impl Touched {
 }
 
 impl Judge for Touched {
-    fn note(&mut self, change: &Message<'_>) -> bool {
-        if change.kind >> 8 != SUBSYSTEM {
-            return false;
-        }
-        let Some((header, rest)) = change.body.split_at_checked(HEADER) else { return false };
-        let kind = i32::from(change.kind & 0xff);
+    fn note(&mut self, change: &Change<'_>) -> bool {
+        let kind = i32::from(change.kind);
         if kind == libc::NFT_MSG_NEWGEN {
-            let number = message::attribute(rest, PROCESS).and_then(|bytes| bytes.try_into().ok());
-            let is_own = number.is_some_and(|bytes| self.own.lock().contains(&u32::from_be_bytes(bytes)));
+            let is_own = change.number(PROCESS).is_some_and(|process| self.own.lock().contains(&process));
             return std::mem::take(&mut self.touched) && !is_own;
         }
         let removed = [libc::NFT_MSG_DELTABLE, libc::NFT_MSG_DELCHAIN, libc::NFT_MSG_DELRULE].contains(&kind);
-        let family = [libc::NFPROTO_IPV4, libc::NFPROTO_IPV6].contains(&header[0].into());
-        let table = message::attribute(rest, TABLE_NAME).and_then(message::read_text);
+        let family = [libc::NFPROTO_IPV4, libc::NFPROTO_IPV6].contains(&change.family.into());
+        let table = change.text(TABLE_NAME);
         self.touched |= removed && family && table.is_some_and(|name| Table::ALL.iter().any(|of| of.name() == name));
         false
     }
@@ -86,11 +75,12 @@ mod tests {
         fill: impl FnOnce(&mut dockerd_sys::netlink::MessageWriter<'_>),
     ) -> bool {
         let mut batch = Batch::new();
-        let mut out = batch.message(SUBSYSTEM << 8 | u16::try_from(kind).expect("kind"), 0);
+        let subsystem = u16::try_from(libc::NFNL_SUBSYS_NFTABLES).expect("subsystem");
+        let mut out = batch.message(subsystem << 8 | u16::try_from(kind).expect("kind"), 0);
         out.raw(&[u8::try_from(family).expect("family"), 0, 0, 0]);
         fill(&mut out);
         drop(out);
-        messages(batch.bytes()).any(|change| judge.note(&change))
+        messages(batch.bytes()).filter_map(|note| Change::of(&note)).any(|change| judge.note(&change))
     }
 
     #[test]

@@ -1,13 +1,10 @@
 //! Notices that somebody else took our rules away: `nft flush ruleset`, a firewall that is started anew. What we change
 //! ourselves leaves the table and the base chains' rules in place, or puts them there again in the same transaction.
 
-use dockerd_sys::netlink::{Message, message};
-
-use super::message::HEADER_LENGTH;
 use super::rules::is_base_chain;
 use super::uapi::{attribute as a, message as m};
 use super::{INET, TABLE};
-use crate::firewall::guard::Judge;
+use crate::firewall::guard::{Change, Judge};
 
 /// What is missing after the changes heard of so far.
 #[derive(Debug, Default)]
@@ -17,27 +14,20 @@ pub(super) struct Damage {
 }
 
 impl Judge for Damage {
-    fn note(&mut self, change: &Message<'_>) -> bool {
-        if change.kind >> 8 != m::SUBSYSTEM {
-            return false;
-        }
-        let kind = change.kind & 0xff;
-        if kind == m::NEW_GENERATION {
+    fn note(&mut self, change: &Change<'_>) -> bool {
+        if change.kind == m::NEW_GENERATION {
             let Self { table, rules } = std::mem::take(self);
             return table || rules;
         }
-        let parts = change.body.split_at_checked(HEADER_LENGTH).filter(|(header, _)| header[0] == INET);
-        let Some((_, rest)) = parts else { return false };
-        let text = |kind| message::attribute(rest, kind).and_then(message::read_text);
         // The first attribute is the table's name in all of them.
-        if text(a::TABLE_NAME) != Some(TABLE) {
+        if change.family != INET || change.text(a::TABLE_NAME) != Some(TABLE) {
             return false;
         }
-        match kind {
+        match change.kind {
             m::NEW_TABLE => self.table = false,
             m::DEL_TABLE => self.table = true,
-            m::NEW_RULE | m::DEL_RULE if text(a::RULE_CHAIN).is_some_and(is_base_chain) => {
-                self.rules = kind == m::DEL_RULE;
+            m::NEW_RULE | m::DEL_RULE if change.text(a::RULE_CHAIN).is_some_and(is_base_chain) => {
+                self.rules = change.kind == m::DEL_RULE;
             }
             _ => {}
         }
@@ -47,8 +37,8 @@ impl Judge for Damage {
 
 #[cfg(test)]
 mod tests {
-    use dockerd_sys::netlink::Batch;
     use dockerd_sys::netlink::message::messages;
+    use dockerd_sys::netlink::{Batch, Message};
     use proptest::prelude::*;
 
     use super::*;
@@ -58,7 +48,7 @@ mod tests {
         let mut out = batch.message(m::SUBSYSTEM << 8 | kind, 0);
         out.raw(&[family, 0, 0, 0]).c_text(a::TABLE_NAME, table).c_text(a::RULE_CHAIN, chain);
         drop(out);
-        messages(batch.bytes()).any(|change| damage.note(&change))
+        messages(batch.bytes()).filter_map(|note| Change::of(&note)).any(|change| damage.note(&change))
     }
 
     #[test]
@@ -82,7 +72,9 @@ mod tests {
     proptest! {
         #[test]
         fn odd_messages_do_no_harm(kind: u16, body in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = Damage::default().note(&Message { kind, sequence: 0, body: &body });
+            if let Some(change) = Change::of(&Message { kind, sequence: 0, body: &body }) {
+                let _ = Damage::default().note(&change);
+            }
         }
     }
 }

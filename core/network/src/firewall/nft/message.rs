@@ -6,15 +6,13 @@ use dockerd_sys::netlink::{Batch, Message, MessageWriter, NetlinkError, Socket};
 use super::TABLE;
 use super::expr::{Expressions, Verdict};
 use super::uapi::{LINK_NAME, SET_IS_MAP, VERDICT_TYPE, attribute as a, message as m};
+use crate::firewall::guard::HEADER_LENGTH;
 
 pub(super) const INET: u8 = libc::NFPROTO_INET as u8;
 const IPV4: u8 = libc::NFPROTO_IPV4 as u8;
 const IPV6: u8 = libc::NFPROTO_IPV6 as u8;
 /// Elements in one message: an attribute holds less than 64 KiB, an element less than 120 bytes.
 const ELEMENTS_AT_ONCE: usize = 500;
-
-/// `sizeof(struct nfgenmsg)`.
-pub(super) const HEADER_LENGTH: usize = 4;
 
 /// Where a base chain is called.
 #[derive(Debug, Clone, Copy)]
