@@ -1,6 +1,7 @@
 //! Checks of settings, whether they come from flags or file: that values in the file have the type their key wants, and
 //! that what all of it adds up to makes sense. The texts are the stock daemon's.
 
+use dockerd_types::go_json;
 use serde_json::Value;
 
 use crate::config::Settings;
@@ -17,7 +18,10 @@ pub(crate) fn types(settings: &Settings) -> Result<(), String> {
 
 fn one(kind: Kind, key: &str, value: &Value) -> Result<(), String> {
     let wrong = |path: &str, value: &Value, want: &str| {
-        Err(format!("json: cannot unmarshal {} into Go struct field Config.{path} of type {want}", go_kind(value)))
+        Err(format!(
+            "json: cannot unmarshal {} into Go struct field Config.{path} of type {want}",
+            go_json::kind(value)
+        ))
     };
     let each_text = |items: &[Value]| {
         items.iter().find(|item| !item.is_string() && !item.is_null()).map_or(Ok(()), |bad| wrong(key, bad, "string"))
@@ -69,18 +73,6 @@ fn ip(value: &Value) -> Result<(), String> {
     let text = value.as_str().unwrap_or_default();
     let is_ip = text.is_empty() || text.parse::<std::net::IpAddr>().is_ok();
     if is_ip { Ok(()) } else { Err(format!("invalid IP address: {text}")) }
-}
-
-/// What Go's decoder calls a value.
-pub(crate) fn go_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 /// Whether settings make sense together. The stock daemon looks at these and at no others.

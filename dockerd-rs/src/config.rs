@@ -164,7 +164,7 @@ fn parse_file(path: &str, text: &str) -> Result<Settings, ConfigError> {
         file_error(path, &format!("invalid JSON: {why}"))
     })?;
     let Value::Object(object) = value else {
-        let kind = check::go_kind(&value);
+        let kind = go_json::kind(&value);
         let why =
             format!("invalid JSON: json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}");
         return Err(file_error(path, &why));

@@ -32,18 +32,6 @@ impl Target {
 
 type Result<T> = std::result::Result<T, ApiError>;
 
-/// What Go's decoder calls a value.
-fn go_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 fn invalid(what: &str) -> ApiError {
     ApiError::bad_request(format!("invalid JSON: {what}"))
 }
@@ -82,7 +70,7 @@ impl Object {
             Value::Object(members) => Ok(Self { members, path: target.members_of.to_owned(), missing: false }),
             Value::Null => Ok(Self { path: target.members_of.to_owned(), ..Self::default() }),
             other => {
-                let (kind, name) = (go_kind(&other), target.name);
+                let (kind, name) = (go_json::kind(&other), target.name);
                 Err(invalid(&format!("json: cannot unmarshal {kind} into Go value of type {name}")))
             }
         }
@@ -92,7 +80,7 @@ impl Object {
         let kind = match value {
             // A number of the right kind that does not fit is shown.
             Value::Number(number) if want.contains("int") => format!("number {number}"),
-            other => go_kind(other).to_owned(),
+            other => go_json::kind(other).to_owned(),
         };
         let path = &self.path;
         invalid(&format!("json: cannot unmarshal {kind} into Go struct field {path}.{name} of type {want}"))
@@ -179,7 +167,7 @@ impl Object {
                     Value::String(text) => Ok(text.clone()),
                     Value::Null => Ok(String::new()),
                     other => {
-                        let (kind, path) = (go_kind(other), &self.path);
+                        let (kind, path) = (go_json::kind(other), &self.path);
                         let place = format!("{path}.{name}.{place}");
                         Err(invalid(&format!("json: cannot unmarshal {kind} into {place} of type string")))
                     }
@@ -196,7 +184,7 @@ impl Object {
             Some(Value::String(text)) => Ok(Some(vec![text.clone()])),
             None | Some(Value::Array(_)) => self.optional_texts(name),
             Some(other) => {
-                let kind = go_kind(other);
+                let kind = go_json::kind(other);
                 Err(invalid(&format!("json: cannot unmarshal {kind} into Go value of type string")))
             }
         }

@@ -2,6 +2,8 @@
 //!
 //! serde_json is the parser; this scanner only runs when it refuses, to give the message people search for.
 
+use serde_json::Value;
+
 /// How deep values may nest: as deep as serde_json reads them. The stock parser takes more, but nobody's file has it.
 const MAX_DEPTH: usize = 128;
 
@@ -9,6 +11,18 @@ const MAX_DEPTH: usize = 128;
 pub fn syntax_error(text: &[u8]) -> Option<String> {
     let mut scanner = Scanner { text, at: 0, depth: 0 };
     scanner.document().err()
+}
+
+/// What Go's decoder calls a value.
+pub fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }
 
 type Step = Result<(), String>;

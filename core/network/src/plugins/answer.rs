@@ -17,17 +17,6 @@ pub(crate) struct Answer {
 
 type Result<T> = std::result::Result<T, PluginError>;
 
-fn go_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
-}
-
 impl Answer {
     /// The first value of `body`; `target` is the name of what it is read into.
     pub(crate) fn parse(body: &[u8], target: &str) -> Result<Self> {
@@ -39,7 +28,7 @@ impl Answer {
             Ok(Value::Object(members)) => Ok(Self { members, path: String::new() }),
             Ok(Value::Null) => Ok(Self::default()),
             Ok(other) => {
-                let kind = go_kind(&other);
+                let kind = go_json::kind(&other);
                 Err(PluginError::Answer(format!("json: cannot unmarshal {kind} into Go value of type {target}")))
             }
             Err(error) => {
@@ -68,7 +57,7 @@ impl Answer {
     }
 
     fn wrong(&self, name: &str, value: &Value, want: &str) -> PluginError {
-        let kind = go_kind(value);
+        let kind = go_json::kind(value);
         let path = &self.path;
         PluginError::Answer(format!("json: cannot unmarshal {kind} into Go struct field {path}.{name} of type {want}"))
     }
