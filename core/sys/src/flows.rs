@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use crate::socket::set_option;
+
 /// No datagram is longer.
 const LONGEST: usize = u16::MAX as usize;
 /// Room for what the kernel says beside a datagram, which is one `in6_pktinfo` at most (`CMSG_SPACE` of 20 is 40).
@@ -30,8 +32,8 @@ pub struct Flow {
 pub fn open(socket: &OwnedFd) -> io::Result<()> {
     let name: SocketAddr = rustix::net::getsockname(socket)?.try_into()?;
     match name {
-        SocketAddr::V4(_) => set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO)?,
-        SocketAddr::V6(_) => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)?,
+        SocketAddr::V4(_) => set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?,
+        SocketAddr::V6(_) => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?,
     }
     Ok(sockopt::set_socket_recv_buffer_size(socket, WAITING)?)
 }
@@ -43,15 +45,6 @@ pub fn connect(to: SocketAddr) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
     rustix::net::connect(&socket, &to)?;
     Ok(socket)
-}
-
-#[allow(unsafe_code, reason = "these socket options have no safe wrapper")]
-fn set_option(socket: &OwnedFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let size = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the value is one int, and its size is given.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), size) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Control messages lie at addresses like those of their headers.

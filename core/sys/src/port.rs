@@ -3,9 +3,11 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
+
+use crate::socket::set_option;
 
 /// Connections the kernel may keep waiting.
 const BACKLOG: i32 = 128;
@@ -61,22 +63,10 @@ pub fn nobody_reads(socket: impl AsFd) -> io::Result<()> {
 
 /// Lets a socket have an address that is not the host's, so that its peer sees somebody else. What comes back must be led to
 /// it by routing. Needs `CAP_NET_ADMIN`.
-#[allow(unsafe_code, reason = "these socket options have no safe wrapper")]
 pub fn borrow_addresses(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
     let (level, option) =
         if ipv6 { (libc::SOL_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::SOL_IP, libc::IP_TRANSPARENT) };
-    let value: libc::c_int = 1;
-    // SAFETY: the value is one int, and its size is given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    set_option(socket, level, option, 1)
 }
 
 #[cfg(test)]

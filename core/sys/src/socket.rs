@@ -1,4 +1,4 @@
-//! What the kernel tells of a connected socket.
+//! What the kernel tells of a connected socket, and options of sockets for which there is no safe wrapper.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -11,6 +11,21 @@ pub fn unread_by_peer(socket: impl AsFd) -> io::Result<usize> {
     // SAFETY: the call writes one int, and bytes is one.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sets an option that is one int.
+#[allow(unsafe_code, reason = "of these options there is no safe wrapper")]
+pub(crate) fn set_option(
+    socket: impl AsFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is one int, and its size is given.
+    let result =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), size) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

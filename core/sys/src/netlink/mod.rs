@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
+use crate::socket::set_option;
+
 pub use message::{Batch, Message, MessageWriter};
 
 /// Room for one receive: dumps come in pieces of up to 32 KiB.
@@ -91,7 +93,7 @@ impl Socket {
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
-            set_option(&socket, option, 1)?;
+            set_option(&socket, libc::SOL_NETLINK, option, 1)?;
         }
         Ok(Self(socket))
     }
@@ -99,7 +101,7 @@ impl Socket {
     /// Opens one that is told of changes: those of a multicast group. In the calling thread's network namespace.
     pub fn subscribe(family: Family, group: libc::c_int) -> io::Result<Self> {
         let socket = Self::open(family)?;
-        set_option(&socket.0, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+        set_option(&socket.0, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
         // Many changes at once must not be lost while we look away.
         sockopt::set_socket_recv_buffer_size_force(&socket.0, TOLD_AT_ONCE)?;
         Ok(socket)
@@ -111,7 +113,7 @@ impl Socket {
         let socket = Self::subscribe(Family::Route, LINK_GROUP)?;
         for group in [IPV4_ADDRESS_GROUP, IPV6_ADDRESS_GROUP] {
             // Without IPv6 in the kernel there is no such group's news, and no refusal.
-            set_option(&socket.0, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+            set_option(&socket.0, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)?;
         }
         Ok(socket)
     }
@@ -226,21 +228,6 @@ fn set_filter(socket: &OwnedFd, program: &[libc::sock_filter]) -> io::Result<()>
             libc::SO_ATTACH_FILTER,
             (&raw const program).cast(),
             size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-#[allow(unsafe_code, reason = "these socket options have no safe wrapper")]
-fn set_option(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the value is one int, and its size is given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_NETLINK,
-            option,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
