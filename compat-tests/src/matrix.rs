@@ -1,6 +1,7 @@
 //! Tables of who reaches whom: what is expected stands in the test as it is printed here when it is not so.
 //!
-//! The first line names the columns; each other line begins with the row's name. A cell is what was found; where the two
+//! The first line names the columns; each other line begins with the row's name, or with those of several that are alike
+//! (`tcp4=tcp6`). A cell is what was found; where the two
 //! daemons differ on purpose it is `stock|ours`, and the test says why; `stock|ours|variant` if ours differs by its settings.
 
 use std::collections::BTreeMap;
@@ -35,11 +36,13 @@ impl Matrix {
         let mut matrix = Self { columns, ..Self::default() };
         for line in lines {
             let mut words = line.split_whitespace();
-            let row = words.next().context("a row's name")?.to_owned();
+            let rows = words.next().context("a row's name")?;
             let cells: Vec<&str> = words.collect();
-            ensure!(cells.len() == matrix.columns.len(), "row {row}: {} cells", cells.len());
-            for (column, cell) in matrix.columns.clone().iter().zip(cells) {
-                matrix.put(&row, column, cell.to_owned());
+            ensure!(cells.len() == matrix.columns.len(), "row {rows}: {} cells", cells.len());
+            for row in rows.split('=') {
+                for (column, cell) in matrix.columns.clone().iter().zip(&cells) {
+                    matrix.put(row, column, (*cell).to_owned());
+                }
             }
         }
         Ok(matrix)
@@ -120,5 +123,7 @@ mod tests {
         let told = matrix.check(&both, Whose::Stock).unwrap_err().to_string();
         assert!(told.starts_with("udp4 near: \"x\", not \"-\"\nfound:\n"), "{told}");
         assert!(Matrix::parse("a b\nrow 1").is_err());
+        let alike = Matrix::parse("     near far\ntcp4=udp4 gw far").unwrap();
+        assert_eq!(alike.print(), "     near far\ntcp4 gw   far\nudp4 gw   far");
     }
 }

@@ -9,30 +9,8 @@ use std::net::{Shutdown, TcpListener};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use bed::{Bed, LIMIT, Said, run, until};
+use bed::{Bed, LIMIT, run, until};
 use compat_tests::network::Network;
-
-/// nft(8) in the daemon's network namespace.
-fn nft(bed: &Bed, arguments: &[&str]) -> Result<Said> {
-    let mut command = Command::new("nsenter");
-    run(command.args(["-t", &bed.pid().to_string(), "-n", "nft"]).args(arguments))
-}
-
-fn rules(bed: &Bed) -> Result<String> {
-    let said = nft(bed, &["-s", "list", "ruleset"])?;
-    ensure!(said.code == 0, "{}", said.err);
-    Ok(said.out)
-}
-
-/// A daemon with a published port on a network with IPv6.
-fn with_a_port() -> Result<Bed> {
-    let mut bed = Bed::new()?;
-    bed.start()?;
-    bed.import()?;
-    bed.must(&["network", "create", "--ipv6", "six"])?;
-    bed.must(&["run", "-d", "--name", "one", "--network", "six", "-p", "4000:80", "busybox", "sleep", "1000"])?;
-    Ok(bed)
-}
 
 /// The network a container of that name has.
 fn inside(bed: &Bed, container: &str) -> Result<Network> {
@@ -94,12 +72,12 @@ fn localhost_needs_no_proxy() -> Result<()> {
         }
     }
     // Nobody else comes from there or gets there, and nft can show it.
-    ensure!(rules(&bed)?.contains("map loopback6"), "{}", rules(&bed)?);
+    ensure!(bed.rules()?.contains("map loopback6"), "{}", bed.rules()?);
     bed.must(&["rm", "-f", "one"])?;
     for address in ["[::1]:4000", "[::1]:4001"] {
         ensure!(host.connect(address).is_err(), "{address} is still served");
     }
-    ensure!(!rules(&bed)?.contains("4001"), "{}", rules(&bed)?);
+    ensure!(!bed.rules()?.contains("4001"), "{}", bed.rules()?);
     Ok(())
 }
 
@@ -173,7 +151,7 @@ fn damaged_bridges_come_back() -> Result<()> {
 
 #[test]
 fn link_local_clients_have_the_proxy() -> Result<()> {
-    let bed = with_a_port()?;
+    let bed = Bed::with_a_port(&[])?;
     bed.must(&["run", "-d", "--name", "two", "--network", "six", "busybox", "sleep", "1000"])?;
     let listener = inside(&bed, "one")?.listen("[::]:80")?;
     let own = bed.must(&["network", "inspect", "-f", "{{slice .Id 0 12}}", "six"])?;

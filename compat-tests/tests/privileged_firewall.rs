@@ -7,25 +7,13 @@ mod bed;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use bed::{Bed, Said, binary, run, until};
+use bed::{Bed, binary, run, until};
 
 /// The daemon with the chains of iptables.
 const IPTABLES: &str = "--firewall-backend=iptables";
 /// Chains of the stock daemon.
 const CHAINS: [&str; 6] =
     ["DOCKER-FORWARD", "DOCKER-CT", "DOCKER-INTERNAL", "DOCKER-BRIDGE", "DOCKER-OUTSIDE", "DOCKER"];
-
-/// nft(8) in the daemon's network namespace.
-fn nft(bed: &Bed, arguments: &[&str]) -> Result<Said> {
-    let mut command = Command::new("nsenter");
-    run(command.args(["-t", &bed.pid().to_string(), "-n", "nft"]).args(arguments))
-}
-
-fn rules(bed: &Bed) -> Result<String> {
-    let said = nft(bed, &["-s", "list", "ruleset"])?;
-    ensure!(said.code == 0, "{}", said.err);
-    Ok(said.out)
-}
 
 /// A program in the daemon's network namespace; what it says.
 fn inside(bed: &Bed, arguments: &[&str]) -> Result<String> {
@@ -53,24 +41,10 @@ fn tables(bed: &Bed) -> Result<String> {
     Ok(out)
 }
 
-/// A daemon with a published port on a network with IPv6.
-fn with_a_port() -> Result<Bed> {
-    with_a_port_by(&[])
-}
-
-fn with_a_port_by(flags: &[&str]) -> Result<Bed> {
-    let mut bed = Bed::new()?.flags(flags);
-    bed.start()?;
-    bed.import()?;
-    bed.must(&["network", "create", "--ipv6", "six"])?;
-    bed.must(&["run", "-d", "--name", "one", "--network", "six", "-p", "4000:80", "busybox", "sleep", "1000"])?;
-    Ok(bed)
-}
-
 #[test]
 fn flushed_rules_come_back() -> Result<()> {
-    let bed = with_a_port()?;
-    let before = rules(&bed)?;
+    let bed = Bed::with_a_port(&[])?;
+    let before = bed.rules()?;
     for (at, flush) in [
         &["flush", "ruleset"][..],
         &["flush", "table", "inet", "dockerd-rs"],
@@ -79,9 +53,9 @@ fn flushed_rules_come_back() -> Result<()> {
     .iter()
     .enumerate()
     {
-        ensure!(nft(&bed, flush)?.code == 0, "{flush:?}");
+        ensure!(bed.nft(flush)?.code == 0, "{flush:?}");
         until(&format!("repair {at} after {flush:?}"), || {
-            (rules(&bed).ok()? == before && bed.log().matches("they are set again").count() > at).then_some(())
+            (bed.rules().ok()? == before && bed.log().matches("they are set again").count() > at).then_some(())
         })?;
     }
     // What changes by our own hand is no damage.
@@ -94,17 +68,17 @@ fn flushed_rules_come_back() -> Result<()> {
 
 #[test]
 fn rules_of_others_stay() -> Result<()> {
-    let mut bed = with_a_port()?;
+    let mut bed = Bed::with_a_port(&[])?;
     let foreign = ["add table inet filter", "add chain inet filter input { type filter hook input priority 0 ; }"];
     for line in foreign.into_iter().chain(["add rule inet filter input tcp dport 9 counter drop"]) {
-        ensure!(nft(&bed, &[line])?.code == 0, "{line}");
+        ensure!(bed.nft(&[line])?.code == 0, "{line}");
     }
-    let theirs = || -> Result<String> { Ok(nft(&bed, &["-s", "list", "table", "inet", "filter"])?.out) };
+    let theirs = || -> Result<String> { Ok(bed.nft(&["-s", "list", "table", "inet", "filter"])?.out) };
     let before = theirs()?;
     bed.must(&["network", "create", "more"])?;
     bed.must(&["network", "rm", "more"])?;
-    ensure!(nft(&bed, &["delete", "table", "inet", "dockerd-rs"])?.code == 0, "nft");
-    until("the repair", || rules(&bed).ok()?.contains("table inet dockerd-rs").then_some(()))?;
+    ensure!(bed.nft(&["delete", "table", "inet", "dockerd-rs"])?.code == 0, "nft");
+    until("the repair", || bed.rules().ok()?.contains("table inet dockerd-rs").then_some(()))?;
     ensure!(theirs()? == before, "{}", theirs()?);
     bed.must(&["rm", "-f", "one"])?;
     bed.must(&["network", "rm", "six"])?;
@@ -116,7 +90,7 @@ fn rules_of_others_stay() -> Result<()> {
 
 #[test]
 fn flushed_chains_of_iptables_come_back() -> Result<()> {
-    let bed = with_a_port_by(&[IPTABLES])?;
+    let bed = Bed::with_a_port(&[IPTABLES])?;
     inside(&bed, &["iptables", "-I", "DOCKER-USER", "-s", "192.0.2.1", "-j", "DROP"])?;
     let user = "-A DOCKER-USER -s 192.0.2.1/32 -j DROP\n";
     let before = tables(&bed)?;
@@ -155,7 +129,7 @@ fn flushed_chains_of_iptables_come_back() -> Result<()> {
 
 #[test]
 fn what_is_taken_away_while_ports_change_is_no_obstacle() -> Result<()> {
-    let bed = with_a_port_by(&[IPTABLES])?;
+    let bed = Bed::with_a_port(&[IPTABLES])?;
     for _ in 0..5 {
         // Whoever comes first, the guard or the change: in the end all is there.
         inside(&bed, &["iptables", "-t", "nat", "-F", "DOCKER"])?;
@@ -177,7 +151,7 @@ fn rules_of_an_earlier_backend_go() -> Result<()> {
         iptables -N MINE; iptables -A FORWARD -s 192.0.2.9 -j MINE
         iptables -t nat -A POSTROUTING -s 192.0.2.9 -j MASQUERADE
         iptables -N DOCKER-USER; iptables -A DOCKER-USER -s 192.0.2.1 -j DROP"#;
-    let mut bed = with_a_port_by(&["--live-restore", IPTABLES])?;
+    let mut bed = Bed::with_a_port(&["--live-restore", IPTABLES])?;
     for line in script.lines().flat_map(|line| line.split(';')).map(str::trim).filter(|line| !line.is_empty()) {
         // DOCKER-USER is there.
         let _ = inside(&bed, &line.split(' ').collect::<Vec<_>>());
@@ -198,7 +172,7 @@ fn rules_of_an_earlier_backend_go() -> Result<()> {
     let with_iptables = tables(&bed)?;
     has_theirs(&bed)?;
     ensure!(with_iptables.contains(":FORWARD DROP"), "{with_iptables}");
-    ensure!(!rules(&bed)?.contains("table inet dockerd-rs"), "both");
+    ensure!(!bed.rules()?.contains("table inet dockerd-rs"), "both");
     bed.restart_with(&["--live-restore"])?;
     let now = tables(&bed)?;
     has_theirs(&bed)?;
@@ -206,10 +180,10 @@ fn rules_of_an_earlier_backend_go() -> Result<()> {
         ensure!(!now.contains(&format!(":{chain} ")), "{chain} is left: {now}");
     }
     ensure!(!now.contains("dockerd-rs") && !now.contains("4000") && now.contains(":FORWARD ACCEPT"), "{now}");
-    ensure!(rules(&bed)?.contains("table inet dockerd-rs"), "no table");
-    ensure!(rules(&bed)?.contains("4000"), "the port is not published");
+    ensure!(bed.rules()?.contains("table inet dockerd-rs"), "no table");
+    ensure!(bed.rules()?.contains("4000"), "the port is not published");
     bed.restart_with(&["--live-restore", IPTABLES])?;
-    ensure!(!rules(&bed)?.contains("table inet dockerd-rs"), "both");
+    ensure!(!bed.rules()?.contains("table inet dockerd-rs"), "both");
     has_theirs(&bed)?;
     ensure!(tables(&bed)? == with_iptables, "{} instead of {with_iptables}", tables(&bed)?);
     // Once more with the same: replaced, not doubled.
@@ -220,7 +194,7 @@ fn rules_of_an_earlier_backend_go() -> Result<()> {
 
 #[test]
 fn chains_of_another_daemon_stay() -> Result<()> {
-    let mut bed = with_a_port()?;
+    let mut bed = Bed::with_a_port(&[])?;
     for rule in [
         "-N DOCKER",
         "-N DOCKER-FORWARD",

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use compat_tests::check::until;
 use compat_tests::network::Network;
 use compat_tests::progress::Progress;
 use compat_tests::seed::{self, noise, tar_of};
@@ -224,7 +225,7 @@ fn client_gone(t: &Case<'_>) -> Result<()> {
     drop(open);
     if t.is_ours() {
         gate.wait_for_given_up(1)?;
-        registries::until("the end of the import", || stored(t.host()).is_ok_and(|now| now < before + 50_000))?;
+        until("the end of the import", || stored(t.host()).is_ok_and(|now| now < before + 50_000))?;
         ensure!(t.docker(&["image", "inspect", &name]).code == 1, "an image is left");
     } else {
         gate.open();

@@ -203,6 +203,14 @@ fn unprotected_networks_are_reached(case: &Case<'_>) -> Result<()> {
     Ok(())
 }
 
+/// A container on `network` does not reach port 80 of that address.
+fn is_refused(case: &Case<'_>, network: &str, address: &str) -> Result<()> {
+    let url = format!("http://{address}");
+    let said = case.docker(&["run", "--rm", "--network", network, case.image(), "wget", "-T1", "-qO-", &url]);
+    ensure!(said.code != 0, "{said:?}");
+    Ok(())
+}
+
 fn internal_networks_are_closed(case: &Case<'_>) -> Result<()> {
     let host = Network::of(case.host())?;
     let outside = Outside::new(&host, case.prefix())?;
@@ -211,19 +219,7 @@ fn internal_networks_are_closed(case: &Case<'_>) -> Result<()> {
     outside.route(&inner)?;
     outside.is_kept_off(&format!("{inner}:80"))?;
     // From another network neither.
-    let said = case.docker(&[
-        "run",
-        "--rm",
-        "--network",
-        "bridge",
-        case.image(),
-        "wget",
-        "-T1",
-        "-qO-",
-        &format!("http://{inner}"),
-    ]);
-    ensure!(said.code != 0, "{said:?}");
-    Ok(())
+    is_refused(case, "bridge", &inner)
 }
 
 fn containers_kept_apart_have_published_ports(case: &Case<'_>) -> Result<()> {
@@ -233,19 +229,7 @@ fn containers_kept_apart_have_published_ports(case: &Case<'_>) -> Result<()> {
     outside.reaches(&url)?;
     case.fetch(&["--network", "host"], &format!("http://127.0.0.1:{}", port(case)))?;
     case.fetch(&["--network", &network], &format!("http://{url}"))?;
-    let said = case.docker(&[
-        "run",
-        "--rm",
-        "--network",
-        &network,
-        case.image(),
-        "wget",
-        "-T1",
-        "-qO-",
-        &format!("http://{inner}"),
-    ]);
-    ensure!(said.code != 0, "{said:?}");
-    Ok(())
+    is_refused(case, &network, &inner)
 }
 
 fn both_families(case: &Case<'_>) -> Result<()> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
+use compat_tests::check::until;
 use compat_tests::daemon::Daemon;
 use compat_tests::hostile::{Hostile, error};
 use compat_tests::network::Network;
@@ -15,8 +16,6 @@ use compat_tests::{Case, LIMIT, Suite, tests};
 use testkit::{Estargz, ZstdChunked};
 
 mod registries;
-
-use registries::until;
 
 fn main() -> ExitCode {
     if std::env::var_os("COMPAT_HOST").is_some() {

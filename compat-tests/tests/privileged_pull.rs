@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use compat_tests::check::until;
 use compat_tests::golden::Golden;
 use compat_tests::hostile::Hostile;
 use compat_tests::network::Network;
@@ -16,7 +17,7 @@ use sha2::{Digest, Sha512};
 
 mod registries;
 
-use registries::{Fixture, nothing_is_left, shorts, untagged, until};
+use registries::{Fixture, nothing_is_left, shorts, untagged};
 
 fn main() -> ExitCode {
     Suite {

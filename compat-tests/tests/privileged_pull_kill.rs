@@ -5,6 +5,7 @@ use std::io::Read;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
+use compat_tests::check::until;
 use compat_tests::daemon::Daemon;
 use compat_tests::hostile::Hostile;
 use compat_tests::network::Network;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 mod registries;
 
-use registries::{shorts, untagged, until};
+use registries::{shorts, untagged};
 
 fn main() -> ExitCode {
     if std::env::var_os("COMPAT_HOST").is_some() {

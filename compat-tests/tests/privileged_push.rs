@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use compat_tests::check::until;
 use compat_tests::golden::Golden;
 use compat_tests::hostile::{self, Hostile};
 use compat_tests::network::Network;
@@ -16,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 mod registries;
 
-use registries::{Fixture, diff_shorts, untagged, until};
+use registries::{Fixture, diff_shorts, untagged};
 
 fn main() -> ExitCode {
     Suite {

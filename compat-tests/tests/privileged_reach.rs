@@ -355,13 +355,9 @@ impl World {
 
 fn default_bridge(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+                            lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4=tcp6=udp6 gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4=icmp6         .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
     ";
     Reach { flags: &["--ipv6", "--fixed-cidr-v6=fd00:213:9::/64"], on: On::Default, publish: ANY, expected }.check(case)
 }
@@ -371,13 +367,10 @@ fn default_bridge(case: &Case<'_>) -> Result<()> {
 /// proxy for either, nor for `[::1]`, with nftables.
 fn default_bridge_without_proxy(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo     own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw     gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw     gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .      .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  -|gw|- gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  -|gw|- gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .      .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+                    lo     own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4   gw     gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4=icmp6 .      .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6=udp6   -|gw|- gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
     ";
     Reach {
         flags: &["--ipv6", "--fixed-cidr-v6=fd00:213:9::/64", "--userland-proxy=false"],
@@ -390,26 +383,20 @@ fn default_bridge_without_proxy(case: &Case<'_>) -> Result<()> {
 
 fn user_bridge(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+                            lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4=tcp6=udp6 gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4=icmp6         .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
     ";
     Reach { flags: &[], on: On::Both(&[]), publish: ANY, expected }.check(case)
 }
 
 fn only_ipv4(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  gw gw   gw  gw    !    !    gw    .       .       .      .      .        .        .       .       .        .        !    !    .
-        udp6  gw gw   gw  gw    !    !    gw    .       .       .      .      .        .        .       .       .        .        !    !    .
-        icmp6 .  .    .   .     .    .    .     .       .       .      .      .        .        .       .       .        .        -    -    .
+                  lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4 gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4     .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6=udp6 gw gw   gw  gw    !    !    gw    .       .       .      .      .        .        .       .       .        .        !    !    .
+        icmp6     .  .    .   .     .    .    .     .       .       .      .      .        .        .       .       .        .        -    -    .
     ";
     Reach { flags: &[], on: On::Only4, publish: ANY, expected }.check(case)
 }
@@ -417,39 +404,30 @@ fn only_ipv4(case: &Case<'_>) -> Result<()> {
 /// As on the default bridge.
 fn user_bridge_without_proxy(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo     own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw     gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw     gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .      .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  -|gw|- gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  -|gw|- gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .      .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+                    lo     own     far alien same    self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4   gw     gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4=icmp6 .      .       .   .     .       .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6=udp6   -|gw|- gw|host far alien same|gw gw   -|gw  gw      gw      -      -      -        -        same    same    -        -        host self self
     ";
     Reach { flags: &["--userland-proxy=false"], on: On::Both(&[]), publish: ANY, expected }.check(case)
 }
 
 fn only_ipv6(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  x  x    x   x     !    !    x     .       .       .      .      .        .        .       .       .        .        !    !    .
-        udp4  x  x    x   x     !    !    x     .       .       .      .      .        .        .       .       .        .        !    !    .
-        icmp4 .  .    .   .     .    .    .     .       .       .      .      .        .        .       .       .        .        -    -    .
-        tcp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+                  lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4 x  x    x   x     !    !    x     .       .       .      .      .        .        .       .       .        .        !    !    .
+        icmp4     .  .    .   .     .    .    .     .       .       .      .      .        .        .       .       .        .        -    -    .
+        tcp6=udp6 gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp6     .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
     ";
     Reach { flags: &[], on: On::Only6, publish: ANY, expected }.check(case)
 }
 
 fn containers_apart(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        -       -       -        -        host self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        -       -       -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       -       .        -        ok   ok   ok
-        tcp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        -       -       -        -        host self self
-        udp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        -       -       -        -        host self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       -       .        -        ok   ok   ok
+                            lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4=tcp6=udp6 gw host far alien gw   gw   gw    gw      gw      -      -      -        -        -       -       -        -        host self self
+        icmp4=icmp6         .  .    .   .     .    .    .     .       ok      .      -      .        -        .       -       .        -        ok   ok   ok
     ";
     Reach { flags: &[], on: On::Both(&["--opt", "com.docker.network.bridge.enable_icc=false"]), publish: ANY, expected }
         .check(case)
@@ -457,13 +435,9 @@ fn containers_apart(case: &Case<'_>) -> Result<()> {
 
 fn default_bridge_apart(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        -       -       -        -        host self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        -       -       -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       -       .        -        ok   ok   ok
-        tcp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        -       -       -        -        host self self
-        udp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        -       -       -        -        host self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       -       .        -        ok   ok   ok
+                            lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4=tcp6=udp6 gw host far alien gw   gw   gw    gw      gw      -      -      -        -        -       -       -        -        host self self
+        icmp4=icmp6         .  .    .   .     .    .    .     .       ok      .      -      .        -        .       -       .        -        ok   ok   ok
     ";
     Reach {
         flags: &["--ipv6", "--fixed-cidr-v6=fd00:213:9::/64", "--icc=false"],
@@ -476,26 +450,18 @@ fn default_bridge_apart(case: &Case<'_>) -> Result<()> {
 
 fn internal(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out svc gw
-        tcp4  x  x   x   x     !    !    x     gw      gw      -      -      -        -        same    same    -        -        !   !   self
-        udp4  x  x   x   x     !    !    x     gw      gw      -      -      -        -        same    same    -        -        !   !   self
-        icmp4 .  .   .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        -   -   ok
-        tcp6  x  x   x   x     !    !    x     gw      gw      -      -      -        -        same    same    -        -        !   !   self
-        udp6  x  x   x   x     !    !    x     gw      gw      -      -      -        -        same    same    -        -        !   !   self
-        icmp6 .  .   .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        -   -   ok
+                            lo own far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out svc gw
+        tcp4=udp4=tcp6=udp6 x  x   x   x     !    !    x     gw      gw      -      -      -        -        same    same    -        -        !   !   self
+        icmp4=icmp6         .  .   .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        -   -   ok
     ";
     Reach { flags: &[], on: On::Both(&["--internal"]), publish: ANY, expected }.check(case)
 }
 
 fn internal_isolated(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out svc gw
-        tcp4  x  x   x   x     !    !    x     -       -       -      -      -        -        same    same    -        -        !   !   .
-        udp4  x  x   x   x     !    !    x     -       -       -      -      -        -        same    same    -        -        !   !   .
-        icmp4 .  .   .   .     .    .    .     .       -       .      -      .        -        .       ok      .        -        -   -   .
-        tcp6  x  x   x   x     !    !    x     -       -       -      -      -        -        same    same    -        -        !   !   .
-        udp6  x  x   x   x     !    !    x     -       -       -      -      -        -        same    same    -        -        !   !   .
-        icmp6 .  .   .   .     .    .    .     .       -       .      -      .        -        .       ok      .        -        -   -   .
+                            lo own far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out svc gw
+        tcp4=udp4=tcp6=udp6 x  x   x   x     !    !    x     -       -       -      -      -        -        same    same    -        -        !   !   .
+        icmp4=icmp6         .  .   .   .     .    .    .     .       -       .      -      .        -        .       ok      .        -        -   -   .
     ";
     Reach {
         flags: &[],
@@ -514,13 +480,9 @@ fn internal_isolated(case: &Case<'_>) -> Result<()> {
 
 fn unprotected(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      far    far    alien    alien    same    same    -        -        host self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      far    far    alien    alien    same    same    -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      ok     .        ok       .       ok      .        -        ok   ok   ok
-        tcp6  gw host far alien gw   gw   gw    gw      gw      far    far    alien    alien    same    same    -        -        host self self
-        udp6  gw host far alien gw   gw   gw    gw      gw      far    far    alien    alien    same    same    -        -        host self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      ok     .        ok       .       ok      .        -        ok   ok   ok
+                            lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4=tcp6=udp6 gw host far alien gw   gw   gw    gw      gw      far    far    alien    alien    same    same    -        -        host self self
+        icmp4=icmp6         .  .    .   .     .    .    .     .       ok      .      ok     .        ok       .       ok      .        -        ok   ok   ok
     ";
     Reach {
         flags: &[],
@@ -538,13 +500,9 @@ fn unprotected(case: &Case<'_>) -> Result<()> {
 
 fn routed(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  x  x   x   x     x    x    x     gw      gw      far    -      alien    -        same    same    gw       -        self self self
-        udp4  x  x   x   x     x    x    x     gw      gw      far    -      alien    -        same    same    gw       -        self self self
-        icmp4 .  .   .   .     .    .    .     .       ok      .      ok     .        ok       .       ok      .        ok       ok   ok   ok
-        tcp6  x  x   x   x     x    x    x     gw      gw      far    -      alien    -        same    same    gw       -        self self self
-        udp6  x  x   x   x     x    x    x     gw      gw      far    -      alien    -        same    same    gw       -        self self self
-        icmp6 .  .   .   .     .    .    .     .       ok      .      ok     .        ok       .       ok      .        ok       ok   ok   ok
+                            lo own far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4=tcp6=udp6 x  x   x   x     x    x    x     gw      gw      far    -      alien    -        same    same    gw       -        self self self
+        icmp4=icmp6         .  .   .   .     .    .    .     .       ok      .      ok     .        ok       .       ok      .        ok       ok   ok   ok
     ";
     Reach {
         flags: &[],
@@ -562,13 +520,11 @@ fn routed(case: &Case<'_>) -> Result<()> {
 
 fn routed_ipv6(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  x  x    x   x     x    x    x     gw      gw      far    -      alien    -        same    same    gw       -        self self self
-        udp6  x  x    x   x     x    x    x     gw      gw      far    -      alien    -        same    same    gw       -        self self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      ok     .        ok       .       ok      .        ok       ok   ok   ok
+                  lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4 gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4     .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6=udp6 x  x    x   x     x    x    x     gw      gw      far    -      alien    -        same    same    gw       -        self self self
+        icmp6     .  .    .   .     .    .    .     .       ok      .      ok     .        ok       .       ok      .        ok       ok   ok   ok
     ";
     Reach {
         flags: &[],
@@ -581,13 +537,11 @@ fn routed_ipv6(case: &Case<'_>) -> Result<()> {
 
 fn isolated_family(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out svc gw
-        tcp4  x  x   x   x     !    !    x     gw      gw      -      -      -        -        same    same    -        -        !   !   self
-        udp4  x  x   x   x     !    !    x     gw      gw      -      -      -        -        same    same    -        -        !   !   self
-        icmp4 .  .   .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        -   -   ok
-        tcp6  x  x   x   x     !    !    x     -       -       -      -      -        -        same    same    -        -        !   !   .
-        udp6  x  x   x   x     !    !    x     -       -       -      -      -        -        same    same    -        -        !   !   .
-        icmp6 .  .   .   .     .    .    .     .       -       .      -      .        -        .       ok      .        -        -   -   .
+                  lo own far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out svc gw
+        tcp4=udp4 x  x   x   x     !    !    x     gw      gw      -      -      -        -        same    same    -        -        !   !   self
+        icmp4     .  .   .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        -   -   ok
+        tcp6=udp6 x  x   x   x     !    !    x     -       -       -      -      -        -        same    same    -        -        !   !   .
+        icmp6     .  .   .   .     .    .    .     .       -       .      -      .        -        .       ok      .        -        -   -   .
     ";
     Reach {
         flags: &[],
@@ -602,13 +556,9 @@ fn isolated_family(case: &Case<'_>) -> Result<()> {
 /// of a published port unasked. Ours knows answers.
 fn not_masqueraded(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out    svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        -|self self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        -|self self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        -|ok   ok   ok
-        tcp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        -|self self self
-        udp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        -|self self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        -|ok   ok   ok
+                            lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out    svc  gw
+        tcp4=udp4=tcp6=udp6 gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        -|self self self
+        icmp4=icmp6         .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        -|ok   ok   ok
     ";
     Reach {
         flags: &[],
@@ -621,13 +571,10 @@ fn not_masqueraded(case: &Case<'_>) -> Result<()> {
 
 fn bound_to_loopback(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw x   x   x     x    x    x     gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw x   x   x     x    x    x     gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .  .   .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  x  x   x   x     x    x    x     gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  x  x   x   x     x    x    x     gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .  .   .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+                    lo own far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4   gw x   x   x     x    x    x     gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4=icmp6 .  .   .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6=udp6   x  x   x   x     x    x    x     gw      gw      -      -      -        -        same    same    -        -        host self self
     ";
     Reach {
         flags: &[],
@@ -640,26 +587,19 @@ fn bound_to_loopback(case: &Case<'_>) -> Result<()> {
 
 fn bound_to_an_address(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  x  host far x     gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  x  host far x     gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  x  x    x   x     x    x    x     gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp6  x  x    x   x     x    x    x     gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+                    lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4   x  host far x     gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4=icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6=udp6   x  x    x   x     x    x    x     gw      gw      -      -      -        -        same    same    -        -        host self self
     ";
     Reach { flags: &[], on: On::Both(&[]), publish: "192.0.2.1:8080:80", expected }.check(case)
 }
 
 fn trusted_interface(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      alien    -        same    same    -        -        host self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      -      -      alien    -        same    same    -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  gw host far alien gw   gw   gw    gw      gw      -      -      alien    -        same    same    -        -        host self self
-        udp6  gw host far alien gw   gw   gw    gw      gw      -      -      alien    -        same    same    -        -        host self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+                            lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4=tcp6=udp6 gw host far alien gw   gw   gw    gw      gw      -      -      alien    -        same    same    -        -        host self self
+        icmp4=icmp6         .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
     ";
     Reach {
         flags: &[],
@@ -672,26 +612,18 @@ fn trusted_interface(case: &Case<'_>) -> Result<()> {
 
 fn direct_routing_allowed(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      far    -      alien    -        same    same    -        -        host self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      far    -      alien    -        same    same    -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  gw host far alien gw   gw   gw    gw      gw      far    -      alien    -        same    same    -        -        host self self
-        udp6  gw host far alien gw   gw   gw    gw      gw      far    -      alien    -        same    same    -        -        host self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+                            lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4=tcp6=udp6 gw host far alien gw   gw   gw    gw      gw      far    -      alien    -        same    same    -        -        host self self
+        icmp4=icmp6         .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
     ";
     Reach { flags: &["--allow-direct-routing"], on: On::Both(&[]), publish: ANY, expected }.check(case)
 }
 
 fn seen_as_chosen(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out   svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host2 self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host2 self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok    ok   ok
-        tcp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host2 self self
-        udp6  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host2 self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok    ok   ok
+                            lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out   svc  gw
+        tcp4=udp4=tcp6=udp6 gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host2 self self
+        icmp4=icmp6         .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok    ok   ok
     ";
     let on = On::Both(&[
         "--opt",
@@ -704,13 +636,11 @@ fn seen_as_chosen(case: &Case<'_>) -> Result<()> {
 
 fn without_ip6tables(case: &Case<'_>) -> Result<()> {
     let expected = "
-              lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
-        tcp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        udp4  gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
-        icmp4 .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
-        tcp6  gw gw   gw  gw    gw   gw   gw    gw      gw      far    far    alien    alien    same    same    other    other    self self self
-        udp6  gw gw   gw  gw    gw   gw   gw    gw      gw      far    far    alien    alien    same    same    other    other    self self self
-        icmp6 .  .    .   .     .    .    .     .       ok      .      ok     .        ok       .       ok      .        ok       ok   ok   ok
+                  lo own  far alien same self other host>80 host>81 far>80 far>81 alien>80 alien>81 same>80 same>81 other>80 other>81 out  svc  gw
+        tcp4=udp4 gw host far alien gw   gw   gw    gw      gw      -      -      -        -        same    same    -        -        host self self
+        icmp4     .  .    .   .     .    .    .     .       ok      .      -      .        -        .       ok      .        -        ok   ok   ok
+        tcp6=udp6 gw gw   gw  gw    gw   gw   gw    gw      gw      far    far    alien    alien    same    same    other    other    self self self
+        icmp6     .  .    .   .     .    .    .     .       ok      .      ok     .        ok       .       ok      .        ok       ok   ok   ok
     ";
     Reach { flags: &["--ip6tables=false"], on: On::Both(&[]), publish: ANY, expected }.check(case)
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use compat_tests::certificate::Authority;
+use compat_tests::check::until;
 use compat_tests::golden::Golden;
 use compat_tests::hostile::Hostile;
 use compat_tests::network::Network;
@@ -21,7 +22,7 @@ use serde_json::{Map, Value, json};
 
 mod registries;
 
-use registries::{Fixture, credentials, untagged, until};
+use registries::{Fixture, credentials, untagged};
 
 fn main() -> ExitCode {
     Suite {

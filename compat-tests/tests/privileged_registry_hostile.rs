@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
+use compat_tests::check::until;
 use compat_tests::hostile::{self, Hostile};
 use compat_tests::network::Network;
 use compat_tests::private::Private;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 
 mod registries;
 
-use registries::{nothing_is_left, shorts, stored, untagged, until};
+use registries::{nothing_is_left, shorts, stored, untagged};
 
 fn main() -> ExitCode {
     Suite {

@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
@@ -13,7 +12,7 @@ use compat_tests::host::Host;
 use compat_tests::network::Network;
 use compat_tests::registry::Registry;
 use compat_tests::seed::Packed;
-use compat_tests::{Case, LIMIT, PAUSE, Ran};
+use compat_tests::{Case, Ran};
 use serde_json::Value;
 
 /// A daemon's network with an open registry in it.
@@ -88,15 +87,5 @@ pub(crate) fn nothing_is_left(t: &Case<'_>, repository: &str) -> Result<()> {
     ensure!(list.lines().count() == 1, "images are left: {list}");
     let list = t.docker(&["images", "-a", "-q", "--filter", &format!("label=test={}", t.prefix())]).ok()?;
     ensure!(list.is_empty(), "images are left: {list}");
-    Ok(())
-}
-
-/// Waits until `condition` holds.
-pub(crate) fn until(what: &str, condition: impl Fn() -> bool) -> Result<()> {
-    let begun = Instant::now();
-    while !condition() {
-        ensure!(begun.elapsed() < LIMIT, "{what} did not come about");
-        std::thread::sleep(PAUSE);
-    }
     Ok(())
 }
