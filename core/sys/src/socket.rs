@@ -3,6 +3,15 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+use nix::sys::socket::{getsockopt, sockopt};
+
+/// The process that listens at, or connected, the other end of a Unix socket (unix(7), `SO_PEERCRED`); `None`: it is none of
+/// our process id namespace.
+pub fn peer_process(socket: impl AsFd) -> io::Result<Option<u32>> {
+    let peer = getsockopt(&socket, sockopt::PeerCredentials)?;
+    Ok(u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0))
+}
+
 /// How much of what was written the peer has not taken yet: over a Unix socket what it has not read (with the kernel's own
 /// overhead), over TCP what its machine has not acknowledged.
 #[allow(unsafe_code, reason = "SIOCOUTQ has no safe wrapper")]
@@ -34,6 +43,12 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn tells_whose_the_other_end_is() {
+        let (ours, _theirs) = UnixStream::pair().expect("pair");
+        assert_eq!(peer_process(&ours).expect("asked"), Some(std::process::id()));
+    }
 
     #[test]
     fn tells_when_the_peer_has_read() {

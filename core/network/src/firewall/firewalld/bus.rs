@@ -16,8 +16,6 @@ const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// The bus itself, as a service.
 pub(super) const BUS: &str = "org.freedesktop.DBus";
 const BUS_PATH: &str = "/org/freedesktop/DBus";
-/// What it answers of a service that does not run.
-const NO_OWNER: &str = "org.freedesktop.DBus.Error.NameHasNoOwner";
 
 /// Why a call was not done.
 #[derive(Debug, thiserror::Error)]
@@ -137,12 +135,15 @@ impl Bus {
         self.call(Method { destination: BUS, path: BUS_PATH, interface: BUS, member }, arguments)
     }
 
-    /// The process id of a service that runs.
-    pub(super) fn process_of(&mut self, service: &str) -> Result<Option<u32>, BusError> {
-        match self.call_bus("GetConnectionUnixProcessID", &[Argument::Text(service)]) {
-            Err(BusError::Refused { name, .. }) if name == NO_OWNER => Ok(None),
-            other => Ok(other?.number),
-        }
+    /// The process that made the bus; `None` where it cannot be known. firewalld's own the bus tells by a number of its process
+    /// id namespace, which may be another than ours.
+    pub(super) fn process(&self) -> io::Result<Option<u32>> {
+        dockerd_sys::socket::peer_process(&self.stream)
+    }
+
+    /// Whether a service runs.
+    pub(super) fn has(&mut self, service: &str) -> Result<bool, BusError> {
+        Ok(self.call_bus("NameHasOwner", &[Argument::Text(service)])?.truth == Some(true))
     }
 
     /// From now on signals come that match `rule`.
@@ -216,7 +217,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| serve(&listener, &[WELCOME, REFUSAL]));
             let mut bus = Bus::connect(&path).expect("connected");
-            let refused = bus.process_of("x").expect_err("refused");
+            let refused = bus.has("x").expect_err("refused");
             assert_eq!(refused.to_string(), "E.x: no");
             drop(bus);
         });

@@ -124,12 +124,12 @@ impl Firewall for WithFirewalld {
     }
 }
 
-/// Whether a process is in the calling thread's network namespace: a bus has many a namespace's programs on it. One of which
-/// nothing can be known is.
-fn is_of_this_network(process: u32) -> bool {
+/// Whether a process is in the calling thread's network namespace: a bus is found by its path, and a daemon in a namespace of
+/// its own sees the host's. One of which nothing can be known is.
+fn is_of_this_network(process: Option<u32>) -> bool {
     let network = |of: &str| std::fs::metadata(format!("/proc/{of}/ns/net")).map(|found| found.ino());
-    match (network(&process.to_string()), network("thread-self")) {
-        (Ok(theirs), Ok(ours)) => theirs == ours,
+    match (process.map(|process| network(&process.to_string())), network("thread-self")) {
+        (Some(Ok(theirs)), Ok(ours)) => theirs == ours,
         _ => true,
     }
 }
@@ -149,8 +149,8 @@ impl Zone {
     /// A connection, if firewalld runs and filters what our links carry.
     fn connect(&self) -> Result<Option<Bus>, BusError> {
         let mut bus = Bus::connect(&self.bus)?;
-        let process = bus.process_of(SERVICE)?;
-        Ok(process.filter(|process| is_of_this_network(*process)).map(|_| bus))
+        let is_ours = is_of_this_network(bus.process()?);
+        Ok(if is_ours && bus.has(SERVICE)? { Some(bus) } else { None })
     }
 
     /// Puts links into the zone.

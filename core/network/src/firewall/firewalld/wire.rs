@@ -166,8 +166,8 @@ pub(super) struct Message {
     pub(super) error: String,
     /// The leading strings of the body, those of a list among them.
     pub(super) texts: Vec<String>,
-    /// The body, where it is one number.
-    pub(super) number: Option<u32>,
+    /// The body, where it is one truth value.
+    pub(super) truth: Option<bool>,
 }
 
 /// Not a message.
@@ -281,7 +281,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Message, Malformed> {
     }
     reader.align(8);
     match signature.as_str() {
-        "u" => message.number = Some(reader.number()?),
+        "b" => message.truth = Some(reader.number()? != 0),
         "as" => {
             let end = reader.length()? + reader.at;
             while reader.at < end {
@@ -338,10 +338,10 @@ mod tests {
             [&[order, REPLY, 1, 1], bytes.as_flattened()].concat()
         };
         let mut big = head(BIG, [4, 1, 15]);
-        big.extend(b"\x05\x01u\0\0\0\0\x09\x08\x01g\0\x01u\0\0\0\0\0\x01");
+        big.extend(b"\x05\x01u\0\0\0\0\x09\x08\x01g\0\x01b\0\0\0\0\0\x01");
         assert_eq!(length(&big), Ok(Some(big.len())));
         let message = read(&big).expect("read");
-        assert_eq!((message.answers, message.number), (9, Some(1)));
+        assert_eq!((message.answers, message.truth), (9, Some(true)));
         let mut little = head(LITTLE, [14, 1, 8]);
         little.extend(b"\x08\x01g\0\x02as\0\x0a\0\0\0\x01\0\0\0a\0\0\0\0\0\0\0");
         assert_eq!(read(&little), Err(Malformed), "a list that ends within a string");
