@@ -3,6 +3,7 @@
 
 mod api;
 mod cli;
+mod congestion;
 mod daemon;
 mod http;
 mod idle;
@@ -23,6 +24,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use dockerd_bench::image;
 
+use self::congestion::Congestion;
 use self::daemon::Daemon;
 use self::report::Report;
 use self::sample::{Series, Unit};
@@ -75,6 +77,9 @@ pub(crate) struct Options {
     /// Directory where generated images are kept; `inputs` in the directory for the results by default
     #[arg(long, value_name = "DIR")]
     inputs: Option<PathBuf>,
+    /// TCP's congestion control during the run, for the whole machine (`cubic` is what kernels come with)
+    #[arg(long, value_name = "NAME")]
+    tcp: Option<String>,
     /// Print the names of the measures and end
     #[arg(long)]
     list: bool,
@@ -139,6 +144,8 @@ struct Bench {
     network: String,
     publish: bool,
     report: Report,
+    /// Of the host, set back in the end.
+    _congestion: Option<Congestion>,
 }
 
 /// Takes the measures and writes the results.
@@ -164,6 +171,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 impl Bench {
     fn prepare(options: Options) -> Result<Self> {
         std::fs::create_dir_all(&options.out)?;
+        let congestion = options.tcp.as_deref().map(Congestion::set).transpose()?;
         let ours = match &options.ours {
             Some(socket) => Daemon::at("ours", socket)?,
             None => {
@@ -176,6 +184,9 @@ impl Bench {
         if let Some(socket) = &options.stock {
             daemons.push(Daemon::at("stock", socket)?);
         }
+        if let Some(congestion) = &congestion {
+            daemons.iter().try_for_each(|daemon| congestion.set_for(daemon.pid))?;
+        }
         let root = image::busybox_root()?;
         let (repository, tag) = IMAGE.split_once(':').context("the image has no tag")?;
         for daemon in &mut daemons {
@@ -184,7 +195,7 @@ impl Bench {
         let mut report = Report::new(&options, &daemons);
         let (network, publish) = choose_network(&options.network, &mut daemons, &mut report);
         report.network.clone_from(&network);
-        Ok(Self { options, daemons, network, publish, report })
+        Ok(Self { options, daemons, network, publish, report, _congestion: congestion })
     }
 
     fn finish(mut self) -> Result<()> {

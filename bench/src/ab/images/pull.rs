@@ -1,5 +1,6 @@
 //! Images are pulled from a registry on loopback, run and read with cold caches, and removed.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -33,6 +34,7 @@ pub(crate) fn pull(bench: &mut Bench) -> Result<()> {
         time("that, processor time"),
         time("decompression of those layers alone, two threads"),
         time("that, and both their digests"),
+        time("gzip -d of those layers, two at once"),
         Series::new("pull against decompression alone", Unit::Times, Some(DECOMPRESSION), count),
         Series::new("pull against decompression and digests", Unit::Times, None, count),
         Series::new("memory during pulls, above idle", Unit::Megabytes, Some(MEMORY_TARGET), count),
@@ -47,6 +49,7 @@ pub(crate) fn pull(bench: &mut Bench) -> Result<()> {
         image.touch()?;
         let floor = timed(|| input::decompress(&image, 2))?;
         let verified = timed(|| input::verify(&image, 2))?;
+        let gzip = timed(|| gunzip(&image))?;
         let pulled = watched(daemon, |daemon| daemon.api.pull(&name, "latest"))?;
         settle(daemon)?;
         let run = run_cold(daemon, &reference, &network)?;
@@ -55,7 +58,7 @@ pub(crate) fn pull(bench: &mut Bench) -> Result<()> {
         settle(daemon)?;
         let (times, against) = (pulled.time / floor, pulled.time / verified);
         let Cost { time, processor, memory } = pulled;
-        Ok(vec![time, processor, floor, verified, times, against, memory, run, read, removed])
+        Ok(vec![time, processor, floor, verified, gzip, times, against, memory, run, read, removed])
     });
     drop(registries);
     done
@@ -94,6 +97,18 @@ fn note(bench: &mut Bench, what: &str, image: &Image) {
     let compressed: u64 = image.layers.iter().map(|layer| layer.size).sum();
     let (layers, plain, gzip) = (image.layers.len(), megabytes(image.plain_size()), megabytes(compressed));
     bench.report.note(format!("{what} has {layers} layers, {plain:.0} MB, {gzip:.0} MB by gzip"));
+}
+
+/// What users know as decompression: gzip(1), as many at once as the pull has processors.
+fn gunzip(image: &Image) -> Result<()> {
+    let mut command = Command::new("xargs");
+    command.args(["-d", "\n", "-n", "1", "-P", "2", "sh", "-c", "gzip -dc < \"$1\" > /dev/null", "gzip"]);
+    let mut child = command.stdin(Stdio::piped()).spawn().context("xargs")?;
+    let mut names = child.stdin.take().context("no input")?;
+    image.layers.iter().try_for_each(|layer| writeln!(names, "{}", layer.path.display()))?;
+    drop(names);
+    ensure!(child.wait()?.success(), "gzip cannot read the layers");
+    Ok(())
 }
 
 /// How long `work` takes.

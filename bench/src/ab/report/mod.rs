@@ -123,6 +123,7 @@ impl Report {
             ("network", self.network.clone()),
             ("rounds", self.rounds.to_string()),
             ("kernel", kernel.trim().to_owned()),
+            ("TCP", super::congestion::current()),
             ("processors", cpus.to_string()),
             ("load before", self.load_before.clone()),
             ("load after", load()),

@@ -306,8 +306,8 @@ mod tests {
 
     #[test]
     fn whose_network_it_is() {
-        assert!(is_of_this_network(std::process::id()));
-        assert!(is_of_this_network(u32::MAX), "nobody knows");
+        assert!(is_of_this_network(Some(std::process::id())));
+        assert!(is_of_this_network(Some(u32::MAX)) && is_of_this_network(None), "nobody knows");
     }
 
     #[test]
