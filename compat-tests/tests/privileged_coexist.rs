@@ -208,8 +208,8 @@ fn firewalld_comes_later() -> Result<()> {
 }
 
 #[test]
-fn ufw() -> Result<()> {
-    let bed = Bed::on(Firewalls::new()?)?;
+fn ufw_beside_nftables() -> Result<()> {
+    let bed = Bed::with_flags(Firewalls::new()?, &["--firewall-backend=nftables"])?;
     bed.containers()?;
     bed.flows("without ufw")?;
     let host = &bed.host;
@@ -234,6 +234,30 @@ fn ufw() -> Result<()> {
     bed.flows("after ufw disable")?;
     let before = host.rules(&[])?;
     bed.end(&[], &before)
+}
+
+#[test]
+fn ufw_comes_later() -> Result<()> {
+    let bed = Bed::on(Firewalls::new()?)?;
+    let backend = || bed.docker(&["info", "--format", "{{.FirewallBackend.Driver}}"]);
+    bed.containers()?;
+    equal(backend()?.trim(), "nftables")?;
+    // Its policy for what is forwarded is to drop.
+    for command in [&["ufw", "--force", "enable"][..], &["ufw", "reload"]] {
+        bed.host.must(command)?;
+        bed.flows(&command.join(" "))?;
+        equal(backend()?.trim(), "iptables")?;
+    }
+    has(&bed.daemon.log(), "ours are set by iptables from now on")?;
+    let tables = bed.host.must(&["nft", "list", "tables"])?;
+    ensure!(!tables.contains("dockerd-rs"), "both set rules: {tables}");
+    bed.docker(&["network", "create", "later"])?;
+    bed.docker(&["network", "rm", "later"])?;
+    for command in [&["ufw", "--force", "reset"][..], &["ufw", "--force", "enable"], &["ufw", "disable"]] {
+        bed.host.must(command)?;
+        bed.flows(&command.join(" "))?;
+    }
+    Ok(())
 }
 
 #[test]

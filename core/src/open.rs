@@ -9,7 +9,7 @@ use dockerd_types::Timestamp;
 use dockerd_types::container::Status;
 
 use crate::boot::{self, Parts};
-use crate::config::{EngineConfig, RuntimeProgram};
+use crate::config::{EngineConfig, FirewallBackend, RuntimeProgram};
 use crate::container::ContainerService;
 use crate::core::Core;
 use crate::engine::{Engine, Reports};
@@ -71,6 +71,8 @@ pub struct EngineFacts {
     pub event_readers: usize,
     /// Kinds of networks, as clients name them.
     pub network_drivers: Vec<String>,
+    /// Who sets the packet filter's rules at the moment.
+    pub firewall_backend: FirewallBackend,
 }
 
 pub(crate) fn external((name, program): (&String, &RuntimeProgram)) -> (String, ExternalRuntime) {
@@ -79,7 +81,7 @@ pub(crate) fn external((name, program): (&String, &RuntimeProgram)) -> (String, 
 
 impl Services {
     /// Brings everything up.
-    pub async fn open(mut config: EngineConfig) -> Result<Arc<Self>, EngineError> {
+    pub async fn open(config: EngineConfig) -> Result<Arc<Self>, EngineError> {
         let layout = Layout::new(&config.data_root, &config.exec_root);
         let (paths, driver, options) = (layout.clone(), config.storage_driver.clone(), config.storage_options);
         let lazy_pull = config.lazy_pull;
@@ -97,8 +99,6 @@ impl Services {
         });
         let (lock, store, volumes, networks) =
             opened.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
-        // Who sets the packet filter's rules may have been left to the stack.
-        config.network.firewall_backend = networks.stack().config().firewall_backend;
         let program = config.program.clone().unwrap_or_else(|| own_program().to_owned());
         let runtimes_config = RuntimesConfig {
             exec_root: config.exec_root.clone(),
@@ -163,6 +163,7 @@ impl Services {
             started_at: core.started_at,
             event_readers: self.events.readers(),
             network_drivers: core.network.drivers(),
+            firewall_backend: core.network.firewall_backend(),
         }
     }
 

@@ -16,6 +16,7 @@ use dockerd_types::container::{ContainerConfig, Labels};
 use dockerd_types::network::{EndpointConfig, EndpointState, Port, PortBindings, PublishedPort};
 use dockerd_types::{ContainerId, Digest, ExecId, NetworkId, Timestamp};
 
+use crate::config::FirewallBackend;
 use crate::container::health::ProbeResult;
 use crate::container::spec::ContainerSpec;
 use crate::error::EngineError;
@@ -195,6 +196,10 @@ pub trait Networks: Send + Sync + Debug {
     /// Kinds of networks there are, sorted.
     fn drivers(&self) -> Vec<String> {
         vec!["host".to_owned(), "null".to_owned()]
+    }
+    /// Who sets the packet filter's rules at the moment.
+    fn firewall_backend(&self) -> FirewallBackend {
+        FirewallBackend::default()
     }
     /// The id of the network a client means.
     fn network_id(&self, name: &str) -> Option<NetworkId>;

@@ -77,7 +77,7 @@ pub(crate) fn info(facts: &EngineFacts, host: &HostInfo) -> Value {
         "RuncCommit": {"ID": ""},
         "InitCommit": {"ID": ""},
         "SecurityOptions": security(facts),
-        "FirewallBackend": {"Driver": config.network.firewall_backend.unwrap_or_default().name()},
+        "FirewallBackend": {"Driver": facts.firewall_backend.name()},
         "CDISpecDirs": [],
         "Warnings": warnings(facts, host),
     });

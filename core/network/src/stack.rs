@@ -27,7 +27,7 @@ use crate::bridge::{BridgeFamily, BridgeNetwork, BridgeSettings, setup, sweep};
 use crate::config::NetworkConfig;
 use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
-use crate::firewall::{self, BridgeRules, DropForeign, Firewall, GatewayMode, HostPolicy};
+use crate::firewall::{self, Backend, BridgeRules, DropForeign, Firewall, GatewayMode, HostPolicy};
 use crate::ipam::{AddressSource, Addresses, Leases, Subnet, SubnetPlan, pool};
 use crate::macvlan::{MacvlanNetwork, MacvlanOrder, parent};
 use crate::plugins::Plugins;
@@ -218,10 +218,9 @@ impl NetworkStack {
     /// Sets the bridges up in the calling thread's network namespace and begins to make sandboxes. A user-defined network
     /// that cannot be set up is missing and logged. Blocking.
     pub fn open(options: StackOptions) -> Result<Self, NetworkError> {
-        let StackOptions { mut config, predefined, networks, incomplete, forwarding_marker, runtime, plugins, ledgers } =
+        let StackOptions { config, predefined, networks, incomplete, forwarding_marker, runtime, plugins, ledgers } =
             options;
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-        config.firewall_backend = Some(firewall::choose(&config));
         let (firewall, policy) = firewall::open(&config)?;
         senders::clear(&socket);
         let policy = senders::check(&socket, policy);
@@ -515,6 +514,11 @@ impl NetworkStack {
             IpAddr::V4(address) => Some(address),
             IpAddr::V6(_) => None,
         }
+    }
+
+    /// Who sets the packet filter's rules.
+    pub fn firewall_backend(&self) -> Backend {
+        self.firewall.backend()
     }
 
     /// Settings of the default bridge, which networks take over where they say nothing.

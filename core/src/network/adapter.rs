@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use super::document::{self, NetworkRecord, NetworksDocument, PREDEFINED, UserNetwork, UserNetworks};
 use super::names::{self, Naming};
 use super::plan;
+use crate::config::FirewallBackend;
 use crate::container::names::random;
 use crate::error::EngineError;
 use crate::ports::{Attachments, ConnectOrder, KeptSandbox, NetworkFacts, Networks, ReadySandbox, SandboxOrder};
@@ -120,7 +121,7 @@ impl StackNetworks {
     }
 
     /// The networks themselves.
-    pub(crate) fn stack(&self) -> &Arc<NetworkStack> {
+    pub(super) fn stack(&self) -> &Arc<NetworkStack> {
         &self.stack
     }
 
@@ -218,6 +219,10 @@ fn link_namespace(file: &Path, pid: u32) {
 }
 
 impl Networks for StackNetworks {
+    fn firewall_backend(&self) -> FirewallBackend {
+        self.stack.firewall_backend()
+    }
+
     fn drivers(&self) -> Vec<String> {
         let mut all: Vec<String> = ["bridge", "host", "ipvlan", "macvlan", "null"].map(str::to_owned).to_vec();
         all.extend(self.lock_users().iter().map(|network| network.driver.clone()));

@@ -46,6 +46,8 @@ impl<'a> Change<'a> {
 pub(super) trait Judge: Debug + Send {
     /// Takes note of a change; whether a transaction ended with something of ours missing, or maybe missing.
     fn note(&mut self, change: &Change<'_>) -> bool;
+    /// There were changes that it is not told of.
+    fn missed(&mut self) {}
 }
 
 /// Hears of changes in the network namespace it was made in.
@@ -67,7 +69,10 @@ impl Guard {
         match self.socket.hear(|note| missing |= Change::of(note).is_some_and(|change| self.judge.note(&change))) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             // More was told than there was room for.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                self.judge.missed();
+                Ok(true)
+            }
             other => other.map(|()| missing),
         }
     }

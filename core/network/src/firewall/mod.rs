@@ -2,6 +2,7 @@
 //! to the kernel, `iptables` runs iptables-restore for those who need its chains, `none` is for `--iptables=false`; `firewalld`
 //! has its zones let pass what they decide on.
 
+mod automatic;
 mod firewalld;
 mod guard;
 pub mod iptables;
@@ -20,6 +21,7 @@ use crate::ipam::Subnet;
 use iptables::IptablesFirewall;
 use nft::NftFirewall;
 
+use automatic::Automatic;
 use firewalld::WithFirewalld;
 pub use guard::Guard;
 pub use none::NoFirewall;
@@ -230,38 +232,26 @@ pub trait Firewall: Send + Sync + Debug {
     }
     /// Whether something is missing indeed, when its guard says that it may be.
     fn is_damaged(&self) -> Result<bool, NetworkError>;
+    /// Who sets the rules at the moment.
+    fn backend(&self) -> Backend;
 }
 
-/// Who is to set the rules. Where nobody said so: iptables, if the host drops by its chain FORWARD what no rule lets through
-/// (ufw, and the stock daemon before us), for then rules elsewhere are in vain. Blocking.
-pub(crate) fn choose(config: &NetworkConfig) -> Backend {
-    if let Some(backend) = config.firewall_backend {
-        return backend;
-    }
-    let handled = Handled { ipv4: config.firewall, ipv6: config.firewall_ipv6 };
+/// Whether the host drops by its chain FORWARD what no rule of iptables lets through (ufw, and the stock daemon before us), so
+/// that rules elsewhere are in vain. An earlier daemon's doing, which goes with its rules, does not count. Blocking.
+fn is_dropped_by_host(handled: Handled, iptables: &IptablesFirewall) -> bool {
     let drops = |ipv6: &bool| {
         let asked = nft::chain_of_iptables(*ipv6, "filter", "FORWARD");
         let asked = asked.inspect_err(|error| tracing::debug!(%error, "the host's policy is not known"));
         matches!(asked, Ok(Some(true)))
     };
-    let dropping: Vec<bool> = handled.families().filter(drops).collect();
-    if dropping.is_empty() {
-        return Backend::Nftables;
-    }
-    let iptables = IptablesFirewall::new(handled, config.host_policy);
-    let by_us = |all: bool, ipv6: &bool| Ok(iptables.drops_foreign(*ipv6)? && all);
-    match iptables.check().and_then(|()| dropping.iter().try_fold(true, by_us)) {
-        // An earlier daemon's doing, which goes with its rules.
-        Ok(true) => Backend::Nftables,
-        Ok(false) => {
-            tracing::info!("the host drops what no rule of iptables forwards; ours are set by iptables");
-            Backend::Iptables
-        }
+    let is_its_own = |ipv6: bool| match iptables.drops_foreign(ipv6) {
+        Ok(by_us) => !by_us,
         Err(error) => {
             tracing::warn!(%error, "the host drops what no rule of iptables forwards: containers may be cut off");
-            Backend::Nftables
+            false
         }
-    }
+    };
+    handled.families().filter(drops).any(is_its_own)
 }
 
 /// The packet filter of this daemon's settings, in the calling thread's network namespace, and what of the policy asked for
@@ -271,8 +261,15 @@ pub(crate) fn open(config: &NetworkConfig) -> Result<(Arc<dyn Firewall>, HostPol
     if !handled.ipv4 && !handled.ipv6 {
         return Ok((Arc::new(NoFirewall), HostPolicy::Bypassed));
     }
-    let (wanted, backend) = (config.host_policy, config.firewall_backend.unwrap_or_default());
+    let wanted = config.host_policy;
     let (nft, iptables) = (NftFirewall::new(handled, wanted), IptablesFirewall::new(handled, wanted));
+    let backend = config.firewall_backend.unwrap_or_else(|| {
+        if !is_dropped_by_host(handled, &iptables) {
+            return Backend::Nftables;
+        }
+        tracing::info!("the host drops what no rule of iptables forwards; ours are set by iptables");
+        Backend::Iptables
+    });
     let can_keep_senders = match backend {
         Backend::Nftables => {
             iptables.clear()?;
@@ -291,9 +288,11 @@ pub(crate) fn open(config: &NetworkConfig) -> Result<(Arc<dyn Firewall>, HostPol
             HostPolicy::Honoured { senders: false }
         }
     };
-    let firewall: Arc<dyn Firewall> = match backend {
-        Backend::Nftables => Arc::new(nft.with_policy(policy)),
-        Backend::Iptables => Arc::new(iptables.with_policy(policy)),
+    let (nft, iptables) = (nft.with_policy(policy), iptables.with_policy(policy));
+    let firewall: Arc<dyn Firewall> = match (backend, config.firewall_backend) {
+        (Backend::Nftables, None) => Arc::new(Automatic::new(handled, nft, iptables)),
+        (Backend::Nftables, Some(_)) => Arc::new(nft),
+        (Backend::Iptables, _) => Arc::new(iptables),
     };
     Ok((WithFirewalld::around(firewall), policy))
 }

@@ -1,6 +1,6 @@
 //! `--iptables=false`: the administrator keeps the packet filter to himself.
 
-use super::{BridgeRules, DropForeign, Firewall, PortForward, Ruleset};
+use super::{Backend, BridgeRules, DropForeign, Firewall, PortForward, Ruleset};
 use crate::error::NetworkError;
 
 /// Sets no rules.
@@ -38,6 +38,10 @@ impl Firewall for NoFirewall {
 
     fn is_damaged(&self) -> Result<bool, NetworkError> {
         Ok(false)
+    }
+
+    fn backend(&self) -> Backend {
+        Backend::default()
     }
 
     fn forwards(&self, _ipv6: bool) -> bool {

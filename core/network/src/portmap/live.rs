@@ -94,7 +94,7 @@ mod tests {
     use dockerd_types::network::Protocol;
 
     use super::*;
-    use crate::firewall::Entry;
+    use crate::firewall::{Backend, Entry};
 
     /// Keeps what it was told last; waits within `publish` until it may go on.
     #[derive(Debug)]
@@ -138,6 +138,10 @@ mod tests {
 
         fn is_damaged(&self) -> Result<bool, NetworkError> {
             Ok(false)
+        }
+
+        fn backend(&self) -> Backend {
+            Backend::Nftables
         }
 
         fn forwards(&self, _: bool) -> bool {

@@ -64,7 +64,7 @@ impl NetworkStack {
         }
         let damaged = self.firewall.is_damaged();
         match damaged.and_then(|damaged| if damaged { self.install().map(|()| true) } else { Ok(false) }) {
-            Ok(true) => tracing::warn!("another program removed rules of the packet filter; they are set again"),
+            Ok(true) => tracing::warn!("another program changed rules of the packet filter; they are set again"),
             Ok(false) => {}
             Err(error) => tracing::error!(%error, "rules of the packet filter are missing"),
         }

@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{BridgeRules, DropForeign, Firewall, Guard, PortForward, Ruleset};
+use super::{Backend, BridgeRules, DropForeign, Firewall, Guard, PortForward, Ruleset};
 use crate::error::NetworkError;
 use bus::{BUS, Bus, BusError};
 use wire::{Argument, Message, Method, Setting};
@@ -121,6 +121,10 @@ impl Firewall for WithFirewalld {
 
     fn is_damaged(&self) -> Result<bool, NetworkError> {
         self.filter.is_damaged()
+    }
+
+    fn backend(&self) -> Backend {
+        self.filter.backend()
     }
 }
 

@@ -35,7 +35,7 @@ impl OwnProcesses {
 
 /// Judges changes by who made them: what others take out of our tables may have been ours.
 #[derive(Debug)]
-pub(super) struct Touched {
+pub(in crate::firewall) struct Touched {
     own: OwnProcesses,
     touched: bool,
 }

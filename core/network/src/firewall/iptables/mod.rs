@@ -16,9 +16,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use dockerd_sys::command;
 
 use super::guard::Guard;
-use super::{BridgeRules, DropForeign, Firewall, Handled, HostPolicy, PortForward, Ruleset, nft};
+use super::{Backend, BridgeRules, DropForeign, Firewall, Handled, HostPolicy, PortForward, Ruleset, nft};
 use crate::error::NetworkError;
-use guard::{OwnProcesses, Touched};
+use guard::OwnProcesses;
+pub(super) use guard::Touched;
 use restore::Policy;
 use rules::{Rule, Table};
 use saved::Saved;
@@ -88,6 +89,11 @@ impl IptablesFirewall {
         self.handled
             .families()
             .try_for_each(|ipv6| self.restore(ipv6, &restore::probe(), "mark answers to published ports"))
+    }
+
+    /// The judge of its guard.
+    pub(super) fn touched(&self) -> Touched {
+        Touched::new(self.own.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -269,8 +275,12 @@ impl Firewall for IptablesFirewall {
         false
     }
 
+    fn backend(&self) -> Backend {
+        Backend::Iptables
+    }
+
     fn guard(&self) -> Result<Option<Guard>, NetworkError> {
-        let guard = Guard::start(Touched::new(self.own.clone()));
+        let guard = Guard::start(self.touched());
         guard.map(Some).map_err(NetworkError::io("listen for changes of the packet filter"))
     }
 

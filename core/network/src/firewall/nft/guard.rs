@@ -8,7 +8,7 @@ use crate::firewall::guard::{Change, Judge};
 
 /// What is missing after the changes heard of so far.
 #[derive(Debug, Default)]
-pub(super) struct Damage {
+pub(in crate::firewall) struct Damage {
     table: bool,
     rules: bool,
 }

@@ -14,9 +14,9 @@ use std::sync::{Mutex, PoisonError};
 use dockerd_sys::netlink::{Family, NetlinkError, Socket};
 
 use super::guard::Guard;
-use super::{BridgeRules, DropForeign, Firewall, Handled, HostPolicy, PortForward, Ruleset};
+use super::{Backend, BridgeRules, DropForeign, Firewall, Handled, HostPolicy, PortForward, Ruleset};
 use crate::error::NetworkError;
-use guard::Damage;
+pub(super) use guard::Damage;
 use message::{INET, Transaction};
 
 /// The table's name; it is ours alone in its network namespace.
@@ -121,6 +121,10 @@ impl Firewall for NftFirewall {
     fn is_damaged(&self) -> Result<bool, NetworkError> {
         // Its guard knows.
         Ok(true)
+    }
+
+    fn backend(&self) -> Backend {
+        Backend::Nftables
     }
 
     fn forwards(&self, ipv6: bool) -> bool {
