@@ -4,22 +4,23 @@
 //! A sandbox is changed by its container's task only, one change after the other; while that works with the kernel the
 //! sandbox is out of the table, so no lock is held. A network is made and removed under the engine's turn for that.
 
+mod held;
 mod options;
+mod orders;
 mod plugged;
 mod repair;
+mod restore;
+mod rules;
 mod sandboxes;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dockerd_sys::netlink::{Family, Socket};
 use dockerd_types::ContainerId;
-use dockerd_types::network::{EndpointConfig, EndpointState, Port, PortBindings, PublishedPort};
-use tokio::runtime::Handle;
 
 use crate::bridge::setup::{BridgeLink, DefaultBridge};
 use crate::bridge::sweep::Sweeper;
@@ -27,7 +28,7 @@ use crate::bridge::{BridgeFamily, BridgeNetwork, BridgeSettings, setup, sweep};
 use crate::config::NetworkConfig;
 use crate::driver::{NetworkDriver, NetworkIdentity};
 use crate::error::NetworkError;
-use crate::firewall::{self, Backend, BridgeRules, DropForeign, Firewall, GatewayMode, HostPolicy};
+use crate::firewall::{self, Backend, Firewall, GatewayMode, HostPolicy};
 use crate::ipam::{AddressSource, Addresses, Leases, Subnet, SubnetPlan, pool};
 use crate::macvlan::{MacvlanNetwork, MacvlanOrder, parent};
 use crate::plugins::Plugins;
@@ -36,149 +37,14 @@ use crate::portmap::{PortPublisher, PublisherOptions, senders};
 use crate::remote::ipam::RemoteIpam;
 use crate::remote::leases::RemoteLeases;
 use crate::remote::ledger::Ledger;
-use crate::remote::network::{RemoteDriver, RemoteNetwork, RemoteSettings};
+use crate::remote::network::{RemoteDriver, RemoteNetwork};
 use crate::sandbox::{Blueprint, INNER_PREFIX, LinkKind, LinkPlan};
 use crate::simple::{ConfigurationOnly, SimpleNetwork};
+use held::HeldSandbox;
 pub use options::endpoint_option_problems;
-use sandboxes::HeldSandbox;
-
-/// Who the predefined networks are.
-#[derive(Debug, Clone)]
-pub struct Predefined {
-    /// `bridge`.
-    pub bridge: NetworkIdentity,
-    /// `host`.
-    pub host: NetworkIdentity,
-    /// `none`.
-    pub none: NetworkIdentity,
-}
-
-/// What opening needs.
-#[derive(Debug)]
-pub struct StackOptions {
-    /// Settings.
-    pub config: NetworkConfig,
-    /// Who the predefined networks are.
-    pub predefined: Predefined,
-    /// The user-defined networks.
-    pub networks: Vec<NetworkOrder>,
-    /// Whether there are more of them, which could not be read: what seems to be nobody's stays.
-    pub incomplete: bool,
-    /// A file that says that this daemon made the host pass packets on; lost with the reboot, as that switch is.
-    pub forwarding_marker: PathBuf,
-    /// Where proxies run.
-    pub runtime: Handle,
-    /// Plugins that make links or give addresses.
-    pub plugins: Arc<Plugins>,
-    /// Below it is noted what plugins have given, in a directory for each network.
-    pub ledgers: PathBuf,
-}
-
-/// A user-defined network, by its driver.
-#[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "there are few, and they do not live long")]
-pub enum NetworkOrder {
-    /// `bridge`.
-    Bridge(BridgeOrder),
-    /// `macvlan` and `ipvlan`.
-    Macvlan(MacvlanOrder),
-    /// A plugin.
-    Remote(RemoteOrder),
-    /// Settings for other networks.
-    ConfigurationOnly(NetworkIdentity),
-}
-
-impl NetworkOrder {
-    /// Who it is.
-    pub fn identity(&self) -> &NetworkIdentity {
-        match self {
-            Self::Bridge(order) => &order.identity,
-            Self::Macvlan(order) => &order.identity,
-            Self::Remote(order) => &order.settings.identity,
-            Self::ConfigurationOnly(identity) => identity,
-        }
-    }
-}
-
-/// A user-defined bridge network.
-#[derive(Debug, Clone)]
-pub struct BridgeOrder {
-    /// Who it is.
-    pub identity: NetworkIdentity,
-    /// Name of its link.
-    pub link: String,
-    /// What it is like.
-    pub settings: BridgeSettings,
-    /// Who gives its addresses.
-    pub addresses: AddressSource,
-}
-
-/// A network whose links a plugin makes. The plugin knows of it.
-#[derive(Debug, Clone)]
-pub struct RemoteOrder {
-    /// What it is like.
-    pub settings: RemoteSettings,
-    /// The plugin.
-    pub driver: String,
-    /// Who gives its addresses.
-    pub addresses: AddressSource,
-}
-
-/// A network to be on.
-#[derive(Debug, Clone)]
-pub struct Attachment {
-    /// Which.
-    pub network: Arc<dyn NetworkDriver>,
-    /// What the client asked of it.
-    pub config: EndpointConfig,
-}
-
-/// A sandbox asked for.
-#[derive(Debug, Clone)]
-pub struct SandboxRequest {
-    /// For whom.
-    pub container: ContainerId,
-    /// The container's name.
-    pub name: String,
-    /// Networks to join; one at least.
-    pub attachments: Vec<Attachment>,
-    /// Ports to publish.
-    pub ports: PortBindings,
-    /// Ports its programs may listen on.
-    pub exposed: Vec<Port>,
-    /// Where its namespace can be opened once a process is in it.
-    pub key: PathBuf,
-}
-
-/// A sandbox that is ready.
-#[derive(Debug)]
-pub struct Joined {
-    /// To be entered; `None` is the host's.
-    pub netns: Option<OwnedFd>,
-    /// What was joined, in the order of interfaces.
-    pub endpoints: Vec<EndpointState>,
-    /// What was published.
-    pub ports: Vec<PublishedPort>,
-}
-
-/// A container that outlived the last daemon.
-#[derive(Debug, Clone)]
-pub struct KeptContainer {
-    /// Whose.
-    pub container: ContainerId,
-    /// Its name.
-    pub name: String,
-    /// A process in it.
-    pub pid: i32,
-    /// Its attachments, each with the priority of its gateway.
-    pub endpoints: Vec<(EndpointState, i64)>,
-    /// What it published.
-    pub ports: Vec<PublishedPort>,
-    /// What the client asked to publish.
-    pub wanted: PortBindings,
-    /// Ports its programs may listen on.
-    pub exposed: Vec<Port>,
-}
+pub use orders::{
+    Attachment, BridgeOrder, Joined, KeptContainer, NetworkOrder, Predefined, RemoteOrder, SandboxRequest, StackOptions,
+};
 
 /// The networks.
 #[derive(Debug)]
@@ -476,20 +342,6 @@ impl NetworkStack {
         }
     }
 
-    fn rules(&self) -> Vec<BridgeRules> {
-        self.networks().iter().filter_map(|network| network.rules()).collect()
-    }
-
-    /// The packet filter's rules for a network that is one of ours already.
-    fn add_rules(&self, driver: &dyn NetworkDriver) -> Result<(), NetworkError> {
-        let Some(rules) = driver.rules() else { return Ok(()) };
-        if !self.installed.load(Ordering::Relaxed) {
-            return self.install();
-        }
-        let drop_foreign = self.pass_on(std::slice::from_ref(&rules))?;
-        self.firewall.add_bridge(&rules, drop_foreign)
-    }
-
     /// The first subnet of the pools of a family that is neither one of `taken` nor routed on the host. Blocking.
     pub fn free_subnet(&self, ipv6: bool, taken: &[Subnet]) -> Result<Subnet, NetworkError> {
         let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
@@ -530,57 +382,4 @@ impl NetworkStack {
     pub fn refill(&self) {
         self.pool.refill();
     }
-
-    /// Has the host pass packets on of the families there are bridges for; whether it did not before, so that what concerns
-    /// no bridge is to be dropped.
-    fn pass_on(&self, bridges: &[BridgeRules]) -> Result<DropForeign, NetworkError> {
-        let family = |ipv6: bool, wanted: bool| -> Result<bool, NetworkError> {
-            let known = &self.drop_foreign[usize::from(ipv6)];
-            if let Some(known) = known.get() {
-                return Ok(*known);
-            }
-            if !wanted {
-                return Ok(false);
-            }
-            let config = &self.config;
-            let marker =
-                if ipv6 { self.forwarding_marker.with_extension("v6") } else { self.forwarding_marker.clone() };
-            let drop = config.ip_forward && forward(&marker, ipv6)? && !config.ip_forward_no_drop;
-            Ok(*known.get_or_init(|| drop))
-        };
-        Ok(DropForeign {
-            ipv4: family(false, bridges.iter().any(|bridge| bridge.ipv4.is_some()))?,
-            ipv6: family(true, bridges.iter().any(|bridge| bridge.ipv6.is_some()))?,
-        })
-    }
-
-    /// Sets the packet filter's rules with everything that is published, in one transaction. A host without bridges is left
-    /// as it is. At the start and under the turn of those who make networks.
-    fn install(&self) -> Result<(), NetworkError> {
-        let bridges = self.rules();
-        if bridges.is_empty() {
-            return Ok(());
-        }
-        let drop_foreign = self.pass_on(&bridges)?;
-        // Of a family that is not ours to filter there is nothing to say.
-        let ours = |bridge: &BridgeRules| {
-            (bridge.ipv4.is_some() && self.config.firewall) || (bridge.ipv6.is_some() && self.config.firewall_ipv6)
-        };
-        if !bridges.iter().any(ours) {
-            return Ok(());
-        }
-        self.publisher.install(bridges, drop_foreign)?;
-        self.installed.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-}
-
-/// Whether the host passes packets on because of us, now or at an earlier start since it booted.
-fn forward(marker: &Path, ipv6: bool) -> Result<bool, NetworkError> {
-    let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-    if setup::enable_forwarding(&socket, ipv6)? {
-        std::fs::write(marker, "").map_err(NetworkError::io(format!("write {}", marker.display())))?;
-        return Ok(true);
-    }
-    Ok(marker.exists())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
 use dockerd_types::{ContainerId, NetworkId};
 
-use super::sandboxes::{HeldSandbox, Joint};
+use super::held::{HeldSandbox, Joint};
 use super::{NetworkOrder, NetworkStack, lock};
 use crate::error::{NetworkError, errno_text};
 use crate::ipam::Addresses;

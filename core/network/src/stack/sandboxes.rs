@@ -1,182 +1,28 @@
-//! Containers' sandboxes: joined at a start, changed while they run, taken down, and taken over after a daemon's restart.
+//! Containers' sandboxes: joined at a start, changed while they run, and taken down.
 //!
 //! The first network's link was made ahead with the namespace; further ones are made when they are needed. Addresses and
 //! the default routes are one batch on the sandbox's own netlink socket. The default route of a family, and with it the
 //! published ports, belong to the network of the highest gateway priority that leads anywhere; by name where several have
 //! the same.
 
-use std::cmp::Reverse;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use dockerd_sys::netlink::{Batch, Family, NetlinkError, Socket};
 use dockerd_sys::ns;
-use dockerd_types::network::{EndpointConfig, EndpointState, Port, PortBindings, PublishedPort};
+use dockerd_types::network::{EndpointState, PortBindings, PublishedPort};
 use dockerd_types::{ContainerId, NetworkId};
 
+use super::held::{HeldSandbox, Joint, check, configure, has_link};
 use super::options::EndpointOptions;
 use super::plugged;
-use super::{Attachment, Joined, KeptContainer, NetworkStack, SandboxRequest, lock};
-use crate::bridge::sweep;
-use crate::driver::{ContainerPorts, EndpointRequest, NetworkDriver};
-use crate::error::{InterfaceFault, NetworkError};
-use crate::link::{self, DefaultRoute, Link, MacAddress};
-use crate::portmap::{PortTarget, Publications, Route};
-use crate::remote::link::ProvidedLink;
-use crate::sandbox::{self, INNER_PREFIX, LinkKind, LinkPlan, LinkPort, SandboxHandle};
-
-/// One network of a sandbox.
-#[derive(Debug)]
-pub(super) struct Joint {
-    pub(super) network: Arc<dyn NetworkDriver>,
-    pub(super) state: EndpointState,
-    link_local: Vec<IpAddr>,
-    priority: i64,
-    pub(super) port: Option<LinkPort>,
-    /// What a plugin made of it.
-    pub(super) provided: Option<ProvidedLink>,
-}
-
-impl Joint {
-    /// Where its default route of a family would lead.
-    pub(super) fn route(&self, ipv6: bool) -> Option<DefaultRoute> {
-        let link = self.port?.inner;
-        let provided = self.provided.as_ref().and_then(|provided| provided.default_route(ipv6));
-        let gateway = self.state.gateways().find(|gateway| gateway.is_ipv6() == ipv6);
-        let gateway = gateway.or_else(|| provided?.hop);
-        let leads_out = provided.is_some() || self.network.link().is_some_and(|plan| plan.leads_out);
-        let by_itself = leads_out && self.state.addresses().any(|address| address.is_ipv6() == ipv6);
-        (gateway.is_some() || by_itself).then_some(DefaultRoute { ipv6, link, gateway })
-    }
-
-    pub(super) fn id(&self) -> &NetworkId {
-        &self.network.identity().id
-    }
-}
-
-/// A container's sandbox.
-#[derive(Debug)]
-pub(super) struct HeldSandbox {
-    name: String,
-    /// Inside; `None` where the namespace could not be entered again.
-    pub(super) socket: Option<Socket>,
-    pub(super) joints: Vec<Joint>,
-    wanted: PortBindings,
-    exposed: Vec<Port>,
-    publications: Publications,
-}
-
-impl HeldSandbox {
-    /// The network that has the default route of a family.
-    pub(super) fn router(&self, ipv6: bool) -> Option<&Joint> {
-        let routers = self.joints.iter().filter(|joint| joint.route(ipv6).is_some());
-        routers.min_by_key(|joint| (Reverse(joint.priority), joint.network.identity().name.clone()))
-    }
-
-    /// The default routes, IPv4 first.
-    fn default_routes(&self) -> impl Iterator<Item = DefaultRoute> {
-        [false, true].into_iter().filter_map(|ipv6| self.router(ipv6)?.route(ipv6))
-    }
-
-    /// Who the routers are, IPv4 first.
-    fn routers(&self) -> [Option<NetworkId>; 2] {
-        [false, true].map(|ipv6| self.router(ipv6).map(|joint| joint.id().clone()))
-    }
-
-    /// Where published ports lead; `None`: nowhere.
-    fn target(&self) -> Option<(PortTarget, &EndpointState)> {
-        let (four, six) = (self.router(false), self.router(true));
-        let ipv4 = four.and_then(|joint| {
-            let (address, policy) = (joint.state.ipv4?.0, joint.network.publishing()?);
-            Some(Route { address, mode: policy.ipv4, default_address: policy.address, host: None })
-        });
-        let ipv6 = six.and_then(|joint| {
-            let (address, policy) = (joint.state.ipv6?.0, joint.network.publishing()?);
-            Some(Route { address, mode: policy.ipv6, default_address: policy.address, host: policy.host6 })
-        });
-        let router = four.filter(|_| ipv4.is_some()).or_else(|| six.filter(|_| ipv6.is_some()))?;
-        Some((PortTarget { ipv4, ipv6 }, &router.state))
-    }
-
-    /// The container's name.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its ports.
-    pub(super) fn ports(&self) -> ContainerPorts<'_> {
-        ContainerPorts { published: &self.wanted, exposed: &self.exposed }
-    }
-
-    /// Allots it an endpoint on a network.
-    fn allot(&self, container: &ContainerId, attachment: &Attachment) -> Result<EndpointState, NetworkError> {
-        let Attachment { network, config } = attachment;
-        let request = EndpointRequest { container, name: &self.name, config, ports: self.ports() };
-        network.allot(&request).map_err(|error| error.at_endpoint(&self.name, &network.identity().name))
-    }
-
-    /// What the link into a network is called inside.
-    fn interface(&self, network: &dyn NetworkDriver, wished: Option<&str>) -> String {
-        let taken = |name: &str| self.has_interface(name);
-        match network.link() {
-            Some(plan) => plan.name(wished, taken),
-            // Its plugin may say another beginning when it has made the link.
-            None if network.remote().is_some() => sandbox::free_name(INNER_PREFIX, taken),
-            None => String::new(),
-        }
-    }
-
-    pub(super) fn has_interface(&self, name: &str) -> bool {
-        self.joints.iter().any(|joint| joint.state.interface == name)
-    }
-
-    fn states(&self) -> Vec<EndpointState> {
-        self.joints.iter().map(|joint| joint.state.clone()).collect()
-    }
-}
-
-/// Whether a container's link leads to it.
-fn has_link(network: &dyn NetworkDriver) -> bool {
-    network.link().is_some() || network.remote().is_some()
-}
-
-/// What is asked of a network and cannot be, before anything is done about it.
-fn check(config: &EndpointConfig, interface: Option<&str>) -> Result<(), NetworkError> {
-    let is_link_local = |address: &&IpAddr| match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
-    if let Some(address) = config.link_local.iter().find(|address| !is_link_local(address)) {
-        return Err(NetworkError::NotLinkLocal(*address));
-    }
-    let Some(interface) = interface else { return Ok(()) };
-    sandbox::check_name(interface)?;
-    match config.mac_address.as_deref().and_then(MacAddress::parse).filter(|mac| !mac.is_station()) {
-        None => Ok(()),
-        Some(mac) => {
-            let (interface, address) = (interface.to_owned(), mac.to_string());
-            Err(NetworkError::interface(&interface.clone(), InterfaceFault::Mac { interface, address }))
-        }
-    }
-}
-
-/// Addresses of a link that is up.
-fn configure(batch: &mut Batch, joint: &Joint) {
-    let Some(port) = joint.port else { return };
-    for (address, prefix) in joint.state.prefixed_addresses() {
-        link::add_address(batch, port.inner, address, prefix);
-    }
-    for address in &joint.link_local {
-        link::add_address(batch, port.inner, *address, if address.is_ipv4() { 16 } else { 64 });
-    }
-    // After the address: this is when the neighbours are told.
-    if let Some(mac) = MacAddress::parse(&joint.state.mac_address) {
-        link::set_mac(batch, port.inner, mac);
-    }
-}
+use super::{Attachment, Joined, NetworkStack, SandboxRequest, lock};
+use crate::error::NetworkError;
+use crate::link;
+use crate::portmap::Publications;
+use crate::sandbox::{self, LinkPlan, SandboxHandle};
 
 /// What a change of a running sandbox made of it.
 #[derive(Debug, Clone)]
@@ -543,80 +389,5 @@ impl NetworkStack {
         // The namespace goes with this, unless another container still uses it.
         drop(socket);
         joints.iter().filter_map(|joint| joint.port?.host).for_each(|host| self.sweeper.watch(host));
-    }
-
-    /// Takes over what the last daemon's running containers have, removes what is left of others, and sets the packet
-    /// filter's rules in one transaction. Blocking; once, before anything is joined.
-    pub fn restore(&self, kept: &[KeptContainer]) -> Result<(), NetworkError> {
-        let networks = self.networks();
-        let known = |state: &EndpointState| networks.iter().find(|n| n.identity().id == state.network_id).cloned();
-        let is_remote = |state: &EndpointState| known(state).is_some_and(|network| network.remote().is_some());
-        let linked = |kept: &&KeptContainer| {
-            kept.endpoints.iter().any(|(state, _)| !state.interface.is_empty() || is_remote(state))
-        };
-        let kept: Vec<_> = kept.iter().filter(linked).collect();
-        let links = |kept: &KeptContainer| kept.endpoints.iter().map(|(state, _)| state.interface.clone()).collect();
-        let reopened = sandbox::reopen(kept.iter().map(|kept| (kept.pid, links(kept))).collect());
-        let mut hosts = Vec::new();
-        for (kept, reopened) in kept.into_iter().zip(reopened) {
-            let reopened = reopened.inspect_err(|error| {
-                tracing::warn!(container = %kept.container, %error, "its network namespace cannot be entered");
-            });
-            let (socket, ports) = reopened.map_or((None, Vec::new()), |found| (Some(found.socket), found.ports));
-            let mut joints = Vec::new();
-            for (at, (state, priority)) in kept.endpoints.iter().enumerate() {
-                let Some(network) = known(state) else {
-                    tracing::warn!(container = %kept.container, network = state.network_name, "its network is gone");
-                    continue;
-                };
-                network.keep(&kept.container, state);
-                let mut port = ports.get(at).copied().flatten();
-                let provided = network.remote().and_then(|remote| remote.link_of(&kept.container));
-                if let Some(port) = port.as_mut().filter(|_| network.remote().is_some()) {
-                    // Its other end is the plugin's.
-                    port.host = None;
-                }
-                let kind = network.link().map(|plan| plan.kind.clone());
-                hosts.extend(port.and_then(|port| port.host).zip(kind));
-                let (state, link_local) = (state.clone(), Vec::new());
-                joints.push(Joint { network, state, link_local, priority: *priority, port, provided });
-            }
-            let mut held = HeldSandbox {
-                name: kept.name.clone(),
-                socket,
-                joints,
-                wanted: kept.wanted.clone(),
-                exposed: kept.exposed.clone(),
-                publications: Publications::default(),
-            };
-            if let Some((target, _)) = held.target() {
-                held.publications = self.publisher.restore(&target, &kept.ports);
-            }
-            lock(&self.sandboxes).insert(kept.container.clone(), held);
-        }
-        self.attach_all(&hosts)?;
-        let leftovers = std::mem::take(&mut *lock(&self.leftovers));
-        sweep::remove(leftovers.into_iter().filter(|index| !hosts.iter().any(|(host, _)| host == index)))?;
-        self.install()
-    }
-
-    /// Host's ends whose bridge was lost while no daemon was there are ports of the one that was made in its place.
-    fn attach_all(&self, hosts: &[(u32, LinkKind)]) -> Result<(), NetworkError> {
-        if hosts.is_empty() {
-            return Ok(());
-        }
-        let socket = Socket::open(Family::Route).map_err(NetworkError::io("open netlink socket"))?;
-        let links = link::all(&socket).map_err(NetworkError::kernel("list the host's links"))?;
-        let mut batch = Batch::new();
-        for (host, kind) in hosts {
-            let LinkKind::Port { bridge, isolated, .. } = *kind else { continue };
-            let astray = |link: &&Link| link.index == *host && (link.master, link.group) != (Some(bridge), bridge);
-            links.iter().filter(astray).for_each(|link| link::attach(&mut batch, link.index, bridge, isolated));
-        }
-        // One that ended this moment has no port any more.
-        if let Err(error) = socket.transact(&batch) {
-            tracing::warn!(%error, "links of running containers could not be attached to their bridges again");
-        }
-        Ok(())
     }
 }
