@@ -46,6 +46,7 @@ pub mod dns;
 pub mod expected;
 pub mod faults;
 pub mod firewalls;
+pub mod front;
 pub mod golden;
 pub mod host;
 pub mod hostile;

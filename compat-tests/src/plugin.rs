@@ -108,6 +108,11 @@ impl Plugin {
         &self.name
     }
 
+    /// Its socket, as this process reaches it.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// The gateway of its network.
     pub fn gateway(&self) -> String {
         format!("10.240.{}.1", self.inner.subnet)

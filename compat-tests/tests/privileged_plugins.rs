@@ -6,7 +6,9 @@ mod plugged;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use compat_tests::certificate::Authority;
 use compat_tests::check::{equal, has};
+use compat_tests::front::Front;
 use compat_tests::plugin::Reply;
 use compat_tests::private::Private;
 use compat_tests::{Case, Suite, tests};
@@ -25,7 +27,8 @@ fn main() -> ExitCode {
             routes_of_a_plugin,
             addresses_of_links,
             hardware_addresses_are_told,
-            found_by_files
+            found_by_files,
+            spoken_to_by_tls
         ],
     }
     .main()
@@ -352,4 +355,54 @@ fn found_by_files(case: &Case<'_>) -> Result<()> {
         bed.plugin.has_everything_back()?;
     }
     has(&docker(&["network", "create", "-d", "wrong", "n"]).err, "legacy plugin: Unknown protocol")
+}
+
+/// Where the plugin is found by TLS, in a network of the test's own.
+const TLS_PORT: u16 = 4443;
+
+fn spoken_to_by_tls(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 16)?;
+    let etc = tempfile::tempdir()?;
+    let at = |name: &str| etc.path().join(name);
+    // As the daemon finds it.
+    let seen = |name: &str| format!("/etc/docker/{name}");
+    let (ours, other) = (Authority::new("plugins")?, Authority::new("somebody else")?);
+    std::fs::write(at("ours.pem"), ours.pem())?;
+    std::fs::write(at("other.pem"), other.pem())?;
+    let server = ours.server(etc.path(), "server", &["127.0.0.1"])?;
+    ours.client(etc.path(), "client")?;
+    other.client(etc.path(), "stranger")?;
+    let shows =
+        |name: &str| json!({"CertFile": seen(&format!("{name}.cert")), "KeyFile": seen(&format!("{name}.key"))});
+    let trusts = |authority: &str| {
+        let mut tls = shows("client");
+        tls["CAFile"] = json!(seen(authority));
+        tls
+    };
+    let spoken_to = [("checked", trusts("ours.pem")), ("unchecked", shows("client"))];
+    let refused = [
+        ("another", trusts("other.pem"), "certificate signed by unknown authority"),
+        ("lost", trusts("nowhere.pem"), "nowhere.pem"),
+        ("stranger", shows("stranger"), "tls: unknown certificate authority"),
+    ];
+    std::fs::create_dir(at("plugins"))?;
+    let all = spoken_to.iter().map(|(name, tls)| (name, tls)).chain(refused.iter().map(|(name, tls, _)| (name, tls)));
+    for (name, tls) in all {
+        let spec = json!({"Name": name, "Addr": format!("https://127.0.0.1:{TLS_PORT}"), "TLSConfig": tls});
+        std::fs::write(at(&format!("plugins/{name}.json")), spec.to_string())?;
+    }
+    let daemon = Private::start(case.host(), &[], Some(etc.path()))?;
+    let _front = Front::start(&daemon.network()?, TLS_PORT, &server, &at("ours.pem"), bed.plugin.socket())?;
+    let docker = |arguments: &[&str]| daemon.host().docker(arguments, "");
+    for (number, (name, _)) in spoken_to.iter().enumerate() {
+        let subnet = format!("10.242.{number}.0/24");
+        docker(&["network", "create", "-d", name, "--subnet", &subnet, name]).ok()?;
+        docker(&["network", "rm", name]).ok()?;
+        bed.plugin.has_everything_back()?;
+    }
+    for (name, _, why) in &refused {
+        has(&docker(&["network", "create", "-d", name, "n"]).err, why).context(*name)?;
+    }
+    ensure!(bed.plugin.given().is_empty(), "{:?}", bed.plugin.given());
+    Ok(())
 }

@@ -175,7 +175,7 @@ fn hyper_text(error: &hyper::Error) -> String {
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(inner) = inner.downcast_ref::<io::Error>() {
-            return errno_text(inner);
+            return tls::text(inner).unwrap_or_else(|| errno_text(inner));
         }
         source = inner.source();
     }

@@ -1,13 +1,14 @@
 //! TLS towards plugins that say they want it: which authority is trusted, and which certificate the daemon shows.
 
 use std::fs;
+use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -61,7 +62,36 @@ pub(super) async fn handshake(
 ) -> Result<TlsStream<TcpStream>, String> {
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| error.to_string())?;
-    TlsConnector::from(config).connect(name, stream).await.map_err(|error| format!("tls: {error}"))
+    let connected = TlsConnector::from(config).connect(name, stream).await;
+    connected.map_err(|error| text(&error).unwrap_or_else(|| crate::error::errno_text(&error)))
+}
+
+/// What went wrong with TLS, in Go's words where they are known; `None`: it was something else.
+pub(super) fn text(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::AlertReceived(alert) => format!("remote error: tls: {}", alert_text(*alert)),
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned()
+        }
+        other => format!("tls: {other}"),
+    })
+}
+
+/// Go's name of an alert (RFC 8446, section 6.2).
+fn alert_text(alert: AlertDescription) -> String {
+    let known = match alert {
+        AlertDescription::BadCertificate => "bad certificate",
+        AlertDescription::CertificateExpired => "expired certificate",
+        AlertDescription::CertificateRequired => "certificate required",
+        AlertDescription::CertificateRevoked => "revoked certificate",
+        AlertDescription::CertificateUnknown => "unknown certificate",
+        AlertDescription::HandshakeFailure => "handshake failure",
+        AlertDescription::ProtocolVersion => "protocol version not supported",
+        AlertDescription::UnknownCA => "unknown certificate authority",
+        other => return format!("{other:?}"),
+    };
+    known.to_owned()
 }
 
 /// Takes every certificate.
@@ -100,5 +130,21 @@ impl ServerCertVerifier for Unchecked {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_wrong_is_told_in_gos_words() {
+        let told = |error| text(&io::Error::new(io::ErrorKind::InvalidData, error));
+        let alert = |alert| told(rustls::Error::AlertReceived(alert)).expect("of TLS");
+        assert_eq!(alert(AlertDescription::CertificateRequired), "remote error: tls: certificate required");
+        assert_eq!(alert(AlertDescription::NoRenegotiation), "remote error: tls: NoRenegotiation");
+        let unknown = told(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)).expect("of TLS");
+        assert!(unknown.ends_with("x509: certificate signed by unknown authority"), "{unknown}");
+        assert_eq!(text(&io::Error::from_raw_os_error(libc::ECONNRESET)), None);
     }
 }
