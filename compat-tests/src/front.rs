@@ -28,9 +28,14 @@ def pass_on(source, target):
         pass
 
 def serve(client):
+    client = context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
     try:
-        client = context.wrap_socket(client, server_side=True)
+        client.do_handshake()
     except OSError:
+        # A socket that is closed with something unread takes the alert back.
+        socket.socket.shutdown(client, socket.SHUT_WR)
+        while socket.socket.recv(client, 65536):
+            pass
         return
     plugin = socket.socket(socket.AF_UNIX)
     plugin.connect(path)

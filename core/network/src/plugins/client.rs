@@ -1,5 +1,6 @@
 //! Calls of a plugin: one HTTP request each, on a connection of its own.
 
+use std::cell::OnceCell;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use crate::error::errno_text;
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// Whose socket it is, in URLs, where there is no host.
 const SOCKET_HOST: &str = "plugin.moby.localhost";
+/// What Go says of a connection that ended without an answer.
+const EOF: &str = "EOF";
 /// Largest answer, in bytes.
 const LARGEST: usize = 1 << 20;
 
@@ -139,15 +142,22 @@ impl PluginClient {
             })?;
             Ok((status, body.to_bytes()))
         };
-        // The connection's end is news of the exchange.
+        // The connection's end is news of the exchange, which does not always hear why.
+        let ended = OnceCell::new();
         let connection = async {
-            let _ = connection.await;
+            if let Err(error) = connection.await {
+                let _ = ended.set(hyper_text(&error));
+            }
             std::future::pending::<std::convert::Infallible>().await
         };
-        tokio::select! {
+        let outcome = tokio::select! {
             outcome = exchange => outcome,
             never = connection => match never {},
-        }
+        };
+        outcome.map_err(|failure| match (failure, ended.into_inner()) {
+            (Failure::Again(why), Some(end)) if why == EOF => Failure::Again(end),
+            (failure, _) => failure,
+        })
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, String> {
@@ -180,5 +190,5 @@ fn hyper_text(error: &hyper::Error) -> String {
         source = inner.source();
     }
     let ended = error.is_incomplete_message() || error.is_canceled() || error.is_closed();
-    if ended { "EOF".to_owned() } else { error.to_string() }
+    if ended { EOF.to_owned() } else { error.to_string() }
 }
