@@ -161,6 +161,20 @@ check "kill" docker kill -s KILL box
 eventually "killed" exited field box '{{.State.Status}}'
 check "remove" docker rm box
 
+# --- more layers than the options of an overlay have room for in one text
+many_layers() {
+  docker create --name layers --network none busybox sh >/dev/null
+  for n in $(seq 20); do
+    echo $n >/run/n
+    docker cp -q /run/n layers:/n$n && docker commit layers many >/dev/null && docker rm layers >/dev/null &&
+      docker create --name layers --network none many sh >/dev/null || return 1
+  done
+  docker rm layers >/dev/null
+}
+check "an image of many layers" many_layers
+same "and a container of it" "1 20" run many sh -c 'echo $(cat /n1) $(cat /n20)'
+check "image rm" docker rmi many
+
 # --- restart policies
 docker run -d --name again --network "$net" --restart on-failure:2 busybox false >/dev/null
 eventually "restarted twice, then left" "exited 2 1" field again '{{.State.Status}} {{.RestartCount}} {{.State.ExitCode}}'
@@ -177,6 +191,56 @@ same "another container's network" "$address" docker run --rm --network containe
 check "the host's network" docker run --rm --network host busybox ls /sys/class/net/docker0
 docker rm -f web >/dev/null
 code "the port is closed again" 1 wget -qO- http://127.0.0.1:8080/
+
+# --- links of parents, which few kernels of test machines have
+ip link add uplink type dummy
+ip link set uplink up
+# neighbours NAME SUBNET CREATE-ARGUMENTS...: two containers of such a network reach each other by name.
+neighbours() {
+  name=$1
+  subnet=$2
+  shift 2
+  check "$name: network create" docker network create --subnet "$subnet" "$@" parented
+  docker run -d --name near --network parented busybox sh -c 'echo near >/tmp/index.html; httpd -f -p 80 -h /tmp' >/dev/null
+  eventually "$name: another container" near docker run --rm --network parented busybox wget -qO- http://near/
+  docker rm -f near >/dev/null
+  check "$name: network rm" docker network rm parented
+}
+neighbours macvlan 10.60.0.0/24 -d macvlan -o parent=uplink
+neighbours "macvlan without a parent" 10.60.1.0/24 -d macvlan
+neighbours ipvlan 10.60.2.0/24 -d ipvlan -o parent=uplink
+neighbours "ipvlan l3" 10.60.3.0/24 -d ipvlan -o parent=uplink -o ipvlan_mode=l3
+neighbours "ipvlan l3s" 10.60.4.0/24 -d ipvlan -o parent=uplink -o ipvlan_mode=l3s
+neighbours "ipvlan without a parent" 10.60.5.0/24 -d ipvlan
+neighbours "ipvlan of IPv6 alone" fd00:60::/64 -d ipvlan -o parent=uplink --ipv4=false --ipv6
+docker network create -d ipvlan -o parent=uplink -o ipvlan_mode=l3 --subnet 10.61.0.0/24 --subnet 10.62.0.0/24 routed >/dev/null
+docker run -d --name far --network routed --ip 10.62.0.9 busybox sh -c 'echo far >/tmp/index.html; httpd -f -p 80 -h /tmp' >/dev/null
+eventually "ipvlan l3: another subnet" far docker run --rm --network routed --ip 10.61.0.9 busybox wget -qO- http://10.62.0.9/
+same "ipvlan l3: a default route without a gateway" 1 docker exec far sh -c "ip route | grep -c '^default dev eth0'"
+docker rm -f far >/dev/null
+docker network rm routed >/dev/null
+check "a parent that is a virtual LAN is made" docker network create -d macvlan -o parent=uplink.50 --subnet 10.63.0.0/24 tagged
+same "its number" 50 sh -c "sed -n 's/.*VID: \([0-9]*\).*/\1/p' /proc/net/vlan/uplink.50"
+check "a container on it" docker run --rm --network tagged busybox ip link show eth0
+check "and it goes with the network" docker network rm tagged
+code "it is gone" 1 test -e /proc/net/vlan/uplink.50
+same "no parents are left" 0 sh -c 'ls /sys/class/net | grep -c "^d[im]-"'
+for mode in private vepa passthru; do
+  check "macvlan in mode $mode" docker network create -d macvlan -o parent=uplink -o macvlan_mode=$mode --subnet 10.64.0.0/24 moded
+  same "a container in mode $mode" eth0 docker run --rm --network moded busybox sh -c 'ls /sys/class/net | grep eth'
+  docker network rm moded >/dev/null
+done
+ip link del uplink
+
+# --- SCTP
+docker run -d --name streams -p 127.0.0.1:7001:7000/sctp -v /:/host:ro busybox \
+  chroot /host sh -c 'while echo streamed | ncat --sctp -l -p 7000 --send-only; do true; done' >/dev/null
+address=$(field streams '{{.NetworkSettings.Networks.bridge.IPAddress}}')
+eventually "SCTP to a container" streamed ncat --sctp --recv-only "$address" 7000
+eventually "SCTP to a published port" streamed ncat --sctp --recv-only 127.0.0.1 7001
+same "the published port is told" "127.0.0.1:7001" docker port streams 7000/sctp
+code "and taken" 125 docker run --rm -p 127.0.0.1:7001:7000/sctp busybox true
+docker rm -f streams >/dev/null
 
 # --- volumes
 same "a new volume has the image's files" from-image run -v vol:/data busybox cat /data/file

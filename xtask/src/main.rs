@@ -160,7 +160,7 @@ fn compat(against: &str, tests: &[String]) -> Result<()> {
 }
 
 fn vm_smoke(daemon: Option<PathBuf>) -> Result<()> {
-    packages::install(&["busybox", "docker", "qemu-system-x86_64", "cpio", "modprobe"])?;
+    packages::install(&["busybox", "docker", "qemu-system-x86_64", "cpio", "modprobe", "ncat"])?;
     let daemon = daemon.map_or_else(static_build::daemon, Ok)?;
     let work = target()?.join("vm");
     std::fs::create_dir_all(&work)?;
@@ -168,6 +168,7 @@ fn vm_smoke(daemon: Option<PathBuf>) -> Result<()> {
         (daemon, "dockerd-rs".to_owned()),
         (packages::find("docker").context("no docker CLI")?, "docker".to_owned()),
         (packages::find("busybox").context("no busybox")?, "busybox".to_owned()),
+        (packages::find("ncat").context("no ncat")?, "ncat".to_owned()),
         (workspace().join("xtask/smoke.sh"), "smoke.sh".to_owned()),
     ];
     // Their privileged tests make cgroups, filters and mounts, each by what the kernel has.

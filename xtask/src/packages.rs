@@ -31,7 +31,7 @@ const FIREWALLS: &str = "ufw,firewalld,dbus-daemon,nftables,iptables,iproute2,py
 const PYTHON_SDK: &str = "/usr/lib/python3/dist-packages/docker/__init__.py";
 
 /// Programs, or files by their whole path, and the Debian packages they come in; the first the suite has is taken.
-const PACKAGES: [(&str, &[&str]); 18] = [
+const PACKAGES: [(&str, &[&str]); 19] = [
     ("busybox", &["busybox-static"]),
     ("ip", &["iproute2"]),
     ("docker", &["docker-cli", "docker.io"]),
@@ -45,6 +45,7 @@ const PACKAGES: [(&str, &[&str]); 18] = [
     ("qemu-system-x86_64", &["qemu-system-x86"]),
     ("cpio", &["cpio"]),
     ("modprobe", &["kmod"]),
+    ("ncat", &["ncat"]),
     ("mmdebstrap", &["mmdebstrap"]),
     ("docker-registry", &["docker-registry"]),
     ("iperf3", &["iperf3"]),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 /// Modules the daemon's features need, in load order; their dependencies are found by modprobe.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 17] = [
     "overlay",
     "veth",
     "bridge",
@@ -26,6 +26,11 @@ const MODULES: [&str; 12] = [
     "nft_nat",
     "nft_reject",
     "nft_redir",
+    "macvlan",
+    "ipvlan",
+    "8021q",
+    "dummy",
+    "sctp",
 ];
 
 /// What the guest runs first: the initial root cannot be pivoted away from, so everything moves to a tmpfs.
@@ -115,8 +120,9 @@ impl Kernel {
             modprobe.arg("-d").arg(&self.root).args(["-S", &self.version, "--show-depends", module]);
             let listing = output(&mut modprobe)?;
             for line in listing.lines() {
-                let Some(file) = line.strip_prefix("insmod ") else { continue };
-                let file = PathBuf::from(file.trim());
+                // What follows is what the module is told.
+                let file = line.strip_prefix("insmod ").and_then(|rest| rest.split_whitespace().next());
+                let Some(file) = file.map(PathBuf::from) else { continue };
                 if !files.contains(&file) {
                     files.push(file);
                 }

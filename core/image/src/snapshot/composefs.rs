@@ -35,6 +35,7 @@ use rustix::fs::{Mode, OFlags};
 use self::objects::{LIST, ObjectId, Objects};
 pub use self::verity::Verity;
 use super::directory::LayerDirectory;
+use super::ground::{Ground, Grounds};
 use super::mounted::Mounted;
 use super::overlay::LayerFormat;
 use super::writable::{self, LowerTree};
@@ -116,7 +117,7 @@ impl Composefs {
         if !self.means.nested {
             return Ok(root);
         }
-        nested(&root, &open_dir(&self.objects.directory())?, self.means.verity)
+        nested(&*layers.ground(root)?, &open_dir(&self.objects.directory())?, self.means.verity)
     }
 }
 
@@ -126,7 +127,7 @@ fn verified(verity: bool) -> &'static [&'static str] {
 }
 
 /// A read-only overlay of an image and its objects.
-fn nested(image: &OwnedFd, objects: &OwnedFd, verity: bool) -> io::Result<OwnedFd> {
+fn nested(image: &Ground, objects: &OwnedFd, verity: bool) -> io::Result<OwnedFd> {
     let options = [&FOLLOWS, verified(verity)].concat();
     let layers =
         OverlayLayers { lower: vec![image.as_fd()], data: vec![objects.as_fd()], upper: None, options: &options };
@@ -154,7 +155,7 @@ impl LayerFormat for Composefs {
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>> {
         let mut out = vec![LowerTree::seen(self.mounted.get(layers, chain, || self.mount(layers, chain))?)];
         if !self.means.nested {
-            out.push(LowerTree { root: open_dir(&self.objects.directory())?, data_only: true });
+            out.push(LowerTree { data_only: true, ..LowerTree::directory(&self.objects.directory())? });
         }
         Ok(out)
     }
@@ -247,11 +248,13 @@ fn try_all(place: &Path, wanted: Verity) -> Result<Means, String> {
     fs::write(&image, image_of_one(id, content.len())?).map_err(words)?;
     let image = File::open(image).map_err(words)?;
     let image = mount::erofs(image.as_fd(), &[], 0).map_err(|error| error.to_string())?;
+    let grounds = Grounds::open(place);
+    let image = grounds.take(image).map_err(words)?;
     let objects = open_dir(&objects).map_err(words)?;
     let flat = over(place, "flat", &image, Some(&objects), verified(verity)).and_then(|root| reads(&root, &content));
     let Err(why) = flat else { return Ok(Means { nested: false, verity }) };
     tracing::debug!(error = %why, "a container's overlay does not find objects by itself");
-    let below = nested(&image, &objects, verity);
+    let below = nested(&image, &objects, verity).and_then(|below| grounds.take(below));
     let tried =
         below.and_then(|below| over(place, "nested", &below, None, &[])).and_then(|root| reads(&root, &content));
     tried.map_err(|error| format!("overlayfs shows no files of data-only layers (Linux 6.5 and newer): {error}"))?;
@@ -268,7 +271,7 @@ fn image_of_one(id: ObjectId, size: usize) -> Result<Box<[u8]>, String> {
 }
 
 /// A container's overlay over `lower`, with its own directories named by `name` in `place`.
-fn over(place: &Path, name: &str, lower: &OwnedFd, data: Option<&OwnedFd>, options: &[&str]) -> io::Result<OwnedFd> {
+fn over(place: &Path, name: &str, lower: &Ground, data: Option<&OwnedFd>, options: &[&str]) -> io::Result<OwnedFd> {
     let directory = |part: &str| {
         let path = place.join(format!("{name}-{part}"));
         make_dir(&path, 0o700).and_then(|()| open_dir(&path))

@@ -5,17 +5,21 @@
 //! <driver>/layers/<chain>/parent    chainID below it, if any
 //! <driver>/layers/<chain>/size      bytes of its files
 //! <driver>/layers/<chain>/unsettled boot id of the kernel, until the layer is known to be on disk
+//! <driver>/mounts/...               see `ground.rs`
 //! ```
 //! A layer is made under a temporary name and renamed, so it is whole or not there.
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dockerd_types::Digest;
 use rustix::fs::RenameFlags;
 
+use super::ground::{Ground, Grounds};
 use super::{Staged, Unnamed, boot_id, sweep};
 use crate::error::ImageError;
 use crate::trash::Trash;
@@ -31,6 +35,7 @@ const MOST: usize = 4096;
 #[derive(Debug, Clone)]
 pub(super) struct LayerDirectory {
     path: PathBuf,
+    grounds: Grounds,
     trash: Trash,
 }
 
@@ -43,7 +48,12 @@ impl LayerDirectory {
         let path = dir.join(Self::NAME);
         DirBuilder::new().recursive(true).mode(0o710).create(&path)?;
         sweep(&path, &trash);
-        Ok(Self { path, trash })
+        Ok(Self { path, grounds: Grounds::open(dir), trash })
+    }
+
+    /// What overlays may lie upon: the root of a detached mount.
+    pub(super) fn ground(&self, root: OwnedFd) -> io::Result<Arc<Ground>> {
+        self.grounds.take(root).map(Arc::new)
     }
 
     /// Where a layer is.

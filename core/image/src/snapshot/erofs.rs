@@ -21,6 +21,7 @@ use dockerd_types::Digest;
 
 use super::ahead::ReadAhead;
 use super::directory::LayerDirectory;
+use super::ground::Grounds;
 use super::indexed::{self, INDEX, TAR};
 use super::mounted::Mounted;
 use super::overlay::{LayerFormat, LazyFormat};
@@ -218,6 +219,7 @@ impl LazyFormat for Erofs {
 fn try_all(place: &Path) -> Result<(), String> {
     let words = |error: io::Error| error.to_string();
     let lower = erofs::probe(place).map_err(|error| error.to_string())?;
+    let lower = Grounds::open(place).take(lower).map_err(words)?;
     let directory = |name: &str| make_dir(&place.join(name), 0o700).and_then(|()| open_dir(&place.join(name)));
     let (upper, work) = (directory("upper").map_err(words)?, directory("work").map_err(words)?);
     let layers = OverlayLayers {

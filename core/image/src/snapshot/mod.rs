@@ -8,6 +8,7 @@ mod directory;
 mod drivers;
 mod erofs;
 mod extract;
+mod ground;
 mod indexed;
 mod initial;
 mod mounted;

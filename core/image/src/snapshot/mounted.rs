@@ -2,18 +2,19 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dockerd_types::Digest;
 
 use super::directory::LayerDirectory;
+use super::ground::Ground;
 
 /// How many: each holds its layers' files open.
 const MOST: usize = 32;
 
 /// Mounts by the topmost layer.
 #[derive(Debug, Default)]
-pub(super) struct Mounted(Mutex<Vec<(Digest, OwnedFd)>>);
+pub(super) struct Mounted(Mutex<Vec<(Digest, Arc<Ground>)>>);
 
 impl Mounted {
     /// The tree of `chain`, which is one of `layers`, mounted by `mount` if it is not yet.
@@ -22,19 +23,18 @@ impl Mounted {
         layers: &LayerDirectory,
         chain: &Digest,
         mount: impl FnOnce() -> io::Result<OwnedFd>,
-    ) -> io::Result<OwnedFd> {
+    ) -> io::Result<Arc<Ground>> {
         if let Some((_, root)) = self.lock().iter().find(|(known, _)| known == chain) {
-            return root.try_clone();
+            return Ok(root.clone());
         }
-        let root = mount()?;
-        let kept = root.try_clone()?;
+        let root = layers.ground(mount()?)?;
         let mut mounted = self.lock();
         if !layers.has(chain) {
             // It went meanwhile, and has been forgotten.
             return Err(io::ErrorKind::NotFound.into());
         }
         let oldest = (mounted.len() >= MOST).then(|| mounted.remove(0));
-        mounted.push((chain.clone(), kept));
+        mounted.push((chain.clone(), root.clone()));
         drop(mounted);
         // Unmounting may take a while.
         drop(oldest);
@@ -58,7 +58,7 @@ impl Mounted {
         drop(gone);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Digest, OwnedFd)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Digest, Arc<Ground>)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

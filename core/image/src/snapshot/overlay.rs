@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use dockerd_types::Digest;
 
 use super::directory::LayerDirectory;
+use super::ground::Ground;
 use super::writable::{self, Lower, LowerTree, Writable};
 use super::{Change, LayerTar, LazyLayers, Sharing, SnapshotDriver, Staged};
 use crate::erofs::Tree;
@@ -96,6 +98,10 @@ impl<F: LayerFormat> OverlayDriver<F> {
 impl<F: LayerFormat> Lower for OverlayDriver<F> {
     fn stack(&self, chain: &Digest) -> io::Result<Vec<LowerTree>> {
         self.format.stack(&self.layers, chain)
+    }
+
+    fn ground(&self, root: OwnedFd) -> io::Result<Arc<Ground>> {
+        self.layers.ground(root)
     }
 
     fn options(&self) -> &[&'static str] {

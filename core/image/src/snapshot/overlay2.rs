@@ -80,7 +80,7 @@ impl LayerFormat for Directories {
     }
 
     fn stack(&self, layers: &LayerDirectory, chain: &Digest) -> io::Result<Vec<LowerTree>> {
-        let open = |chain: &Digest| Ok(LowerTree::seen(open_dir(&layers.layer(chain).join("diff"))?));
+        let open = |chain: &Digest| LowerTree::directory(&layers.layer(chain).join("diff"));
         layers.lineage(chain)?.iter().map(open).collect()
     }
 

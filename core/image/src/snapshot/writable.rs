@@ -11,10 +11,12 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dockerd_sys::mount::{self, OverlayLayers};
 use dockerd_types::Digest;
 
+use super::ground::Ground;
 use super::initial::{self, ImageTree};
 use super::spares::{Spare, Spares};
 use super::{Change, Unnamed, compare, make_dir, open_dir, sweep};
@@ -30,6 +32,8 @@ pub(super) const OPTIONS: [&str; 3] = ["index=off", "redirect_dir=off", "metacop
 pub(super) trait Lower {
     /// Trees of layer `chain` and what is below it, topmost first.
     fn stack(&self, chain: &Digest) -> io::Result<Vec<LowerTree>>;
+    /// As [`LayerDirectory::ground`](super::directory::LayerDirectory::ground).
+    fn ground(&self, root: OwnedFd) -> io::Result<Arc<Ground>>;
     /// What overlays over these trees are to be mounted with, beside what every overlay is.
     fn options(&self) -> &[&'static str] {
         &[]
@@ -40,15 +44,20 @@ pub(super) trait Lower {
 #[derive(Debug)]
 pub(super) struct LowerTree {
     /// Its root.
-    pub(super) root: OwnedFd,
+    pub(super) root: Arc<Ground>,
     /// Whether only files of others are looked for in it (overlayfs' data-only layers).
     pub(super) data_only: bool,
 }
 
 impl LowerTree {
     /// One that is seen.
-    pub(super) fn seen(root: OwnedFd) -> Self {
+    pub(super) fn seen(root: Arc<Ground>) -> Self {
         Self { root, data_only: false }
+    }
+
+    /// A directory that is seen.
+    pub(super) fn directory(path: &Path) -> io::Result<Self> {
+        Ok(Self::seen(Arc::new(Ground::there(open_dir(path)?))))
     }
 }
 
@@ -189,7 +198,7 @@ impl Writable {
 
     fn mount_at(&self, below: &dyn Lower, directory: &Path) -> io::Result<OwnedFd> {
         let chain = read_chain(directory)?;
-        let init = LowerTree::seen(open_dir(&self.init_layer(below, chain.as_ref())?)?);
+        let init = LowerTree::directory(&self.init_layer(below, chain.as_ref())?)?;
         let stack = chain.as_ref().map_or_else(|| Ok(Vec::new()), |chain| below.stack(chain))?;
         let (upper, work) = (open_dir(&directory.join("upper"))?, open_dir(&directory.join("work"))?);
         let trees: Vec<&LowerTree> = std::iter::once(&init).chain(&stack).collect();
@@ -222,7 +231,7 @@ pub(super) fn view(below: &dyn Lower, chain: &Digest) -> io::Result<OwnedFd> {
     let mut stack = below.stack(chain)?;
     if stack.len() == 1 {
         // Overlayfs wants two without an upper; and marks that hide nothing are not to be seen either.
-        stack.push(LowerTree::seen(mount::file_system("tmpfs", &[], mount::READ_ONLY)?));
+        stack.push(LowerTree::seen(below.ground(mount::file_system("tmpfs", &[], mount::READ_ONLY)?)?));
     }
     overlay(&stack.iter().collect::<Vec<_>>(), None, below.options())
 }

@@ -1,12 +1,20 @@
 //! overlayfs as a detached mount, layers given by descriptor where the kernel takes them (6.13 and newer), else by path
-//! through `/proc/self/fd`, which older kernels resolve while the mount is made.
+//! through `/proc/self/fd`, which older kernels resolve while the mount is made: all in one text, or, since that must be short,
+//! one by one (6.7 and newer), or by mount(2), whose text may be longer.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::mount::MsFlags;
 use rustix::mount::{FsOpenFlags, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsopen};
 
-use super::{READ_ONLY, create};
+use super::{Attributes, READ_ONLY, bind, create, detach, file_system, set_attributes};
+
+/// Bytes of a text that fsconfig(2) takes.
+const LONGEST: usize = 255;
 
 /// What an overlay is made of (kernel's overlayfs.rst).
 #[derive(Debug)]
@@ -27,10 +35,21 @@ pub fn overlay(layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<OwnedF
         // EINVAL: this kernel does not know `lowerdir+` as descriptor. EOPNOTSUPP: before 6.5 overlayfs takes strings only.
         // Anything else is a real answer.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
-            by_path(layers, attributes)
+            by_paths(layers, attributes)
         }
         result => result,
     }
+}
+
+/// Whether overlays can lie upon trees that are mounted nowhere (Linux 6.15 and newer). Tried once.
+pub fn takes_detached() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    let try_it = || {
+        let (one, two) = (file_system("tmpfs", &[], READ_ONLY)?, file_system("tmpfs", &[], READ_ONLY)?);
+        let lower = vec![one.as_fd(), two.as_fd()];
+        overlay(&OverlayLayers { lower, data: Vec::new(), upper: None, options: &[] }, 0).map(drop)
+    };
+    *KNOWN.get_or_init(|| try_it().is_ok())
 }
 
 fn open(layers: &OverlayLayers<'_>) -> io::Result<OwnedFd> {
@@ -61,20 +80,79 @@ fn by_descriptor(layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<Owne
     create(context.as_fd(), attributes | read_only(layers))
 }
 
-fn by_path(layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<OwnedFd> {
-    let context = open(layers)?;
-    let path = |fd: &BorrowedFd<'_>| format!("/proc/self/fd/{}", fd.as_raw_fd());
+fn by_paths(layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<OwnedFd> {
+    if joined(layers).len() <= LONGEST {
+        return by_one_text(layers, attributes);
+    }
+    match by_added_paths(layers, attributes) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => by_old_call(layers, attributes),
+        result => result,
+    }
+}
+
+fn path(fd: &BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// The value of `lowerdir`.
+fn joined(layers: &OverlayLayers<'_>) -> String {
     let mut lower = layers.lower.iter().map(path).collect::<Vec<_>>().join(":");
     for data in &layers.data {
         lower.push_str("::");
         lower.push_str(&path(data));
     }
-    fsconfig_set_string(context.as_fd(), "lowerdir", lower)?;
+    lower
+}
+
+fn by_one_text(layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<OwnedFd> {
+    let context = open(layers)?;
+    fsconfig_set_string(context.as_fd(), "lowerdir", joined(layers))?;
+    finish_by_path(&context, layers, attributes)
+}
+
+fn by_added_paths(layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<OwnedFd> {
+    let context = open(layers)?;
+    for lower in &layers.lower {
+        fsconfig_set_string(context.as_fd(), "lowerdir+", path(lower))?;
+    }
+    for data in &layers.data {
+        fsconfig_set_string(context.as_fd(), "datadir+", path(data))?;
+    }
+    finish_by_path(&context, layers, attributes)
+}
+
+fn finish_by_path(context: &OwnedFd, layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<OwnedFd> {
     if let Some((upper, work)) = layers.upper {
         fsconfig_set_string(context.as_fd(), "upperdir", path(&upper))?;
         fsconfig_set_string(context.as_fd(), "workdir", path(&work))?;
     }
     create(context.as_fd(), attributes | read_only(layers))
+}
+
+/// mount(2) attaches; what it made is copied without its place and detached again.
+fn by_old_call(layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<OwnedFd> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut options: Vec<String> = layers.options.iter().map(|option| (*option).to_owned()).collect();
+    options.push(format!("lowerdir={}", joined(layers)));
+    if let Some((upper, work)) = layers.upper {
+        options.extend([format!("upperdir={}", path(&upper)), format!("workdir={}", path(&work))]);
+    }
+    let name = format!("overlay-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let place = std::env::temp_dir().join(name);
+    std::fs::DirBuilder::new().mode(0o700).create(&place)?;
+    let flags = if layers.upper.is_none() { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    let mounted = nix::mount::mount(Some("overlay"), &place, Some("overlay"), flags, Some(options.join(",").as_str()));
+    let tree = mounted.map_err(io::Error::from).and_then(|()| {
+        let tree = bind(&place, false);
+        detach(&place)?;
+        let tree = tree?;
+        if attributes != 0 {
+            set_attributes(&tree, Attributes { set: attributes, clear: 0 }, None, false)?;
+        }
+        Ok(tree)
+    });
+    std::fs::remove_dir(&place)?;
+    tree
 }
 
 fn read_only(layers: &OverlayLayers<'_>) -> u64 {
@@ -86,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn privileged_both_ways_of_naming_layers_give_the_same_tree() {
+    fn privileged_all_ways_of_naming_layers_give_the_same_tree() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let make = |name: &str| {
             std::fs::create_dir(dir.path().join(name)).expect("directory");
@@ -101,7 +179,8 @@ mod tests {
             upper: Some((upper.as_fd(), work.as_fd())),
             options: &[],
         };
-        for mount in [overlay(&layers, 0), by_path(&layers, 0)] {
+        let ways = [overlay, by_one_text, by_added_paths, by_old_call];
+        for mount in ways.map(|way| way(&layers, 0)) {
             let mount = mount.expect("mounted");
             let file = rustix::fs::openat(&mount, "a", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
             let mut bytes = [0; 8];
