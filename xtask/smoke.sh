@@ -105,6 +105,7 @@ import_image() {
 }
 
 start_daemon
+echo "storage driver: $(docker info -f '{{.Driver}}'), kernel: $(uname -r)"
 import_image
 
 # --- what a run is
@@ -197,14 +198,14 @@ ip link add uplink type dummy
 ip link set uplink up
 # neighbours NAME SUBNET CREATE-ARGUMENTS...: two containers of such a network reach each other by name.
 neighbours() {
-  name=$1
+  kind=$1
   subnet=$2
   shift 2
-  check "$name: network create" docker network create --subnet "$subnet" "$@" parented
+  check "$kind: network create" docker network create --subnet "$subnet" "$@" parented
   docker run -d --name near --network parented busybox sh -c 'echo near >/tmp/index.html; httpd -f -p 80 -h /tmp' >/dev/null
-  eventually "$name: another container" near docker run --rm --network parented busybox wget -qO- http://near/
+  eventually "$kind: another container" near docker run --rm --network parented busybox wget -qO- http://near/
   docker rm -f near >/dev/null
-  check "$name: network rm" docker network rm parented
+  check "$kind: network rm" docker network rm parented
 }
 neighbours macvlan 10.60.0.0/24 -d macvlan -o parent=uplink
 neighbours "macvlan without a parent" 10.60.1.0/24 -d macvlan

@@ -5,7 +5,7 @@
 //! <driver>/layers/<chain>/parent    chainID below it, if any
 //! <driver>/layers/<chain>/size      bytes of its files
 //! <driver>/layers/<chain>/unsettled boot id of the kernel, until the layer is known to be on disk
-//! <driver>/mounts/...               see `ground.rs`
+//! <driver>/mounts/...               trees attached for a moment (`ground.rs`)
 //! ```
 //! A layer is made under a temporary name and renamed, so it is whole or not there.
 

@@ -32,9 +32,9 @@ pub struct OverlayLayers<'a> {
 /// Mounts an overlay; attribute bits `attributes` on top.
 pub fn overlay(layers: &OverlayLayers<'_>, attributes: u64) -> io::Result<OwnedFd> {
     match by_descriptor(layers, attributes) {
-        // EINVAL: this kernel does not know `lowerdir+` as descriptor. EOPNOTSUPP: before 6.5 overlayfs takes strings only.
-        // Anything else is a real answer.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+        // EINVAL: this kernel does not know `lowerdir+` as descriptor. EBADF: nor does it take the root of a mount for one.
+        // EOPNOTSUPP: before 6.5 overlayfs takes strings only. Anything else is a real answer.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBADF | libc::EOPNOTSUPP)) => {
             by_paths(layers, attributes)
         }
         result => result,
