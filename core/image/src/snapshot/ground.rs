@@ -1,4 +1,4 @@
-//! Trees that overlays lie upon. Before Linux 6.15 overlayfs takes only those that are mounted somewhere, so on such kernels a
+//! Trees that overlays lie upon. On older kernels (6.1, for one) overlayfs takes only those that are mounted somewhere, so there a
 //! tree that is to be one is attached in the driver's own directory as long as it is needed. Elsewhere nothing is seen of it.
 
 use std::fs;
