@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 /// Modules the daemon's features need, in load order; their dependencies are found by modprobe.
-const MODULES: [&str; 17] = [
+const MODULES: [&str; 18] = [
     "overlay",
     "veth",
     "bridge",
@@ -31,6 +31,7 @@ const MODULES: [&str; 17] = [
     "8021q",
     "dummy",
     "sctp",
+    "fuse",
 ];
 
 /// What the guest runs first: the initial root cannot be pivoted away from, so everything moves to a tmpfs.

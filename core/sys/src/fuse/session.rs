@@ -241,11 +241,14 @@ mod tests {
         wait(&session.device.fd);
         let mut buffer = vec![0; wire::BUFFER];
         assert_eq!(session.receive(&mut buffer), Received::Request, "INIT");
+        // Behind the header and the major version, where it was read to. Before 7.39 (Linux 6.6) there is no STATX.
+        let minor = u32::from_ne_bytes(buffer[44..48].try_into().expect("four bytes"));
         let (done, told) = std::sync::mpsc::channel();
         let number = session.device.fd.as_raw_fd();
         std::thread::spawn(move || done.send(first_open(mount, number).map(drop)).expect("told"));
         wait(&session.device.fd);
-        assert!(rustix::io::read(&session.device.fd, &mut buffer[..]).is_ok(), "STATX, which gets no answer");
+        let asked = rustix::io::read(&session.device.fd, &mut buffer[..]).is_ok();
+        assert!(asked || minor < 39, "STATX, which gets no answer");
         drop(session);
         let result = told.recv_timeout(std::time::Duration::from_secs(20)).expect("ends");
         assert!(result.is_err());
