@@ -193,6 +193,18 @@ fn rules_of_an_earlier_backend_go() -> Result<()> {
 }
 
 #[test]
+fn without_the_programs_of_iptables_nftables_it_is() -> Result<()> {
+    let mut bed = Bed::new()?;
+    // The host's policy is known, and no program can be run.
+    let hide = r#"mount --bind /dev/null "$(readlink -f "$(command -v iptables-restore)")"; exec "$@""#;
+    bed.start_after(&format!("iptables -P FORWARD DROP; set -- unshare --mount sh -c '{hide}' sh \"$@\";"))?;
+    ensure!(bed.log().contains("containers may be cut off"), "{}", bed.log());
+    ensure!(bed.must(&["info", "-f", "{{.FirewallBackend.Driver}}"])? == "nftables", "{}", bed.log());
+    ensure!(bed.rules()?.contains("table inet dockerd-rs"), "{}", bed.rules()?);
+    Ok(())
+}
+
+#[test]
 fn chains_of_another_daemon_stay() -> Result<()> {
     let mut bed = Bed::with_a_port(&[])?;
     for rule in [

@@ -122,8 +122,13 @@ impl Bed {
 
     /// Starts the daemon on a unix socket and waits until it answers.
     pub(crate) fn start(&mut self) -> Result<()> {
+        self.start_after("")
+    }
+
+    /// The same, and the shell does this first in the daemon's network namespace.
+    pub(crate) fn start_after(&mut self, before: &str) -> Result<()> {
         let socket = format!("unix://{}", self.text("docker.sock"));
-        let mut command = self.command("")?;
+        let mut command = self.command(before)?;
         self.daemon = Some(command.args(["-H", &socket]).spawn()?);
         self.answered()
     }

@@ -7,13 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::guard::{Change, Judge};
 use super::iptables::{IptablesFirewall, Touched};
-use super::nft::{Damage, NftFirewall};
+use super::nft::{Damage, NftFirewall, attribute};
 use super::{Backend, BridgeRules, DropForeign, Firewall, Guard, Handled, PortForward, Ruleset, is_dropped_by_host};
 use crate::error::NetworkError;
-
-/// `NFTA_CHAIN_TABLE` and `NFTA_CHAIN_NAME`.
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
 
 /// The driver.
 #[derive(Debug)]
@@ -77,6 +73,10 @@ impl Firewall for Automatic {
         }
         self.change_over(&mut backend, rules).or_else(|error| {
             tracing::warn!(%error, "the host drops what no rule of iptables forwards: containers may be cut off");
+            // One family may be done.
+            if let Err(error) = self.iptables.clear() {
+                tracing::warn!(%error, "rules of iptables are left");
+            }
             self.nft.install(rules)
         })
     }
@@ -115,8 +115,7 @@ impl Firewall for Automatic {
 
     fn guard(&self) -> Result<Option<Guard>, NetworkError> {
         let (heard, damage, touched) = (self.heard.clone(), Damage::default(), self.iptables.touched());
-        let guard = Guard::start(Either { heard, damage, touched, is_host_changed: false });
-        guard.map(Some).map_err(NetworkError::io("listen for changes of the packet filter"))
+        Guard::start(Either { heard, damage, touched, is_host_changed: false }).map(Some)
     }
 
     fn is_damaged(&self) -> Result<bool, NetworkError> {
@@ -154,13 +153,14 @@ impl Judge for Either {
         }
         let kind = i32::from(change.kind);
         if kind == libc::NFT_MSG_NEWGEN {
-            return std::mem::take(&mut self.is_host_changed) || damaged;
+            let is_host_changed = std::mem::take(&mut self.is_host_changed) && !self.touched.is_own(change);
+            return is_host_changed || damaged;
         }
         let is_of_iptables = [libc::NFPROTO_IPV4, libc::NFPROTO_IPV6].contains(&change.family.into());
         self.is_host_changed |= is_of_iptables
             && kind == libc::NFT_MSG_NEWCHAIN
-            && change.text(CHAIN_TABLE) == Some("filter")
-            && change.text(CHAIN_NAME) == Some("FORWARD");
+            && change.text(attribute::CHAIN_TABLE) == Some("filter")
+            && change.text(attribute::CHAIN_NAME) == Some("FORWARD");
         false
     }
 
@@ -171,21 +171,11 @@ impl Judge for Either {
 
 #[cfg(test)]
 mod tests {
-    use dockerd_sys::netlink::Batch;
-    use dockerd_sys::netlink::message::messages;
+    use dockerd_sys::netlink::MessageWriter;
 
     use super::*;
     use crate::firewall::HostPolicy;
-
-    fn tell(judge: &mut dyn Judge, family: i32, kind: i32, table: &str, chain: &str) -> bool {
-        let mut batch = Batch::new();
-        let number = |value: i32| u16::try_from(value).expect("small");
-        let mut out = batch.message(number(libc::NFNL_SUBSYS_NFTABLES) << 8 | number(kind), 0);
-        out.raw(&[u8::try_from(family).expect("family"), 0, 0, 0]);
-        out.c_text(CHAIN_TABLE, table).c_text(CHAIN_NAME, chain);
-        drop(out);
-        messages(batch.bytes()).filter_map(|note| Change::of(&note)).any(|change| judge.note(&change))
-    }
+    use crate::firewall::guard::tests::tell;
 
     #[test]
     fn only_the_hosts_own_forwarding_counts() {
@@ -195,8 +185,11 @@ mod tests {
         let (damage, touched) = (Damage::default(), iptables.touched());
         let mut judge = Either { heard: heard.clone(), damage, touched, is_host_changed: false };
         let mut transaction = |family, kind, table: &str, chain: &str| {
-            assert!(!tell(&mut judge, family, kind, table, chain));
-            tell(&mut judge, 0, libc::NFT_MSG_NEWGEN, "", "")
+            let named = |out: &mut MessageWriter<'_>| {
+                out.c_text(attribute::CHAIN_TABLE, table).c_text(attribute::CHAIN_NAME, chain);
+            };
+            assert!(!tell(&mut judge, family, kind, named));
+            tell(&mut judge, 0, libc::NFT_MSG_NEWGEN, |_| {})
         };
         assert!(transaction(libc::NFPROTO_IPV4, libc::NFT_MSG_NEWCHAIN, "filter", "FORWARD"));
         assert!(transaction(libc::NFPROTO_IPV6, libc::NFT_MSG_NEWCHAIN, "filter", "FORWARD"));

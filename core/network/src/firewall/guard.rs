@@ -6,6 +6,8 @@ use std::io;
 
 use dockerd_sys::netlink::{Family, Message, Socket, message};
 
+use crate::error::NetworkError;
+
 /// `NFNLGRP_NFTABLES`.
 const GROUP: libc::c_int = 7;
 
@@ -59,8 +61,10 @@ pub struct Guard {
 
 impl Guard {
     /// In the calling thread's network namespace.
-    pub(super) fn start(judge: impl Judge + 'static) -> io::Result<Self> {
-        Ok(Self { socket: Socket::subscribe(Family::Netfilter, GROUP)?, judge: Box::new(judge) })
+    pub(super) fn start(judge: impl Judge + 'static) -> Result<Self, NetworkError> {
+        let socket = Socket::subscribe(Family::Netfilter, GROUP);
+        let socket = socket.map_err(NetworkError::io("listen for changes of the packet filter"))?;
+        Ok(Self { socket, judge: Box::new(judge) })
     }
 
     /// Waits a while for changes; whether something of ours is missing, or may be. Blocking.
@@ -75,5 +79,29 @@ impl Guard {
             }
             other => other.map(|()| missing),
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use dockerd_sys::netlink::message::messages;
+    use dockerd_sys::netlink::{Batch, MessageWriter};
+
+    use super::*;
+
+    /// Tells a judge of one change, whose attributes `fill` writes.
+    pub(in crate::firewall) fn tell(
+        judge: &mut dyn Judge,
+        family: i32,
+        kind: i32,
+        fill: impl FnOnce(&mut MessageWriter<'_>),
+    ) -> bool {
+        let mut batch = Batch::new();
+        let number = |value: i32| u16::try_from(value).expect("small");
+        let mut out = batch.message(number(libc::NFNL_SUBSYS_NFTABLES) << 8 | number(kind), 0);
+        out.raw(&[u8::try_from(family).expect("family"), 0, 0, 0]);
+        fill(&mut out);
+        drop(out);
+        messages(batch.bytes()).filter_map(|note| Change::of(&note)).any(|change| judge.note(&change))
     }
 }

@@ -244,7 +244,7 @@ fn is_dropped_by_host(handled: Handled, iptables: &IptablesFirewall) -> bool {
         let asked = asked.inspect_err(|error| tracing::debug!(%error, "the host's policy is not known"));
         matches!(asked, Ok(Some(true)))
     };
-    let is_its_own = |ipv6: bool| match iptables.drops_foreign(ipv6) {
+    let is_its_own = |ipv6: bool| match iptables.check().and_then(|()| iptables.drops_foreign(ipv6)) {
         Ok(by_us) => !by_us,
         Err(error) => {
             tracing::warn!(%error, "the host drops what no rule of iptables forwards: containers may be cut off");

@@ -44,14 +44,18 @@ impl Touched {
     pub(super) fn new(own: OwnProcesses) -> Self {
         Self { own, touched: false }
     }
+
+    /// Whether a transaction, told by its end, was by one of our processes.
+    pub(in crate::firewall) fn is_own(&self, end: &Change<'_>) -> bool {
+        end.number(PROCESS).is_some_and(|process| self.own.lock().contains(&process))
+    }
 }
 
 impl Judge for Touched {
     fn note(&mut self, change: &Change<'_>) -> bool {
         let kind = i32::from(change.kind);
         if kind == libc::NFT_MSG_NEWGEN {
-            let is_own = change.number(PROCESS).is_some_and(|process| self.own.lock().contains(&process));
-            return std::mem::take(&mut self.touched) && !is_own;
+            return std::mem::take(&mut self.touched) && !self.is_own(change);
         }
         let removed = [libc::NFT_MSG_DELTABLE, libc::NFT_MSG_DELCHAIN, libc::NFT_MSG_DELRULE].contains(&kind);
         let family = [libc::NFPROTO_IPV4, libc::NFPROTO_IPV6].contains(&change.family.into());
@@ -63,25 +67,8 @@ impl Judge for Touched {
 
 #[cfg(test)]
 mod tests {
-    use dockerd_sys::netlink::Batch;
-    use dockerd_sys::netlink::message::messages;
-
     use super::*;
-
-    fn tell(
-        judge: &mut Touched,
-        family: i32,
-        kind: i32,
-        fill: impl FnOnce(&mut dockerd_sys::netlink::MessageWriter<'_>),
-    ) -> bool {
-        let mut batch = Batch::new();
-        let subsystem = u16::try_from(libc::NFNL_SUBSYS_NFTABLES).expect("subsystem");
-        let mut out = batch.message(subsystem << 8 | u16::try_from(kind).expect("kind"), 0);
-        out.raw(&[u8::try_from(family).expect("family"), 0, 0, 0]);
-        fill(&mut out);
-        drop(out);
-        messages(batch.bytes()).filter_map(|note| Change::of(&note)).any(|change| judge.note(&change))
-    }
+    use crate::firewall::guard::tests::tell;
 
     #[test]
     fn others_removals_count_and_our_own_do_not() {

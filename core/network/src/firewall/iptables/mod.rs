@@ -280,8 +280,7 @@ impl Firewall for IptablesFirewall {
     }
 
     fn guard(&self) -> Result<Option<Guard>, NetworkError> {
-        let guard = Guard::start(self.touched());
-        guard.map(Some).map_err(NetworkError::io("listen for changes of the packet filter"))
+        Guard::start(self.touched()).map(Some)
     }
 
     fn is_damaged(&self) -> Result<bool, NetworkError> {

@@ -37,18 +37,16 @@ impl Judge for Damage {
 
 #[cfg(test)]
 mod tests {
-    use dockerd_sys::netlink::message::messages;
-    use dockerd_sys::netlink::{Batch, Message};
+    use dockerd_sys::netlink::Message;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::firewall::guard;
 
     fn tell(damage: &mut Damage, family: u8, kind: u16, table: &str, chain: &str) -> bool {
-        let mut batch = Batch::new();
-        let mut out = batch.message(m::SUBSYSTEM << 8 | kind, 0);
-        out.raw(&[family, 0, 0, 0]).c_text(a::TABLE_NAME, table).c_text(a::RULE_CHAIN, chain);
-        drop(out);
-        messages(batch.bytes()).filter_map(|note| Change::of(&note)).any(|change| damage.note(&change))
+        guard::tests::tell(damage, family.into(), kind.into(), |out| {
+            out.c_text(a::TABLE_NAME, table).c_text(a::RULE_CHAIN, chain);
+        })
     }
 
     #[test]

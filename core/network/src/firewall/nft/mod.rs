@@ -18,6 +18,7 @@ use super::{Backend, BridgeRules, DropForeign, Firewall, Handled, HostPolicy, Po
 use crate::error::NetworkError;
 pub(super) use guard::Damage;
 use message::{INET, Transaction};
+pub(super) use uapi::attribute;
 
 /// The table's name; it is ours alone in its network namespace.
 pub const TABLE: &str = "dockerd-rs";
@@ -136,6 +137,6 @@ impl Firewall for NftFirewall {
     }
 
     fn guard(&self) -> Result<Option<Guard>, NetworkError> {
-        Guard::start(Damage::default()).map(Some).map_err(NetworkError::io("listen for changes of the packet filter"))
+        Guard::start(Damage::default()).map(Some)
     }
 }

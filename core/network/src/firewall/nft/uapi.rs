@@ -19,7 +19,7 @@ pub(super) mod message {
 }
 
 /// Attributes of tables, chains, rules, sets and elements.
-pub(super) mod attribute {
+pub(crate) mod attribute {
     pub(crate) const TABLE_NAME: u16 = 1;
     pub(crate) const CHAIN_TABLE: u16 = 1;
     pub(crate) const CHAIN_NAME: u16 = 3;
