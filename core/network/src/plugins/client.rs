@@ -26,8 +26,6 @@ use crate::error::errno_text;
 const MEDIA_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// Whose socket it is, in URLs, where there is no host.
 const SOCKET_HOST: &str = "plugin.moby.localhost";
-/// What Go says of a connection that ended without an answer.
-const EOF: &str = "EOF";
 /// Largest answer, in bytes.
 const LARGEST: usize = 1 << 20;
 
@@ -155,7 +153,7 @@ impl PluginClient {
             never = connection => match never {},
         };
         outcome.map_err(|failure| match (failure, ended.into_inner()) {
-            (Failure::Again(why), Some(end)) if why == EOF => Failure::Again(end),
+            (Failure::Again(_), Some(end)) => Failure::Again(end),
             (failure, _) => failure,
         })
     }
@@ -190,5 +188,5 @@ fn hyper_text(error: &hyper::Error) -> String {
         source = inner.source();
     }
     let ended = error.is_incomplete_message() || error.is_canceled() || error.is_closed();
-    if ended { EOF.to_owned() } else { error.to_string() }
+    if ended { "EOF".to_owned() } else { error.to_string() }
 }
