@@ -16,7 +16,7 @@ pub(super) struct Grounds(Arc<Path>);
 
 impl Grounds {
     /// Its name in the driver's directory.
-    pub(super) const NAME: &str = "mounts";
+    const NAME: &str = "mounts";
 
     /// In the driver's directory `dir`; what an earlier daemon left there goes.
     pub(super) fn open(dir: &Path) -> Self {
@@ -35,10 +35,8 @@ impl Grounds {
         }
         let place = self.0.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir_all(&place)?;
-        let ground = Ground { root, place: Some(place) };
-        if let Some(place) = &ground.place {
-            mount::attach_at(&ground.root, place)?;
-        }
+        let ground = Ground { root, place: Some(place.clone()) };
+        mount::attach_at(&ground, &place)?;
         Ok(ground)
     }
 }
