@@ -453,7 +453,8 @@ fn privileged_storage_drivers_change_and_nothing_is_lost() -> Result<()> {
         for (name, _) in made.iter().filter(|(_, of)| *of == driver) {
             bed.must(&["rm", name])?;
         }
-        assert_eq!(left_of(&bed, driver), Vec::<String>::new(), "{driver} has no container any more");
+        // The layer goes behind the reply.
+        until("a driver without containers has nothing", || left_of(&bed, driver).is_empty().then_some(()))?;
     }
     assert_eq!(bed.must(&["run", "--rm", "--network", "none", "layered:1", "cat", "/data/above"])?, "above");
     for (name, _) in made.iter().filter(|(_, of)| *of == best) {

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             what_plugins_say_they_are,
             taking_back_is_refused,
             slow_and_endless,
+            images_are_let_go,
             away_and_back,
             killed_and_started_again
         ],
@@ -362,6 +363,28 @@ fn slow_and_endless(case: &Case<'_>) -> Result<()> {
         let name = case.container("b");
         let refused = case.docker(&["run", "--rm", "--name", &name, "--network", &network, case.image(), "true"]).err;
         has(&refused, "the answer has more than 1048576 bytes")?;
+    }
+    bed.plugin.behave();
+    bed.clean();
+    bed.plugin.has_everything_back()
+}
+
+/// Who has seen a container removed may remove its image, however long its network takes to go.
+fn images_are_let_go(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 17)?;
+    let network = bed.network("n", &["--ipam-driver", bed.plugin.name()])?;
+    let changed = case.create("changed", &[], &["touch", "/new"])?;
+    case.docker(&["start", "-a", &changed]).ok()?;
+    let image = case.tag("image");
+    for remove in [["rmi", &image].as_slice(), &["image", "prune", "--all", "--force", "--filter", "label=mine"]] {
+        bed.plugin.behave();
+        case.docker(&["commit", "--change", "LABEL mine=yes", &changed, &image]).ok()?;
+        bed.plugin.set("NetworkDriver.Leave", Reply::Late(Duration::from_secs(1)));
+        bed.plugin.set("NetworkDriver.DeleteEndpoint", Reply::Late(Duration::from_secs(1)));
+        case.docker(&["run", "--rm", "--network", &network, &image, "true"]).ok()?;
+        let removed = case.docker(remove).ok()?;
+        let deleted = removed.lines().filter(|line| line.to_ascii_lowercase().starts_with("deleted: sha256:")).count();
+        equal((deleted, removed.contains(&image)), (2, true)).context(removed)?;
     }
     bed.plugin.behave();
     bed.clean();

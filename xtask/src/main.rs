@@ -14,7 +14,7 @@ mod tidy;
 mod vm;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -66,8 +66,19 @@ enum Task {
     },
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without a backtrace, whatever the environment asks for: what failed has said why just above.
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Demo => demo::run(),
         Task::Test => test(),
         Task::Compat { against, tests } => compat(&against, &tests),
@@ -128,7 +139,8 @@ fn test() -> Result<()> {
     packages::install_firewalls()?;
     // The black-box tests start this binary.
     cargo(&["build", "--package", "dockerd-rs"])?;
-    cargo(&["test", "--workspace"])
+    // All of them, so that one run tells everything that fails.
+    cargo(&["test", "--workspace", "--no-fail-fast"])
 }
 
 fn compat(against: &str, tests: &[String]) -> Result<()> {

@@ -115,28 +115,28 @@ impl Actor {
         // Before anybody hears of the removal: a volume nobody uses any more may be removed at once.
         self.core.volumes.release(&id, volumes).await;
         self.event("destroy", &[]);
-        self.update(|s| s.removed = true);
         self.clean_up(to);
+        self.update(|s| s.removed = true);
         Ok(())
     }
 
-    /// The slow rest, behind the reply.
+    /// The slow rest, behind the reply. Before anybody hears of the removal, so that who needs something of it can wait.
     fn clean_up(&mut self, trash: std::path::PathBuf) {
         let core = self.core.clone();
         let id = self.container.id().clone();
         let teardown = self.teardown.take();
         let image = self.snapshot().spec.image.clone();
-        self.core.clone().reaper.run(async move {
+        self.core.clone().reaper.clean_up(self.container.id().clone(), async move {
             if let Some(teardown) = teardown {
                 let _ = teardown.await;
             }
             // After the tear-down: it tells the next daemon, should this one die, what may be left to tear down.
             core.janitor.delete(trash);
             let done = tokio::task::spawn_blocking(move || {
-                core.images.release(&image, &id);
                 if let Err(error) = core.images.remove(&id) {
                     tracing::warn!(container = %id, %error, "writable layer could not be removed");
                 }
+                core.images.release(&image, &id);
                 let _ = std::fs::remove_dir_all(core.layout.container_exec_dir(&id));
             });
             let _ = done.await;

@@ -1,6 +1,8 @@
 //! `docker rmi`, `docker image prune`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use dockerd_image::{Image, Removal, RemoveOptions};
 use dockerd_types::{ContainerId, Digest, Filters};
@@ -11,6 +13,9 @@ use crate::error::EngineError;
 
 /// Filters `prune` knows.
 pub const PRUNE_FILTERS: [&str; 4] = ["dangling", "label", "label!", "until"];
+
+/// How long a removed container may take to let go of its image.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a prune took away.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +30,7 @@ impl ImageService {
     /// Removes a name, or an image with everything only it needs.
     pub async fn remove(&self, name: &str, options: RemoveOptions) -> Result<Vec<Removal>, EngineError> {
         let image = self.store.resolve(name)?;
+        self.let_go(&image).await;
         let (store, core, text) = (self.store.clone(), self.core.clone(), name.to_owned());
         let removed = blocking(move || {
             let running = |owner: &str| {
@@ -45,6 +51,21 @@ impl ImageService {
             }
         }
         Ok(removed)
+    }
+
+    /// Waits, within limits, for removed containers to let go of an image and its parents, which they do behind the reply.
+    async fn let_go(&self, image: &Arc<Image>) {
+        let index = self.store.index();
+        let parent = |image: &Arc<Image>| image.parent.as_ref().and_then(|id| index.images.get(id)).cloned();
+        let lineage = std::iter::successors(Some(image.clone()), parent);
+        let owners: Vec<String> = lineage.flat_map(|image| self.store.holders(&image.id)).collect();
+        let waiting = async {
+            for owner in owners.iter().filter_map(|owner| ContainerId::parse(owner).ok()) {
+                self.core.reaper.cleaned_up(&owner).await;
+            }
+        };
+        // Who still holds it afterwards is told to the client.
+        let _ = tokio::time::timeout(PATIENCE, waiting).await;
     }
 
     /// Removes images nobody uses: those without a name, or all with `dangling=false`.
