@@ -28,7 +28,7 @@ pub(crate) fn readers_that_wait_can_be_killed() {
             offset += 1 << 20;
             let role = format!("{how}@{offset}");
             let mut killed = Actor::start(&role, &[file]);
-            source.wait_for_offset(offset);
+            source.wait_for_about(offset);
             // Who waits for the same page is not harmed by the other's death.
             let other = Actor::start(&role, &[file]);
             assert!(killed.kill(), "{how} of {file:?} cannot be killed");

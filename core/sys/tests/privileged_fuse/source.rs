@@ -86,10 +86,12 @@ impl Source {
         drop(self.until("requests", |state| state.kept.len() >= count));
     }
 
-    /// Waits until a request for `offset` waits.
-    pub(crate) fn wait_for_offset(&self, offset: u64) {
-        let covers = |(from, reply): &(u64, ReadReply)| (*from..*from + reply.length() as u64).contains(&offset);
-        drop(self.until("a request", |state| state.kept.iter().any(covers)));
+    /// Waits until a request for what is about `offset` waits: the kernel reads around it, and may ask for what it needs only when
+    /// it has what lies before.
+    pub(crate) fn wait_for_about(&self, offset: u64) {
+        const AROUND: u64 = 512 << 10;
+        let is_about = |(from, _): &(u64, ReadReply)| from.abs_diff(offset) <= AROUND;
+        drop(self.until("a request", |state| state.kept.iter().any(is_about)));
     }
 
     /// Answers the youngest request that waits.
