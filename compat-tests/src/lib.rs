@@ -76,5 +76,8 @@ pub const LIMIT: Duration = Duration::from_secs(30);
 /// Time between two looks at something that is awaited.
 pub const PAUSE: Duration = Duration::from_millis(10);
 
+/// A container's command that serves `hello` on port 80.
+pub const SERVER: [&str; 3] = ["sh", "-c", "echo hello >/tmp/index.html; httpd -f -h /tmp"];
+
 /// The network containers of tests are on, where the network is not what is tested.
 pub const NETWORK: &str = "none";

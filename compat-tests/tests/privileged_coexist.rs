@@ -6,10 +6,8 @@ use compat_tests::check::{equal, has, until};
 use compat_tests::daemon::Daemon;
 use compat_tests::firewalls::{Firewalls, Neighbour};
 use compat_tests::network::Network;
-use compat_tests::suite;
+use compat_tests::{SERVER, suite};
 
-/// Serves `hello` on port 80.
-const SERVER: [&str; 3] = ["sh", "-c", "echo hello >/tmp/index.html; httpd -f -h /tmp"];
 /// A container on the default bridge, and one on a network of its own of both families, with their ports on the host.
 const CONTAINERS: [(&str, u16); 2] = [("plain", 8080), ("own", 8081)];
 /// Traffic that is looked at: a container, its port, and the addresses of the host and of the other one.

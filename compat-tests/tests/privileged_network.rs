@@ -7,10 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use compat_tests::check::{equal, has};
-use compat_tests::{Case, Suite, tests};
+use compat_tests::{Case, SERVER, Suite, tests};
 
-/// Serves `hello` on port 80.
-const SERVER: [&str; 3] = ["sh", "-c", "echo hello >/tmp/index.html; httpd -f -h /tmp"];
 const BRIDGE: [&str; 2] = ["--network", "bridge"];
 
 fn main() -> ExitCode {

@@ -7,11 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use compat_tests::check::{equal, has};
-use compat_tests::{Case, Suite, tests};
+use compat_tests::{Case, SERVER, Suite, tests};
 use serde_json::{Value, json};
-
-/// Serves `hello` on port 80.
-const SERVER: [&str; 3] = ["sh", "-c", "echo hello >/tmp/index.html; httpd -f -h /tmp"];
 
 fn main() -> ExitCode {
     Suite {

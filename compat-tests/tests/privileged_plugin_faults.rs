@@ -11,7 +11,7 @@ use compat_tests::check::{equal, has};
 use compat_tests::daemon::Daemon;
 use compat_tests::host::Host;
 use compat_tests::plugin::{Plugin, Reply};
-use compat_tests::{Case, Suite, suite, tests};
+use compat_tests::{Case, SERVER, Suite, suite, tests};
 use plugged::{Bed, reaches};
 use serde_json::{Value, json};
 
@@ -450,6 +450,18 @@ fn killed_and_started_again(case: &Case<'_>) -> Result<()> {
     for (container, network) in [("ka", "n"), ("kb", "n"), ("kc", "n"), ("kd", "m"), ("ke", "m")] {
         run(container, network)?;
     }
+    plugin.set("NetworkDriver.Join", Reply::With(json!({"Gateway": ""})));
+    let options = ["run", "-d", "--name", "out", "--network", "gone", "-p", "8080:80", &image];
+    docker(&host, &[&options[..], &SERVER].concat())?;
+    plugin.behave();
+    plugin.set("IpamDriver.GetCapabilities", Reply::Json(json!({"RequiresRequestReplay": true})));
+    let gets_out = |host: &Host| {
+        has(&docker(host, &["exec", "out", "ip", "route"])?, "dev eth1")?;
+        has(&docker(host, &["network", "inspect", "docker_gwbridge"])?, "\"Name\": \"gateway_")?;
+        let fetch = ["wget", "-qO-", "http://127.0.0.1:8080/"];
+        docker(host, &[&["run", "--rm", "--network", "host", &image][..], &fetch].concat()).map(drop)
+    };
+    gets_out(&host)?;
     docker(&host, &["network", "connect", "n", "kd"])?;
     let before = plugin.given();
     let inspect =
@@ -468,6 +480,7 @@ fn killed_and_started_again(case: &Case<'_>) -> Result<()> {
         equal(&inspect(&host, name)?, seen)?;
     }
     ensure!(reaches(&host, "ka", "kb") && reaches(&host, "kd", "ka") && reaches(&host, "kd", "ke"), "traffic");
+    gets_out(&host)?;
     plugin.come_back()?;
     // The endpoint of the one that ended is taken back, and nothing else.
     let endpoints =
@@ -495,6 +508,9 @@ fn killed_and_started_again(case: &Case<'_>) -> Result<()> {
     docker(&host, &["network", "connect", "n", "kd"])?;
     docker(&host, &["start", "kc"])?;
     ensure!(reaches(&host, "kc", "ka") && reaches(&host, "kc", "kd"), "after all");
+
+    docker(&host, &["rm", "-f", "out"])?;
+    docker(&host, &["network", "rm", "docker_gwbridge"])?;
 
     // One network is removed while the plugin is away: the next daemon tells it.
     plugin.go_away();

@@ -11,7 +11,7 @@ use compat_tests::check::{equal, has};
 use compat_tests::front::Front;
 use compat_tests::plugin::Reply;
 use compat_tests::private::Private;
-use compat_tests::{Case, Suite, tests};
+use compat_tests::{Case, SERVER, Suite, tests};
 use plugged::{Bed, endpoint, reaches};
 use serde_json::{Value, json};
 
@@ -28,7 +28,8 @@ fn main() -> ExitCode {
             addresses_of_links,
             hardware_addresses_are_told,
             found_by_files,
-            spoken_to_by_tls
+            spoken_to_by_tls,
+            a_way_out_by_the_daemon
         ],
     }
     .main()
@@ -279,6 +280,107 @@ fn routes_of_a_plugin(case: &Case<'_>) -> Result<()> {
     ensure!(of_c.request["SandboxKey"].as_str().is_some_and(|key| key.contains("/netns/")), "{}", of_c.request);
     bed.clean();
     bed.plugin.has_everything_back()
+}
+
+/// The network that containers get out by whose own do not lead anywhere.
+const WAY_OUT: &str = "docker_gwbridge";
+
+fn a_way_out_by_the_daemon(case: &Case<'_>) -> Result<()> {
+    let bed = Bed::make(case, 18)?;
+    let network = bed.network("n", &["--subnet", "10.240.18.0/24"])?;
+    bed.plugin.set("NetworkDriver.Join", Reply::With(json!({"Gateway": ""})));
+    let a = case.start("a", &["--network", &network, "-p", "18018:80"], &SERVER)?;
+    let gateway = case.docker(&["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", WAY_OUT]).ok()?;
+    let routes = case.docker(&["exec", &a, "ip", "route"]).ok()?;
+    has(&routes, &format!("default via {gateway} dev eth1"))?;
+    has(&routes, "10.240.18.0/24 dev eth0")?;
+    ensure!(reaches(case.host(), &a, &gateway), "the host is not reached");
+    // The container is not seen on it, but it is seen to be used.
+    let settings = case.inspect_json(&a)?["NetworkSettings"].clone();
+    equal(settings["Networks"].as_object().map(|all| all.keys().cloned().collect()), Some(vec![network.clone()]))?;
+    equal(&settings["Networks"][&network]["Gateway"], &json!(""))?;
+    let sandbox = settings["SandboxID"].as_str().and_then(|id| id.get(..12)).context("no sandbox")?.to_owned();
+    let shown = case.http("GET", &format!("/networks/{WAY_OUT}"))?.json()?;
+    let named: Vec<_> =
+        shown["Containers"].as_object().into_iter().flatten().map(|(_, it)| it["Name"].clone()).collect();
+    equal(named, vec![json!(format!("gateway_{sandbox}"))])?;
+    let wanted = json!({
+        "com.docker.network.bridge.enable_icc": "false",
+        "com.docker.network.bridge.enable_ip_masquerade": "true",
+        "com.docker.network.bridge.name": WAY_OUT,
+    });
+    equal((&shown["Options"], &shown["Driver"], &shown["Internal"]), (&wanted, &json!("bridge"), &json!(false)))?;
+    let refused = case.docker(&["network", "rm", WAY_OUT]);
+    has(&refused.err, &format!("network {WAY_OUT} has active endpoints (name:\"gateway_{sandbox}\" id:"))?;
+    equal(case.docker(&["network", "disconnect", WAY_OUT, &a]).code, 1)?;
+    // Ports lead there; the plugin is not asked for them.
+    has(&case.docker(&["port", &a]).ok()?, "80/tcp -> 0.0.0.0:18018")?;
+    if case.is_ours() {
+        // The stock daemon (28.5) says so and does not do it.
+        case.fetch(&["--network", "host"], "http://127.0.0.1:18018/")?;
+    }
+    ensure!(!bed.plugin.methods().iter().any(|method| method.contains("External")), "it is the daemon's");
+    case.docker(&["rm", "-f", &a]).ok()?;
+    // There is nothing to lead out of a network that is to be left alone.
+    let closed = bed.network("j", &["--internal", "--subnet", "10.240.93.0/24"])?;
+    let c = case.sleeper("d", &["--network", &closed])?;
+    equal(case.docker(&["exec", &c, "ip", "-o", "-4", "addr"]).ok()?.lines().count(), 2)?;
+    if case.is_ours() {
+        // The stock daemon never gives its own endpoints back.
+        case.docker(&["network", "rm", WAY_OUT]).ok()?;
+        comes_and_goes(case, &bed, &network)?;
+    }
+    bed.clean();
+    bed.plugin.has_everything_back()
+}
+
+/// A way out that is there when it is needed, with the published ports.
+fn comes_and_goes(case: &Case<'_>, bed: &Bed<'_>, network: &str) -> Result<()> {
+    let user = &bed.made("u", &[])?;
+    let on_two = |other: &str| {
+        let b = case.create("b", &["--network", network], &["sleep", "1000"])?;
+        case.docker(&["network", "connect", other, &b]).ok()?;
+        case.docker(&["start", &b]).ok()?;
+        let addresses = case.docker(&["exec", &b, "ip", "-o", "-4", "addr"]).ok()?.lines().count();
+        case.docker(&["rm", "-f", &b]).ok()?;
+        Ok::<_, anyhow::Error>(addresses)
+    };
+    equal(on_two(user)?, 3)?;
+    ensure!(case.docker(&["network", "inspect", WAY_OUT]).code == 1, "it was not needed");
+    equal(on_two(&bed.made("i", &["--internal"])?)?, 4).context("another that is internal is no reason to stay in")?;
+    let a = case.start("c", &["--network", network, "-p", "18018:80"], &SERVER)?;
+    let id = case.inspect(&a, "{{.Id}}");
+    let way_out =
+        || Ok::<_, anyhow::Error>(case.http("GET", &format!("/networks/{WAY_OUT}"))?.json()?["Containers"].clone());
+    let stands = |there: bool, networks: usize| {
+        let addresses = case.docker(&["exec", &a, "ip", "-o", "-4", "addr"]).ok()?;
+        equal(addresses.lines().count(), 1 + networks + usize::from(there))?;
+        equal(way_out()?.get(&id).is_some_and(|it| it["Name"] != json!(a)), there)?;
+        case.fetch(&["--network", "host"], "http://127.0.0.1:18018/")
+    };
+    stands(true, 1)?;
+    case.docker(&["network", "connect", user, &a]).ok()?;
+    stands(false, 2).context("one that leads out has come")?;
+    case.docker(&["network", "disconnect", user, &a]).ok()?;
+    stands(true, 1).context("and gone")?;
+    case.docker(&["network", "connect", WAY_OUT, &a]).ok()?;
+    stands(false, 2).context("it is asked for itself")?;
+    case.docker(&["network", "disconnect", WAY_OUT, &a]).ok()?;
+    stands(true, 1).context("not any more")?;
+    let refused = case.docker(&["network", "connect", "--ip", "10.9.9.9", WAY_OUT, &a]);
+    ensure!(refused.code == 1 && !refused.err.is_empty(), "{refused:?}");
+    stands(true, 1).context("as before what failed")?;
+    case.docker(&["network", "disconnect", network, &a]).ok()?;
+    equal(way_out()?, json!({})).context("there is nothing to get out of")?;
+    bed.plugin.set("NetworkDriver.Join", Reply::Json(json!({"Err": "no"})));
+    let refused = case.docker(&["network", "connect", network, &a]);
+    ensure!(refused.code == 1, "{refused:?}");
+    equal(way_out()?, json!({})).context("nothing came of it")?;
+    bed.plugin.set("NetworkDriver.Join", Reply::With(json!({"Gateway": ""})));
+    case.docker(&["network", "connect", network, &a]).ok()?;
+    stands(true, 1).context("at last")?;
+    case.docker(&["rm", "-f", &a]).ok()?;
+    case.docker(&["network", "rm", WAY_OUT]).ok().map(drop)
 }
 
 fn addresses_of_links(case: &Case<'_>) -> Result<()> {

@@ -10,12 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use compat_tests::check::{equal, has};
 use compat_tests::network::Network;
-use compat_tests::{Case, Suite, tests};
+use compat_tests::{Case, SERVER, Suite, tests};
 
 /// An address of the host that is not its loopback's.
 const HOST: &str = "198.51.100.7";
-/// Serves `hello` on port 80.
-const SERVER: [&str; 3] = ["sh", "-c", "echo hello >/tmp/index.html; httpd -f -h /tmp"];
 
 fn main() -> ExitCode {
     Suite {

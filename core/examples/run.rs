@@ -211,7 +211,7 @@ struct EmptyNetworks;
 
 impl Networks for EmptyNetworks {
     fn create_sandbox(&self, _: SandboxOrder) -> Result<ReadySandbox, EngineError> {
-        Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), ports: Vec::new() })
+        Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), way_out: None, ports: Vec::new() })
     }
     fn remove_sandbox(&self, _: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })

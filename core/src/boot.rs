@@ -334,6 +334,7 @@ async fn restore_network(core: &Core, revived: &[Revived]) -> Result<(), EngineE
                 pid: snapshot.state.pid,
                 id: snapshot.state.sandbox_id.clone(),
                 endpoints: endpoints.map(|e| (e.clone(), priority(&e.network_name))).collect(),
+                way_out: snapshot.state.way_out.clone(),
                 ports: snapshot.state.ports.clone(),
                 wanted: crate::container::published_ports(&snapshot.spec),
                 exposed: snapshot.spec.config.exposed_ports.iter().copied().collect(),

@@ -110,6 +110,8 @@ pub struct ReadySandbox {
     pub netns: Option<OwnedFd>,
     /// What was joined.
     pub endpoints: Vec<EndpointState>,
+    /// What else it stands on, to get out.
+    pub way_out: Option<EndpointState>,
     /// What was published.
     pub ports: Vec<PublishedPort>,
 }
@@ -127,6 +129,8 @@ pub struct KeptSandbox {
     pub id: String,
     /// What it joined, each with the priority of its gateway.
     pub endpoints: Vec<(EndpointState, i64)>,
+    /// What else it stood on, to get out.
+    pub way_out: Option<EndpointState>,
     /// What it published.
     pub ports: Vec<PublishedPort>,
     /// What the client asked to publish.
@@ -161,6 +165,8 @@ pub struct ConnectOrder {
 pub struct Attachments {
     /// Its networks.
     pub endpoints: Vec<EndpointState>,
+    /// What else it stands on, to get out.
+    pub way_out: Option<EndpointState>,
     /// What it publishes.
     pub ports: Vec<PublishedPort>,
 }
@@ -211,8 +217,13 @@ pub trait Networks: Send + Sync + Debug {
     fn connect(&self, _order: ConnectOrder) -> Result<Attachments, EngineError> {
         Err(EngineError::NotBuilt("network connect"))
     }
-    /// Leaves a network. Blocking.
-    fn disconnect(&self, _container: &ContainerId, _network: &NetworkId) -> Result<Attachments, EngineError> {
+    /// Leaves a network; the number is that of a process in the container. Blocking.
+    fn disconnect(
+        &self,
+        _container: &ContainerId,
+        _pid: i32,
+        _network: &NetworkId,
+    ) -> Result<Attachments, EngineError> {
         Err(EngineError::NotBuilt("network disconnect"))
     }
     /// Waits until what was given back is gone. Blocking.

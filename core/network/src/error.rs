@@ -191,6 +191,9 @@ pub enum NetworkError {
     /// A plugin's network or addresses.
     #[error(transparent)]
     Remote(#[from] RemoteError),
+    /// There is no network for containers to get out by.
+    #[error(transparent)]
+    WayOut(Box<dyn std::error::Error + Send + Sync>),
     /// The thread that makes sandboxes has ended.
     #[error("no network sandboxes can be made: {0}")]
     PoolClosed(String),
@@ -305,6 +308,7 @@ impl Kinded for NetworkError {
             | Self::Interface { .. }
             | Self::Kernel { .. }
             | Self::Io { .. }
+            | Self::WayOut(_)
             | Self::PoolClosed(_) => ErrorKind::System,
         }
     }

@@ -12,6 +12,7 @@ mod repair;
 mod restore;
 mod rules;
 mod sandboxes;
+mod way_out;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -45,6 +46,8 @@ pub use options::endpoint_option_problems;
 pub use orders::{
     Attachment, BridgeOrder, Joined, KeptContainer, NetworkOrder, Predefined, RemoteOrder, SandboxRequest, StackOptions,
 };
+pub use sandboxes::Changed;
+pub use way_out::WayOut;
 
 /// The networks.
 #[derive(Debug)]

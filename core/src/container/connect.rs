@@ -173,12 +173,14 @@ impl Actor {
             (Some(endpoint), true) if can_be_left(endpoint) => {
                 let (network, container, id) =
                     (self.core.network.clone(), spec.id.clone(), endpoint.network_id.clone());
-                changed = Some(crate::image::blocking(move || network.disconnect(&container, &id)).await??);
+                let pid = snapshot.state.pid;
+                changed = Some(crate::image::blocking(move || network.disconnect(&container, pid, &id)).await??);
             }
             (Some(endpoint), true) => {
                 // A network without a link, `none`: there is nothing to undo.
                 let rest = snapshot.state.endpoints.iter().filter(|e| e.network_id != endpoint.network_id);
-                changed = Some(Attachments { endpoints: rest.cloned().collect(), ports: snapshot.state.ports.clone() });
+                let (endpoints, way_out) = (rest.cloned().collect(), snapshot.state.way_out.clone());
+                changed = Some(Attachments { endpoints, way_out, ports: snapshot.state.ports.clone() });
             }
             (None, true) => return Err(absent("")),
             (_, false) if !spec.endpoints.contains_key(&name) => return Err(absent("the ")),
@@ -206,8 +208,9 @@ impl Actor {
         // What was there before has names the network does not know of.
         let keep =
             |new: EndpointState| before.iter().find(|old| old.endpoint_id == new.endpoint_id).cloned().unwrap_or(new);
-        let changed = changed.map(|now| (now.endpoints.into_iter().map(keep).collect::<Vec<_>>(), now.ports));
-        let lines = changed.as_ref().map(|(now, _)| HostLines::between(before, now));
+        let changed =
+            changed.map(|now| Attachments { endpoints: now.endpoints.into_iter().map(keep).collect(), ..now });
+        let lines = changed.as_ref().map(|now| HostLines::between(before, &now.endpoints));
         let document = ContainerDocument { name: snapshot.name.to_string(), spec: spec.clone() };
         let (path, hosts) = (
             self.core.layout.container_document(&spec.id),
@@ -216,10 +219,11 @@ impl Actor {
         let names = files::own_names(&spec.config.hostname, &spec.config.domainname);
         self.update(|s| {
             s.spec = spec;
-            if let Some((endpoints, ports)) = changed {
+            if let Some(Attachments { endpoints, way_out, ports }) = changed {
                 s.state.network_ids =
                     endpoints.iter().map(|e| (e.network_name.clone(), e.network_id.clone())).collect();
                 s.state.endpoints = endpoints;
+                s.state.way_out = way_out;
                 s.state.ports = ports;
             }
         });

@@ -59,6 +59,7 @@ impl Actor {
             for endpoint in s.state.endpoints.drain(..).filter(|endpoint| !endpoint.dns_names.is_empty()) {
                 s.state.dns_names.insert(endpoint.network_name, endpoint.dns_names);
             }
+            s.state.way_out = None;
             s.state.ports.clear();
             if matches!(exit.code, ExitCode::Unknown) {
                 s.state.error = "exit code was lost: the supervisor ended before the process did".to_owned();

@@ -169,6 +169,9 @@ pub struct State {
     pub name_service: NameService,
     /// Attachments while it runs.
     pub endpoints: Vec<EndpointState>,
+    /// What it stands on besides, while it runs, because none of its networks leads out.
+    #[serde(default)]
+    pub way_out: Option<EndpointState>,
     /// Published ports while it runs.
     pub ports: Vec<PublishedPort>,
     /// Health, where there is a check.
@@ -193,6 +196,7 @@ impl Default for State {
             dns_names: BTreeMap::new(),
             name_service: NameService::None,
             endpoints: Vec::new(),
+            way_out: None,
             ports: Vec::new(),
             health: None,
         }

@@ -167,9 +167,9 @@ impl Actor {
         let spec = snapshot.spec.clone();
         let Launching { surroundings, joined, restart_count, service } = launching;
         let Surroundings { sandbox, rootfs, oci } = surroundings;
-        let (sandbox_id, netns, endpoints, ports) = match sandbox {
-            Some(ReadySandbox { id, netns, endpoints, ports }) => (id, netns, endpoints, ports),
-            None => (String::new(), None, Vec::new(), Vec::new()),
+        let (sandbox_id, netns, endpoints, way_out, ports) = match sandbox {
+            Some(ReadySandbox { id, netns, endpoints, way_out, ports }) => (id, netns, endpoints, way_out, ports),
+            None => (String::new(), None, Vec::new(), None, Vec::new()),
         };
         let state = State {
             status: Status::Running,
@@ -186,6 +186,7 @@ impl Actor {
             dns_names: snapshot.state.dns_names.clone(),
             name_service: service,
             endpoints,
+            way_out,
             ports,
             health: HealthPlan::of(&spec.config).map(|_| Health::default()),
         };
@@ -268,6 +269,7 @@ impl Actor {
             s.state.sandbox_id.clear();
             s.state.network_ids = network_ids;
             s.state.endpoints.clear();
+            s.state.way_out = None;
             s.state.ports.clear();
             if was_restarting {
                 s.state.status = Status::Exited;

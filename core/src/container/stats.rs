@@ -122,7 +122,8 @@ async fn read(core: &Arc<Core>, container: &Arc<Container>) -> Option<StatsReadi
     }
     let driver = container.driver(core).ok()?;
     let id = container.id().clone();
-    let interfaces: Vec<String> = state.endpoints.iter().map(|endpoint| endpoint.interface.clone()).collect();
+    let endpoints = state.endpoints.iter().chain(&state.way_out);
+    let interfaces: Vec<String> = endpoints.map(|endpoint| endpoint.interface.clone()).collect();
     let reading = move || {
         // It may end in between; then there is nothing to tell.
         let cgroup = driver.stats(&id).ok()?;

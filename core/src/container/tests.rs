@@ -164,7 +164,7 @@ impl Images for Fake {
 
 impl Networks for Fake {
     fn create_sandbox(&self, _: SandboxOrder) -> Result<ReadySandbox, EngineError> {
-        Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), ports: Vec::new() })
+        Ok(ReadySandbox { id: String::new(), netns: None, endpoints: Vec::new(), way_out: None, ports: Vec::new() })
     }
     fn remove_sandbox(&self, _: &ContainerId) -> BoxFuture<'_, Result<(), EngineError>> {
         Box::pin(async { Ok(()) })

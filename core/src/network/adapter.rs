@@ -12,7 +12,7 @@ use dockerd_network::driver::NetworkIdentity;
 use dockerd_network::ipam::pool;
 use dockerd_network::plugins::{PluginPaths, Plugins};
 use dockerd_network::sandbox;
-use dockerd_network::stack::{Attachment, KeptContainer, Predefined, SandboxRequest, StackOptions};
+use dockerd_network::stack::{Attachment, Changed, KeptContainer, Predefined, SandboxRequest, StackOptions};
 use dockerd_network::{NetworkConfig, NetworkDriver, NetworkError, NetworkStack};
 use dockerd_runtime::BoxFuture;
 use dockerd_store::Layout;
@@ -23,13 +23,16 @@ use tokio::runtime::Handle;
 
 use super::document::{self, NetworkRecord, NetworksDocument, PREDEFINED, UserNetwork, UserNetworks};
 use super::names::{self, Naming};
-use super::plan;
+use super::plan::{self, CreateNetwork};
+use super::service;
 use crate::config::FirewallBackend;
 use crate::container::names::random;
 use crate::error::EngineError;
 use crate::ports::{Attachments, ConnectOrder, KeptSandbox, NetworkFacts, Networks, ReadySandbox, SandboxOrder};
 
-/// Digits of a sandbox's id in its file name.
+/// The bridge network that containers get out by whose own networks do not lead anywhere; made when it is first needed.
+const WAY_OUT: &str = "docker_gwbridge";
+/// Digits of a sandbox's id where it is shown.
 const SHORT: usize = 12;
 
 /// The stack with what the engine knows of it.
@@ -187,6 +190,27 @@ impl StackNetworks {
         self.find(wanted).ok_or_else(|| EngineError::Networking(Box::new(UnknownNetwork(wanted.to_owned()))))
     }
 
+    /// The network that containers get out by, made if it is not there. Blocking.
+    fn way_out(&self) -> Result<Arc<dyn NetworkDriver>, NetworkError> {
+        let _turn = self.turn.blocking_lock();
+        if let Some(network) = self.stack.networks().into_iter().find(|network| network.identity().name == WAY_OUT) {
+            return Ok(network);
+        }
+        let option = |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
+        let request = CreateNetwork {
+            name: WAY_OUT.to_owned(),
+            options: [option("name", WAY_OUT), option("enable_icc", "false"), option("enable_ip_masquerade", "true")]
+                .into(),
+            ..CreateNetwork::default()
+        };
+        let made = plan::check(request, self.stack.config()).map_err(EngineError::module);
+        let made = made
+            .and_then(|request| service::make(self, request))
+            .map_err(|error| NetworkError::WayOut(error.into()))?;
+        let absent = || NetworkError::WayOut(UnknownNetwork(made.name.clone()).into());
+        self.find(made.id.as_str()).ok_or_else(absent)
+    }
+
     /// Gives an endpoint its names, if its network has any.
     fn name_endpoint(&self, endpoint: &mut EndpointState, names: impl FnOnce() -> Vec<String>) {
         if self.user(&endpoint.network_id).is_some() {
@@ -205,9 +229,14 @@ fn open_resolver(naming: &Naming, container: &ContainerId, pid: i32, file: &Gene
     naming.open(container, netns, file).map_err(networking)
 }
 
+/// The beginning of a sandbox's id that it is shown by.
+pub(super) fn short(sandbox: &str) -> &str {
+    &sandbox[..SHORT.min(sandbox.len())]
+}
+
 /// The file of a sandbox below `netns/`.
 fn namespace_file(dir: &Path, sandbox: &str) -> PathBuf {
-    dir.join(&sandbox[..SHORT.min(sandbox.len())])
+    dir.join(short(sandbox))
 }
 
 /// A link to a process's namespace instead of a mount: mounts of the host are copied at every start of a container.
@@ -251,7 +280,7 @@ impl Networks for StackNetworks {
         let key = namespace_file(&self.netns_dir, &id);
         let request =
             SandboxRequest { container: container.clone(), name: name.clone(), attachments, ports, exposed, key };
-        let joined = self.stack.join(request).map_err(networking)?;
+        let joined = self.stack.join(request, &|| self.way_out()).map_err(networking)?;
         let mut endpoints = joined.endpoints;
         for (endpoint, asked) in endpoints.iter_mut().zip(&asked) {
             self.name_endpoint(endpoint, || names::dns_names(&container, &name, &hostname, &asked.aliases));
@@ -268,7 +297,7 @@ impl Networks for StackNetworks {
         if joined.netns.is_some() {
             self.lock().insert(container, id.clone());
         }
-        Ok(ReadySandbox { id, netns: joined.netns, endpoints, ports: joined.ports })
+        Ok(ReadySandbox { id, netns: joined.netns, endpoints, way_out: joined.way_out, ports: joined.ports })
     }
 
     fn facts(&self, name: &str) -> Option<NetworkFacts> {
@@ -285,7 +314,8 @@ impl Networks for StackNetworks {
         let (id, aliases) = (network.identity().id.clone(), endpoint.aliases.clone());
         let wanted = Attachment { network, config: endpoint };
         let key = self.lock().get(&container).map(|id| namespace_file(&self.netns_dir, id)).unwrap_or_default();
-        let changed = self.stack.connect(&container, &name, pid, wanted, &key).map_err(EngineError::module)?;
+        let changed = self.stack.connect(&container, &name, pid, wanted, &key, &|| self.way_out());
+        let changed = changed.map_err(EngineError::module)?;
         let mut endpoints = changed.endpoints;
         // Those it was on before are known by the names they had.
         for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.network_id == id) {
@@ -294,17 +324,18 @@ impl Networks for StackNetworks {
         if let Some(file) = resolver.filter(|_| !self.naming.is_open(&container))
             && let Err(error) = open_resolver(&self.naming, &container, pid, &file)
         {
-            if let Err(error) = self.stack.disconnect(&container, &id) {
+            if let Err(error) = self.stack.disconnect(&container, pid, &id, &|| self.way_out()) {
                 tracing::warn!(%container, network = %id, %error, "a failed connect could not be taken back");
             }
             return Err(error);
         }
-        Ok(Attachments { endpoints, ports: changed.ports })
+        Ok(Attachments { endpoints, way_out: changed.way_out, ports: changed.ports })
     }
 
-    fn disconnect(&self, container: &ContainerId, network: &NetworkId) -> Result<Attachments, EngineError> {
-        let changed = self.stack.disconnect(container, network).map_err(EngineError::module)?;
-        Ok(Attachments { endpoints: changed.endpoints, ports: changed.ports })
+    fn disconnect(&self, container: &ContainerId, pid: i32, network: &NetworkId) -> Result<Attachments, EngineError> {
+        let changed = self.stack.disconnect(container, pid, network, &|| self.way_out());
+        let Changed { endpoints, way_out, ports } = changed.map_err(EngineError::module)?;
+        Ok(Attachments { endpoints, way_out, ports })
     }
 
     fn enter_names(&self, container: &ContainerId, endpoints: &[(EndpointState, EndpointConfig)]) {
@@ -353,13 +384,13 @@ impl Networks for StackNetworks {
         let dir = self.netns_dir.clone();
         let mut containers = Vec::new();
         let mut files = Vec::new();
-        for KeptSandbox { container, name, pid, id, endpoints, ports, wanted, exposed, resolver } in kept {
+        for KeptSandbox { container, name, pid, id, endpoints, way_out, ports, wanted, exposed, resolver } in kept {
             resolvers.extend(resolver.map(|file| (container.clone(), pid, file)));
             if !id.is_empty() {
                 files.push((namespace_file(&dir, &id), pid));
                 self.lock().insert(container.clone(), id);
             }
-            containers.push(KeptContainer { container, name, pid, endpoints, ports, wanted, exposed });
+            containers.push(KeptContainer { container, name, pid, endpoints, way_out, ports, wanted, exposed });
         }
         Box::pin(async move {
             let restored = tokio::task::spawn_blocking(move || {

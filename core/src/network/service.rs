@@ -13,7 +13,7 @@ use dockerd_types::container::Labels;
 use dockerd_types::network::{EndpointConfig, EndpointState};
 use dockerd_types::{ContainerId, ErrorKind, Filters, Kinded, NetworkId, Timestamp};
 
-use super::adapter::{StackNetworks, UnknownNetwork};
+use super::adapter::{StackNetworks, UnknownNetwork, short};
 use super::document::{self, UserNetwork};
 use super::plan::{self, CreateNetwork, CreatePool, Surroundings};
 use super::plugged;
@@ -88,7 +88,7 @@ pub struct PoolView {
 pub struct NetworkContainer {
     /// Its id.
     pub id: ContainerId,
-    /// Its name.
+    /// The container's name, or that of its sandbox where it only gets out by the network.
     pub name: String,
     /// Its attachment.
     pub endpoint: EndpointState,
@@ -163,12 +163,15 @@ impl NetworkService {
         let mut found = Vec::new();
         for container in self.core.containers.all() {
             let snapshot = container.snapshot();
-            let endpoint = snapshot.state.endpoints.iter().find(|endpoint| endpoint.network_id == *id);
-            found.extend(endpoint.map(|endpoint| NetworkContainer {
-                id: container.id().clone(),
-                name: snapshot.name.to_string(),
-                endpoint: endpoint.clone(),
-            }));
+            let state = &snapshot.state;
+            let on_it = |endpoint: &&EndpointState| endpoint.network_id == *id;
+            let place = |name: String| {
+                let id = container.id().clone();
+                move |endpoint: &EndpointState| NetworkContainer { id, name, endpoint: endpoint.clone() }
+            };
+            found.extend(state.endpoints.iter().find(on_it).map(place(snapshot.name.to_string())));
+            let sandbox = format!("gateway_{}", short(&state.sandbox_id));
+            found.extend(state.way_out.as_ref().filter(on_it).map(place(sandbox)));
         }
         found
     }

@@ -20,6 +20,9 @@ pub struct ProvidedLink {
     pub gateways: [Option<IpAddr>; 2],
     /// Further routes.
     pub routes: Vec<ProvidedRoute>,
+    /// Whether the container is to have no way out but these (`DisableGatewayService`).
+    #[serde(default)]
+    pub forgoes_gateway: bool,
 }
 
 /// A route of a plugin's network.
@@ -49,13 +52,12 @@ impl ProvidedLink {
             (!text.is_empty()).then(|| read(&text)).transpose()
         };
         let routes = answer.objects("StaticRoutes", "api.StaticRoute")?;
-        // Nobody else is a container's way out here, whatever it says; it must be one of the two all the same.
-        answer.flag("DisableGatewayService")?;
         Ok(Self {
             source: (!source.is_empty()).then_some(source),
             prefix: if prefix.is_empty() { INNER_PREFIX.to_owned() } else { prefix },
             gateways: [gateway("Gateway")?, gateway("GatewayIPv6")?],
             routes: routes.iter().map(route).collect::<Result<_, _>>()?,
+            forgoes_gateway: answer.flag("DisableGatewayService")?,
         })
     }
 
@@ -91,14 +93,14 @@ mod tests {
     #[test]
     fn answers() {
         let nothing = read("{}").expect("nothing");
-        assert_eq!((nothing.source, nothing.prefix.as_str()), (None, "eth"));
+        assert_eq!((nothing.source, nothing.prefix.as_str(), nothing.forgoes_gateway), (None, "eth", false));
         let all = read(
             r#"{"InterfaceName":{"SrcName":"v0","DstPrefix":"net"},"Gateway":"10.0.0.1","GatewayIPv6":"fd00::1",
             "StaticRoutes":[{"Destination":"10.5.0.0/16","RouteType":0,"NextHop":"10.0.0.7"},
             {"Destination":"0.0.0.0/0","RouteType":1}],"DisableGatewayService":true}"#,
         )
         .expect("all");
-        assert_eq!((all.source.as_deref(), all.prefix.as_str()), (Some("v0"), "net"));
+        assert_eq!((all.source.as_deref(), all.prefix.as_str(), all.forgoes_gateway), (Some("v0"), "net", true));
         assert_eq!(all.routes.len(), 2);
         assert!(all.default_route(false).is_some_and(|route| route.hop.is_none()) && all.default_route(true).is_none());
     }

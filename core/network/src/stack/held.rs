@@ -52,15 +52,42 @@ pub(super) struct HeldSandbox {
     /// Inside; `None` where the namespace could not be entered again.
     pub(super) socket: Option<Socket>,
     pub(super) joints: Vec<Joint>,
+    /// Its way out where no joint is one.
+    pub(super) way_out: Option<Joint>,
     pub(super) wanted: PortBindings,
     pub(super) exposed: Vec<Port>,
     pub(super) publications: Publications,
 }
 
 impl HeldSandbox {
+    /// A sandbox without networks.
+    pub(super) fn new(name: String, wanted: PortBindings, exposed: Vec<Port>) -> Self {
+        let publications = Publications::default();
+        Self { name, socket: None, joints: Vec::new(), way_out: None, wanted, exposed, publications }
+    }
+
+    /// All it stands on.
+    pub(super) fn links(&self) -> impl Iterator<Item = &Joint> {
+        self.joints.iter().chain(&self.way_out)
+    }
+
+    /// Whether it is to have a way out that is none of its networks: a plugin's leads out and has no gateway, nobody else has one,
+    /// and no plugin wants none.
+    pub(super) fn needs_way_out(&self) -> bool {
+        let leads_out = |joint: &Joint| {
+            let remote = joint.network.remote();
+            joint.provided.is_some() && remote.is_some_and(|remote| !remote.is_internal())
+        };
+        let is_settled = |joint: &Joint| {
+            let forgoes = joint.provided.as_ref().is_some_and(|provided| provided.forgoes_gateway);
+            forgoes || joint.state.gateway4.is_some()
+        };
+        self.joints.iter().any(leads_out) && !self.joints.iter().any(is_settled)
+    }
+
     /// The network that has the default route of a family.
     pub(super) fn router(&self, ipv6: bool) -> Option<&Joint> {
-        let routers = self.joints.iter().filter(|joint| joint.route(ipv6).is_some());
+        let routers = self.links().filter(|joint| joint.route(ipv6).is_some());
         routers.min_by_key(|joint| (Reverse(joint.priority), joint.network.identity().name.clone()))
     }
 
@@ -122,7 +149,7 @@ impl HeldSandbox {
     }
 
     pub(super) fn has_interface(&self, name: &str) -> bool {
-        self.joints.iter().any(|joint| joint.state.interface == name)
+        self.links().any(|joint| joint.state.interface == name)
     }
 
     pub(super) fn states(&self) -> Vec<EndpointState> {

@@ -131,6 +131,8 @@ pub struct Joined {
     pub netns: Option<OwnedFd>,
     /// What was joined, in the order of interfaces.
     pub endpoints: Vec<EndpointState>,
+    /// What else it stands on, to get out.
+    pub way_out: Option<EndpointState>,
     /// What was published.
     pub ports: Vec<PublishedPort>,
 }
@@ -146,6 +148,8 @@ pub struct KeptContainer {
     pub pid: i32,
     /// Its attachments, each with the priority of its gateway.
     pub endpoints: Vec<(EndpointState, i64)>,
+    /// What else it stood on, to get out.
+    pub way_out: Option<EndpointState>,
     /// What it published.
     pub ports: Vec<PublishedPort>,
     /// What the client asked to publish.

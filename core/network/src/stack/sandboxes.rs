@@ -18,7 +18,7 @@ use dockerd_types::{ContainerId, NetworkId};
 use super::held::{HeldSandbox, Joint, check, configure, has_link};
 use super::options::EndpointOptions;
 use super::plugged;
-use super::{Attachment, Joined, NetworkStack, SandboxRequest, lock};
+use super::{Attachment, Joined, NetworkStack, SandboxRequest, WayOut, lock};
 use crate::error::NetworkError;
 use crate::link;
 use crate::portmap::Publications;
@@ -29,25 +29,28 @@ use crate::sandbox::{self, LinkPlan, SandboxHandle};
 pub struct Changed {
     /// All its networks now.
     pub endpoints: Vec<EndpointState>,
+    /// What else it stands on now, to get out.
+    pub way_out: Option<EndpointState>,
     /// What is published now.
     pub ports: Vec<PublishedPort>,
 }
 
+impl Changed {
+    fn to(held: &HeldSandbox) -> Self {
+        let way_out = held.way_out.as_ref().map(|joint| joint.state.clone());
+        Self { endpoints: held.states(), way_out, ports: held.publications.list() }
+    }
+}
+
 impl NetworkStack {
     /// Makes a sandbox on all networks of `request`. A failure leaves nothing behind. Blocking.
-    pub fn join(&self, request: SandboxRequest) -> Result<Joined, NetworkError> {
+    pub fn join(&self, request: SandboxRequest, way_out: WayOut<'_>) -> Result<Joined, NetworkError> {
         let SandboxRequest { container, name, attachments, ports, exposed, key } = request;
-        let mut held = HeldSandbox {
-            name,
-            socket: None,
-            joints: Vec::new(),
-            exposed,
-            wanted: ports,
-            publications: Publications::default(),
-        };
-        match self.build(&container, &mut held, &attachments, &key) {
+        let mut held = HeldSandbox::new(name, ports, exposed);
+        match self.build(&container, &mut held, &attachments, &key, way_out) {
             Ok(netns) => {
-                let joined = Joined { netns, endpoints: held.states(), ports: held.publications.list() };
+                let Changed { endpoints, way_out, ports } = Changed::to(&held);
+                let joined = Joined { netns, endpoints, way_out, ports };
                 // The host's namespace is nothing to take down.
                 if held.joints.iter().any(|joint| joint.port.is_some() || joint.network.remote().is_some()) {
                     lock(&self.sandboxes).insert(container, held);
@@ -71,6 +74,7 @@ impl NetworkStack {
         held: &mut HeldSandbox,
         attachments: &[Attachment],
         key: &Path,
+        way_out: WayOut<'_>,
     ) -> Result<Option<OwnedFd>, NetworkError> {
         let mut options = Vec::with_capacity(attachments.len());
         for attachment in attachments {
@@ -92,6 +96,7 @@ impl NetworkStack {
         let furnished = self.furnish(container, held, &netns, &handle, &options, key);
         held.socket = Some(handle.socket);
         furnished?;
+        self.set_way_out(container, held, &netns, way_out)?;
         held.publications = self.publish(held)?;
         self.shift_external(container, held)?;
         Ok(Some(netns))
@@ -179,17 +184,12 @@ impl NetworkStack {
         pid: i32,
         wanted: Attachment,
         key: &Path,
+        way_out: WayOut<'_>,
     ) -> Result<Changed, NetworkError> {
-        let mut held = lock(&self.sandboxes).remove(container).unwrap_or_else(|| HeldSandbox {
-            name: name.to_owned(),
-            socket: None,
-            joints: Vec::new(),
-            wanted: PortBindings::new(),
-            exposed: Vec::new(),
-            publications: Publications::default(),
-        });
-        let outcome = self.attach(container, &mut held, pid, wanted, key);
-        let changed = Changed { endpoints: held.states(), ports: held.publications.list() };
+        let bare = || HeldSandbox::new(name.to_owned(), PortBindings::new(), Vec::new());
+        let mut held = lock(&self.sandboxes).remove(container).unwrap_or_else(bare);
+        let outcome = self.attach(container, &mut held, pid, wanted, key, way_out);
+        let changed = Changed::to(&held);
         lock(&self.sandboxes).insert(container.clone(), held);
         outcome.map(|()| changed)
     }
@@ -201,6 +201,7 @@ impl NetworkStack {
         pid: i32,
         wanted: Attachment,
         key: &Path,
+        way_out: WayOut<'_>,
     ) -> Result<(), NetworkError> {
         if !has_link(&*wanted.network) {
             return Ok(());
@@ -212,9 +213,19 @@ impl NetworkStack {
         let options = EndpointOptions::parse(&wanted.config.driver_opts);
         let interface = held.interface(&*wanted.network, options.interface.as_deref());
         check(&wanted.config, Some(&interface))?;
-        let mut state = held.allot(container, &wanted)?;
-        state.interface = interface;
         let before = held.routers();
+        // A container has one place on a network.
+        if let Some(joint) = held.way_out.take_if(|joint| *joint.id() == wanted.network.identity().id) {
+            self.part(container, held.socket.as_ref(), &joint);
+        }
+        let mut state = match held.allot(container, &wanted) {
+            Ok(state) => state,
+            Err(error) => {
+                self.restore_way_out(container, held, &netns, way_out);
+                return Err(error);
+            }
+        };
+        state.interface = interface;
         let Attachment { network, config } = wanted;
         let (link_local, priority) = (config.link_local, config.gw_priority);
         held.joints.push(Joint { network, state, link_local, priority, port: None, provided: None });
@@ -222,16 +233,23 @@ impl NetworkStack {
             Some(newest) => options.apply(&netns, &newest.state.interface),
             None => Ok(()),
         });
+        let outcome = outcome.and_then(|()| self.set_way_out(container, held, &netns, way_out));
         let outcome = outcome.and_then(|()| self.settle(container, held, &before, true));
         if outcome.is_err()
             && let Some(joint) = held.joints.pop()
         {
             self.part(container, held.socket.as_ref(), &joint);
-            if let Err(error) = self.settle(container, held, &[None, None], false) {
-                tracing::warn!(%container, %error, "the routes of before a failed connect could not be set again");
-            }
+            self.restore_way_out(container, held, &netns, way_out);
         }
         outcome
+    }
+
+    /// After a failed connect.
+    fn restore_way_out(&self, container: &ContainerId, held: &mut HeldSandbox, netns: &OwnedFd, way_out: WayOut<'_>) {
+        let outward = self.set_way_out(container, held, netns, way_out);
+        if let Err(error) = outward.and_then(|()| self.settle(container, held, &[None, None], false)) {
+            tracing::warn!(%container, %error, "the routes of before a failed connect could not be set again");
+        }
     }
 
     /// Makes the link into the network that was joined last.
@@ -263,7 +281,7 @@ impl NetworkStack {
     }
 
     /// Takes a link away, or gives it back to the plugin that made it, and gives back what was allotted with it.
-    fn part(&self, container: &ContainerId, socket: Option<&Socket>, joint: &Joint) {
+    pub(super) fn part(&self, container: &ContainerId, socket: Option<&Socket>, joint: &Joint) {
         if joint.network.remote().is_some() {
             plugged::unplug(container, socket, joint);
         } else if let (Some(port), Some(socket)) = (joint.port, socket) {
@@ -278,18 +296,31 @@ impl NetworkStack {
         joint.network.release(container);
     }
 
-    /// Leaves one network while the container runs. Blocking.
-    pub fn disconnect(&self, container: &ContainerId, network: &NetworkId) -> Result<Changed, NetworkError> {
+    /// Leaves one network while the container runs; `pid` is a process in it. Blocking.
+    pub fn disconnect(
+        &self,
+        container: &ContainerId,
+        pid: i32,
+        network: &NetworkId,
+        way_out: WayOut<'_>,
+    ) -> Result<Changed, NetworkError> {
         let held = lock(&self.sandboxes).remove(container);
         let absent = || NetworkError::NotConnected { container: container.to_string(), network: network.to_string() };
         let mut held = held.ok_or_else(absent)?;
-        let outcome = self.cut(container, &mut held, network);
-        let changed = Changed { endpoints: held.states(), ports: held.publications.list() };
+        let outcome = self.cut(container, &mut held, pid, network, way_out);
+        let changed = Changed::to(&held);
         lock(&self.sandboxes).insert(container.clone(), held);
         outcome.map(|()| changed)
     }
 
-    fn cut(&self, container: &ContainerId, held: &mut HeldSandbox, network: &NetworkId) -> Result<(), NetworkError> {
+    fn cut(
+        &self,
+        container: &ContainerId,
+        held: &mut HeldSandbox,
+        pid: i32,
+        network: &NetworkId,
+        way_out: WayOut<'_>,
+    ) -> Result<(), NetworkError> {
         let at = held.joints.iter().position(|joint| joint.network.identity().id == *network);
         let Some(at) = at else {
             let network = network.to_string();
@@ -298,6 +329,10 @@ impl NetworkStack {
         let before = held.routers();
         let joint = held.joints.remove(at);
         self.part(container, held.socket.as_ref(), &joint);
+        if held.needs_way_out() || held.way_out.is_some() {
+            let netns = ns::open(&sandbox::namespace_of(pid)).map_err(NetworkError::io("open network namespace"))?;
+            self.set_way_out(container, held, &netns, way_out)?;
+        }
         self.settle(container, held, &before, false)
     }
 
@@ -356,7 +391,8 @@ impl NetworkStack {
 
     /// Silences a sandbox that may live on for a moment, then gives its addresses back and lets the kernel take it down.
     fn take_down(&self, container: &ContainerId, held: HeldSandbox) {
-        let HeldSandbox { name: _, socket, joints, wanted: _, exposed: _, publications } = held;
+        let HeldSandbox { name: _, socket, mut joints, way_out, wanted: _, exposed: _, publications } = held;
+        joints.extend(way_out);
         if !publications.is_empty() {
             self.publisher.withdraw(publications);
         }

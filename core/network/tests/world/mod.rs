@@ -224,6 +224,7 @@ impl Host {
             name: "kept".to_owned(),
             pid,
             endpoints: vec![(container.state.clone(), 0)],
+            way_out: None,
             ports: container.ports.clone(),
             wanted: PortBindings::new(),
             exposed: Vec::new(),
@@ -283,7 +284,8 @@ fn join(stack: &NetworkStack, mut request: SandboxRequest, config: EndpointConfi
     let network = stack.networks().into_iter().find(|network| network.identity().name == "bridge").expect("bridge");
     let id = request.container.clone();
     request.attachments.push(Attachment { network, config });
-    let Joined { netns, mut endpoints, ports } = stack.join(request)?;
+    let none = || Err(NetworkError::WayOut("there is none".into()));
+    let Joined { netns, mut endpoints, way_out: _, ports } = stack.join(request, &none)?;
     Ok(Container { id, netns: netns.expect("a namespace"), state: endpoints.remove(0), ports })
 }
 

@@ -142,7 +142,7 @@ pub(crate) fn images_and_overlays_stand_on_files() {
     let file = File::open(image::inside(&overlay)).expect("opened");
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| read(&file, 1_234_567, 5000).expect("read"));
-        source.wait_for_offset(1_234_567);
+        source.wait_for_about(1_234_567);
         assert!(!reader.is_finished());
         source.set(Mode::Answer);
         assert!(reader.join().expect("no panic") == source.part(1_234_567, 5000));
