@@ -38,6 +38,7 @@ pub struct Case<'a> {
     host: &'a Host,
     image: &'a str,
     prefix: String,
+    number: u16,
     containers: Mutex<Vec<String>>,
     volumes: Mutex<Vec<String>>,
     networks: Mutex<Vec<String>>,
@@ -47,10 +48,27 @@ pub struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    /// A test that runs `image` and whose names begin with `prefix`.
-    pub fn new(host: &'a Host, image: &'a str, prefix: String) -> Self {
+    /// The first of all cases' ports.
+    const FIRST_PORT: u16 = 20_000;
+    /// How many ports each has.
+    pub const PORTS: u16 = 20;
+
+    /// A test that runs `image` and whose names begin with `prefix`; no other one beside it has the same number.
+    pub fn new(host: &'a Host, image: &'a str, prefix: String, number: u16) -> Self {
         let (containers, volumes, networks, images, files, cgroups) = Default::default();
-        Self { host, image, prefix, containers, volumes, networks, images, files, cgroups }
+        Self { host, image, prefix, number, containers, volumes, networks, images, files, cgroups }
+    }
+
+    /// Its number, which no test beside it has.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// A port of the host that no test beside it uses, nor anybody who takes any free one; below [`PORTS`](Self::PORTS) they lie
+    /// next to each other.
+    pub fn port(&self, offset: u16) -> u16 {
+        assert!(offset < Self::PORTS, "a test has {} ports", Self::PORTS);
+        Self::FIRST_PORT + self.number * Self::PORTS + offset
     }
 
     /// The daemon.

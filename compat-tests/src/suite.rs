@@ -44,6 +44,14 @@ macro_rules! tests {
     ($($name:ident),* $(,)?) => { &[$((stringify!($name), $name as $crate::suite::Test)),*] };
 }
 
+/// A test with its place in the list, which sets it apart from those beside it.
+#[derive(Debug, Clone, Copy)]
+struct Numbered<'a> {
+    full: &'a str,
+    number: u16,
+    test: Test,
+}
+
 /// A daemon and the image tests run on it.
 #[derive(Debug)]
 struct Session {
@@ -95,12 +103,12 @@ impl Suite {
                 return ExitCode::FAILURE;
             }
         };
-        let trials = self.tests.iter().map(|(name, test)| {
+        let trials = self.tests.iter().zip(0..).map(|((name, test), number)| {
             let (session, expected, flags, test) = (session.clone(), expected.clone(), self.flags, *test);
             let full = format!("{}::{name}", self.name);
             Trial::test(full.clone(), move || {
                 let session = started(&session, flags, against).map_err(|error| Failed::from(format!("{error:#}")))?;
-                judge(&session, &expected, &full, test)
+                judge(&session, &expected, Numbered { full: &full, number, test })
             })
         });
         let conclusion = libtest_mimic::run(&arguments, trials.collect());
@@ -193,9 +201,10 @@ pub fn import(host: &Host, prefix: &str) -> Result<String> {
 }
 
 /// Runs one test and decides whether it ended as it should.
-fn judge(session: &Session, expected: &Expected, full: &str, test: Test) -> Result<(), Failed> {
+fn judge(session: &Session, expected: &Expected, numbered: Numbered<'_>) -> Result<(), Failed> {
+    let Numbered { full, number, test } = numbered;
     let short = full.rsplit(':').next().unwrap_or(full).replace('_', "-");
-    let case = Case::new(&session.host, &session.image, format!("{}-{short}", session.prefix));
+    let case = Case::new(&session.host, &session.image, format!("{}-{short}", session.prefix), number);
     let result = catch_unwind(AssertUnwindSafe(|| test(&case)));
     drop(case);
     let result = match result {

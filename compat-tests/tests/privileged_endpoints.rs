@@ -52,7 +52,7 @@ fn number(case: &Case<'_>) -> u64 {
 /// The first three parts of addresses no other case uses, of IPv4 and of IPv6.
 fn ranges(case: &Case<'_>) -> (String, String) {
     let number = number(case);
-    (format!("10.{}.{}", 40 + number % 150, number / 150 % 250), format!("fd{:02x}:{:x}", number % 256, number >> 48))
+    (format!("10.{}.{}", 40 + case.number(), number % 250), format!("fd{:02x}:{:x}", case.number(), number >> 48))
 }
 
 fn make(case: &Case<'_>, what: &str, options: &[&str]) -> Result<String> {

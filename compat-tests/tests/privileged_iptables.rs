@@ -2,8 +2,6 @@
 //! about packets to published ports, by the container's port or the one the client asked for, and what is reached without a
 //! port being published depends on the network. What comes from elsewhere comes from a host of its own.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -35,13 +33,6 @@ fn main() -> ExitCode {
     .main()
 }
 
-/// A port of this case's own.
-fn port(case: &Case<'_>) -> u16 {
-    let mut hasher = DefaultHasher::new();
-    case.prefix().hash(&mut hasher);
-    20_000 + u16::try_from(hasher.finish() % 5000).unwrap_or(0) * 2
-}
-
 /// A rule in the daemon's network namespace that goes with this.
 struct Rule<'a>(&'a Network, Vec<&'a str>);
 
@@ -68,7 +59,7 @@ fn iptables(network: &Network, arguments: &[&str]) -> Result<String> {
 fn users_rules_decide(case: &Case<'_>) -> Result<()> {
     let host = Network::of(case.host())?;
     let outside = Outside::new(&host, case.prefix())?;
-    let published = port(case);
+    let published = case.port(0);
     let name = case.start("a", &["--network", "bridge", "-p", &format!("{published}:80")], &SERVER)?;
     let inner = case.inspect(&name, "{{.NetworkSettings.IPAddress}}");
     let url = format!("{}:{published}", outside.near_address());
@@ -103,7 +94,7 @@ fn users_rules_stay_and_are_first(case: &Case<'_>) -> Result<()> {
     let _rule = Rule::insert(&host, &text)?;
     let network = case.network("n");
     case.docker(&["network", "create", &network]).ok()?;
-    let name = case.sleeper("a", &["--network", &network, "-p", &format!("{}:80", port(case))])?;
+    let name = case.sleeper("a", &["--network", &network, "-p", &format!("{}:80", case.port(0))])?;
     case.docker(&["rm", "-f", &name]).ok()?;
     case.docker(&["network", "rm", &network]).ok()?;
     has(&iptables(&host, &["-S", "DOCKER-USER"])?, &format!("--comment {} -j DROP", case.prefix()))?;
@@ -116,7 +107,7 @@ fn users_rules_stay_and_are_first(case: &Case<'_>) -> Result<()> {
 fn accepted_by_the_user_is_not_open(case: &Case<'_>) -> Result<()> {
     let host = Network::of(case.host())?;
     let outside = Outside::new(&host, case.prefix())?;
-    let published = port(case);
+    let published = case.port(0);
     let name = case.start("a", &["--network", "bridge", "-p", &format!("{published}:80")], &SERVER)?;
     let inner = case.inspect(&name, "{{.NetworkSettings.IPAddress}}");
     outside.route(&inner)?;
@@ -133,7 +124,7 @@ fn accepted_by_the_user_is_not_open(case: &Case<'_>) -> Result<()> {
 
 fn ports_have_rules_while_they_are_published(case: &Case<'_>) -> Result<()> {
     let host = Network::of(case.host())?;
-    let published = port(case);
+    let published = case.port(0);
     let (all, local) = (format!("{published}:80"), format!("127.0.0.1:{}:53/udp", published + 1));
     let name = case.sleeper("a", &["--network", "bridge", "-p", &all, "-p", &local])?;
     let inner = case.inspect(&name, "{{.NetworkSettings.IPAddress}}");
@@ -182,21 +173,22 @@ fn on_network(case: &Case<'_>, options: &[&str], published: u16) -> Result<(Stri
 fn routed_networks_are_reached_at_published_ports(case: &Case<'_>) -> Result<()> {
     let outside = Outside::new(&Network::of(case.host())?, case.prefix())?;
     let mode = "com.docker.network.bridge.gateway_mode_ipv4=routed";
-    let (network, inner) = on_network(case, &["-o", mode], port(case))?;
+    let (network, inner) = on_network(case, &["-o", mode], case.port(0))?;
     outside.route(&inner)?;
     outside.reaches(&format!("{inner}:80"))?;
     outside.is_kept_off(&format!("{inner}:81"))?;
     // Nothing is translated.
-    outside.is_kept_off(&format!("{}:{}", outside.near_address(), port(case)))?;
+    outside.is_kept_off(&format!("{}:{}", outside.near_address(), case.port(0)))?;
     case.fetch(&["--network", &network], &format!("http://{inner}:81"))
 }
 
 fn unprotected_networks_are_reached(case: &Case<'_>) -> Result<()> {
     let outside = Outside::new(&Network::of(case.host())?, case.prefix())?;
     let mode = "com.docker.network.bridge.gateway_mode_ipv4=nat-unprotected";
-    let (_, inner) = on_network(case, &["-o", mode], port(case))?;
+    let (_, inner) = on_network(case, &["-o", mode], case.port(0))?;
     outside.route(&inner)?;
-    for reached in [format!("{}:{}", outside.near_address(), port(case)), format!("{inner}:80"), format!("{inner}:81")]
+    for reached in
+        [format!("{}:{}", outside.near_address(), case.port(0)), format!("{inner}:80"), format!("{inner}:81")]
     {
         outside.reaches(&reached)?;
     }
@@ -214,7 +206,7 @@ fn is_refused(case: &Case<'_>, network: &str, address: &str) -> Result<()> {
 fn internal_networks_are_closed(case: &Case<'_>) -> Result<()> {
     let host = Network::of(case.host())?;
     let outside = Outside::new(&host, case.prefix())?;
-    let (network, inner) = on_network(case, &["--internal"], port(case))?;
+    let (network, inner) = on_network(case, &["--internal"], case.port(0))?;
     case.fetch(&["--network", &network], &format!("http://{inner}:81"))?;
     outside.route(&inner)?;
     outside.is_kept_off(&format!("{inner}:80"))?;
@@ -224,10 +216,10 @@ fn internal_networks_are_closed(case: &Case<'_>) -> Result<()> {
 
 fn containers_kept_apart_have_published_ports(case: &Case<'_>) -> Result<()> {
     let outside = Outside::new(&Network::of(case.host())?, case.prefix())?;
-    let (network, inner) = on_network(case, &["-o", "com.docker.network.bridge.enable_icc=false"], port(case))?;
-    let url = format!("{}:{}", outside.near_address(), port(case));
+    let (network, inner) = on_network(case, &["-o", "com.docker.network.bridge.enable_icc=false"], case.port(0))?;
+    let url = format!("{}:{}", outside.near_address(), case.port(0));
     outside.reaches(&url)?;
-    case.fetch(&["--network", "host"], &format!("http://127.0.0.1:{}", port(case)))?;
+    case.fetch(&["--network", "host"], &format!("http://127.0.0.1:{}", case.port(0)))?;
     case.fetch(&["--network", &network], &format!("http://{url}"))?;
     is_refused(case, &network, &inner)
 }
@@ -237,7 +229,7 @@ fn both_families(case: &Case<'_>) -> Result<()> {
     let outside = Outside::new(&host, case.prefix())?;
     let network = case.network("n");
     case.docker(&["network", "create", "--ipv6", &network]).ok()?;
-    let published = port(case);
+    let published = case.port(0);
     let name = case.start("a", &["--network", &network, "-p", &format!("{published}:80")], &SERVER)?;
     let inner =
         case.inspect(&name, &format!("{{{{(index .NetworkSettings.Networks {network:?}).GlobalIPv6Address}}}}"));

@@ -1,8 +1,6 @@
 //! The default bridge: addresses, published ports, shared and host networks, what inspect and lists say, and the daemon's
 //! death. What is "the host" here is a container in the host's network.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -29,13 +27,6 @@ fn main() -> ExitCode {
         ],
     }
     .main()
-}
-
-/// A port of the host that no other test uses.
-fn port(case: &Case<'_>, number: u64) -> String {
-    let mut hasher = DefaultHasher::new();
-    case.prefix().hash(&mut hasher);
-    (20000 + hasher.finish() % 1200 * 10 + number).to_string()
 }
 
 fn serve(case: &Case<'_>, name: &str, options: &[&str]) -> Result<String> {
@@ -74,7 +65,7 @@ fn addresses_and_files(case: &Case<'_>) -> Result<()> {
 }
 
 fn what_is_left_of_a_stopped_one(case: &Case<'_>) -> Result<()> {
-    let number = port(case, 0);
+    let number = case.port(0);
     let name = serve(case, "a", &["-p", &format!("{number}:80")])?;
     let key = case.inspect(&name, "{{.NetworkSettings.SandboxKey}} {{.NetworkSettings.SandboxID}}");
     let (file, id) = key.split_once(' ').context("two words")?;
@@ -90,7 +81,7 @@ fn what_is_left_of_a_stopped_one(case: &Case<'_>) -> Result<()> {
 }
 
 fn published_ports_are_reached(case: &Case<'_>) -> Result<()> {
-    let (all, local) = (port(case, 0), port(case, 1));
+    let (all, local) = (case.port(0), case.port(1));
     let name = serve(case, "a", &["-p", &format!("{all}:80"), "-p", &format!("127.0.0.1:{local}:80")])?;
     for address in
         [format!("127.0.0.1:{all}"), format!("172.17.0.1:{all}"), format!("127.0.0.1:{local}"), format!("[::1]:{all}")]
@@ -107,7 +98,7 @@ fn published_ports_are_reached(case: &Case<'_>) -> Result<()> {
 }
 
 fn published_ports_are_listed(case: &Case<'_>) -> Result<()> {
-    let [a, b, c, d] = [0, 1, 2, 3].map(|number| port(case, number));
+    let [a, b, c, d] = [0, 1, 2, 3].map(|number| case.port(number));
     let udp = format!("{c}-{d}:90-91/udp");
     let options = ["-p", &format!("{a}:80"), "-p", &format!("127.0.0.1:{b}:80"), "-p", &udp, "--expose", "99"];
     let name = serve(case, "a", &options)?;
@@ -139,7 +130,7 @@ fn free_ports_and_ranges(case: &Case<'_>) -> Result<()> {
     }
     ensure!(seen.iter().all(|number| *number >= 32768) && seen[0] != seen[1], "{seen:?}");
     from_host(case, &format!("http://127.0.0.1:{}", seen[0]))?;
-    let (first, last) = (port(case, 0), port(case, 1));
+    let (first, last) = (case.port(0), case.port(1));
     for (name, wanted) in [("b", &first), ("c", &last)] {
         let name = serve(case, name, &["-p", &format!("{first}-{last}:80")])?;
         has(&case.docker(&["port", &name, "80"]).ok()?, &format!("0.0.0.0:{wanted}"))?;
@@ -148,7 +139,7 @@ fn free_ports_and_ranges(case: &Case<'_>) -> Result<()> {
 }
 
 fn a_port_has_one_owner(case: &Case<'_>) -> Result<()> {
-    let number = port(case, 0);
+    let number = case.port(0);
     serve(case, "a", &["-p", &format!("{number}:80")])?;
     for (what, binding) in [("b", format!("{number}:80")), ("c", format!("127.0.0.1:{number}:81"))] {
         let name = case.container(what);
@@ -168,7 +159,7 @@ fn a_port_has_one_owner(case: &Case<'_>) -> Result<()> {
 }
 
 fn a_program_of_the_host_keeps_its_port(case: &Case<'_>) -> Result<()> {
-    let number = port(case, 0);
+    let number = case.port(0);
     let program = format!("echo hello >/tmp/index.html; httpd -f -p {number} -h /tmp");
     case.start("a", &["--network", "host"], &["sh", "-c", &program])?;
     from_host(case, &format!("http://127.0.0.1:{number}"))?;

@@ -47,7 +47,7 @@ fn number(case: &Case<'_>) -> u64 {
 /// The first two parts of addresses no other case uses.
 fn range(case: &Case<'_>) -> String {
     let number = number(case);
-    format!("10.{}.{}", 40 + number % 150, number / 150 % 250)
+    format!("10.{}.{}", 40 + case.number(), number % 250)
 }
 
 fn make(case: &Case<'_>, what: &str, options: &[&str]) -> Result<String> {
@@ -422,14 +422,9 @@ fn containers_apart(case: &Case<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A port of the host that no other test uses.
-fn port(case: &Case<'_>, of: u64) -> String {
-    (33000 + number(case) % 1500 * 10 + of).to_string()
-}
-
 fn published_ports(case: &Case<'_>) -> Result<()> {
     let (one, other) = (make(case, "one", &[])?, make(case, "other", &[])?);
-    let (all, local) = (port(case, 0), port(case, 1));
+    let (all, local) = (case.port(0), case.port(1));
     let publish = ["--network", &one, "-p", &format!("{all}:80"), "-p", &format!("127.0.0.1:{local}:80")];
     let name = case.start("a", &publish, &SERVER)?;
     let reached = || -> Result<()> {
@@ -442,7 +437,7 @@ fn published_ports(case: &Case<'_>) -> Result<()> {
     };
     reached()?;
     let before = case.inspect(&name, "{{json .NetworkSettings.Ports}}");
-    has(&before, &all)?;
+    has(&before, &all.to_string())?;
     // With the network that gave the default route gone, the next one has the ports.
     case.docker(&["network", "connect", &other, &name]).ok()?;
     case.docker(&["network", "disconnect", &one, &name]).ok()?;

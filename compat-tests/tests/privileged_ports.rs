@@ -1,8 +1,6 @@
 //! Published ports beyond the plain ones of `network`: datagrams of a sender that keeps its port, ports other programs want,
 //! many of them at once, and IPv6. What is "the host" is the daemon's own network namespace.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::net::UdpSocket;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -30,13 +28,6 @@ fn main() -> ExitCode {
     .main()
 }
 
-/// A port of this case's own.
-fn port(case: &Case<'_>, offset: u16) -> u16 {
-    let mut hasher = DefaultHasher::new();
-    case.prefix().hash(&mut hasher);
-    20_000 + u16::try_from(hasher.finish() % 500).unwrap_or(0) * 20 + offset
-}
-
 fn network_of(case: &Case<'_>, container: &str) -> Result<Network> {
     Network::of_process(case.inspect(container, "{{.State.Pid}}").parse().context("no process")?)
 }
@@ -57,7 +48,7 @@ fn received(socket: &UdpSocket) -> Result<String> {
 fn datagrams_find_the_new_container(case: &Case<'_>) -> Result<()> {
     let host = Network::of(case.host())?;
     host.add_address(&format!("{HOST}/32"))?;
-    let (from, published) = (port(case, 0), port(case, 1));
+    let (from, published) = (case.port(0), case.port(1));
     let publish = format!("{published}:53/udp");
     let sender = host.datagrams(&format!("{HOST}:{from}"))?;
     let to = format!("{HOST}:{published}");
@@ -103,7 +94,7 @@ fn datagrams_of_ipv6_reach_a_container_without(case: &Case<'_>) -> Result<()> {
     for address in [own, other] {
         host.add_address(&format!("{address}/128"))?;
     }
-    let published = port(case, 0);
+    let published = case.port(0);
     let publish = format!("{published}:53/udp");
     let a = case.sleeper("a", &["--network", "bridge", "-p", &publish])?;
     let first = server(case, &a)?;
@@ -130,7 +121,7 @@ fn datagrams_of_ipv6_reach_a_container_without(case: &Case<'_>) -> Result<()> {
 
 fn other_programs_are_kept_off(case: &Case<'_>) -> Result<()> {
     let host = Network::of(case.host())?;
-    let (all, local) = (port(case, 0), port(case, 1));
+    let (all, local) = (case.port(0), case.port(1));
     let (tcp, udp, one) = (format!("{all}:80"), format!("{all}:80/udp"), format!("127.0.0.1:{local}:80"));
     let name = case.sleeper("a", &["--network", "bridge", "-p", &tcp, "-p", &udp, "-p", &one])?;
     for address in
@@ -176,7 +167,7 @@ fn a_thousand_ports(case: &Case<'_>) -> Result<()> {
 fn both_families(case: &Case<'_>) -> Result<()> {
     let network = case.network("six");
     case.docker(&["network", "create", "--ipv6", &network]).ok()?;
-    let (all, six) = (port(case, 0), port(case, 1));
+    let (all, six) = (case.port(0), case.port(1));
     let (all_, six_) = (format!("{all}:80"), format!("[::1]:{six}:80"));
     let name = case.start("a", &["--network", &network, "-p", &all_, "-p", &six_], &SERVER)?;
     for url in [format!("http://127.0.0.1:{all}"), format!("http://[::1]:{all}"), format!("http://[::1]:{six}")] {

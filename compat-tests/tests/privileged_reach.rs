@@ -276,7 +276,7 @@ impl Reach {
         let mut world = World::start(case, &[self.flags, more].concat())?;
         let host = world.daemon.host().clone();
         let image = suite::import(&host, case.prefix())?;
-        let inner = Case::new(&host, &image, case.prefix().to_owned());
+        let inner = Case::new(&host, &image, case.prefix().to_owned(), case.number());
         let mine = self.on.make(&inner)?;
         let others = inner.network("other");
         inner.docker(&[&["network", "create"], &OTHER[..], &[&others]].concat()).ok()?;
@@ -655,7 +655,7 @@ fn published_by_sctp(case: &Case<'_>) -> Result<()> {
     let world = World::start(case, &[])?;
     let host = world.daemon.host();
     let image = suite::import(host, case.prefix())?;
-    let inner = Case::new(host, &image, case.prefix().to_owned());
+    let inner = Case::new(host, &image, case.prefix().to_owned(), case.number());
     let ran = inner.run(&["--network", "bridge", "-p", "8080:80/sctp"], &["true"]);
     if case.host().kind == Kind::Ours {
         // Rules of the packet filter need no sockets.
