@@ -165,13 +165,14 @@ impl NetworkService {
             let snapshot = container.snapshot();
             let state = &snapshot.state;
             let on_it = |endpoint: &&EndpointState| endpoint.network_id == *id;
-            let place = |name: String| {
-                let id = container.id().clone();
-                move |endpoint: &EndpointState| NetworkContainer { id, name, endpoint: endpoint.clone() }
+            let place = |name: String, endpoint: &EndpointState| {
+                let (id, endpoint) = (container.id().clone(), endpoint.clone());
+                NetworkContainer { id, name, endpoint }
             };
-            found.extend(state.endpoints.iter().find(on_it).map(place(snapshot.name.to_string())));
-            let sandbox = format!("gateway_{}", short(&state.sandbox_id));
-            found.extend(state.way_out.as_ref().filter(on_it).map(place(sandbox)));
+            let by_name = state.endpoints.iter().find(on_it).map(|endpoint| place(snapshot.name.to_string(), endpoint));
+            let sandbox = || format!("gateway_{}", short(&state.sandbox_id));
+            let way_out = || state.way_out.as_ref().filter(on_it).map(|endpoint| place(sandbox(), endpoint));
+            found.extend(by_name.or_else(way_out));
         }
         found
     }

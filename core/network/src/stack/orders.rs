@@ -157,3 +157,11 @@ pub struct KeptContainer {
     /// Ports its programs may listen on.
     pub exposed: Vec<Port>,
 }
+
+impl KeptContainer {
+    /// All it stood on, each with the priority of its gateway; the way out is the last.
+    pub(super) fn stood_on(&self) -> impl Iterator<Item = (&EndpointState, i64)> {
+        let endpoints = self.endpoints.iter().map(|(state, priority)| (state, *priority));
+        endpoints.chain(self.way_out.iter().map(|state| (state, 0)))
+    }
+}

@@ -21,11 +21,7 @@ impl NetworkStack {
             kept.endpoints.iter().any(|(state, _)| !state.interface.is_empty() || is_remote(state))
         };
         let kept: Vec<_> = kept.iter().filter(linked).collect();
-        let stood_on = |kept: &KeptContainer| {
-            let endpoints = kept.endpoints.iter().cloned();
-            endpoints.chain(kept.way_out.clone().map(|state| (state, 0))).collect::<Vec<_>>()
-        };
-        let links = |kept: &KeptContainer| stood_on(kept).into_iter().map(|(state, _)| state.interface).collect();
+        let links = |kept: &KeptContainer| kept.stood_on().map(|(state, _)| state.interface.clone()).collect();
         let reopened = sandbox::reopen(kept.iter().map(|kept| (kept.pid, links(kept))).collect());
         let mut hosts = Vec::new();
         for (kept, reopened) in kept.into_iter().zip(reopened) {
@@ -35,12 +31,12 @@ impl NetworkStack {
             let (socket, ports) = reopened.map_or((None, Vec::new()), |found| (Some(found.socket), found.ports));
             let mut held = HeldSandbox::new(kept.name.clone(), kept.wanted.clone(), kept.exposed.clone());
             held.socket = socket;
-            for (at, (state, priority)) in stood_on(kept).into_iter().enumerate() {
-                let Some(network) = known(&state) else {
+            for (at, (state, priority)) in kept.stood_on().enumerate() {
+                let Some(network) = known(state) else {
                     tracing::warn!(container = %kept.container, network = state.network_name, "its network is gone");
                     continue;
                 };
-                network.keep(&kept.container, &state);
+                network.keep(&kept.container, state);
                 let mut port = ports.get(at).copied().flatten();
                 let provided = network.remote().and_then(|remote| remote.link_of(&kept.container));
                 if let Some(port) = port.as_mut().filter(|_| network.remote().is_some()) {
@@ -49,7 +45,8 @@ impl NetworkStack {
                 }
                 let kind = network.link().map(|plan| plan.kind.clone());
                 hosts.extend(port.and_then(|port| port.host).zip(kind));
-                let joint = Joint { network, state, link_local: Vec::new(), priority, port, provided };
+                let (state, link_local) = (state.clone(), Vec::new());
+                let joint = Joint { network, state, link_local, priority, port, provided };
                 if at < kept.endpoints.len() {
                     held.joints.push(joint);
                 } else {

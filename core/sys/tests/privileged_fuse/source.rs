@@ -86,12 +86,13 @@ impl Source {
         drop(self.until("requests", |state| state.kept.len() >= count));
     }
 
-    /// Waits until a request for what is about `offset` waits: the kernel reads around it, and may ask for what it needs only when
-    /// it has what lies before.
+    /// Waits until a request for `offset` or what lies before it waits: the kernel reads around what it needs, from the front, and
+    /// may ask for the rest when it has that.
     pub(crate) fn wait_for_about(&self, offset: u64) {
+        /// More than it reads around; cases are twice as far from each other.
         const AROUND: u64 = 512 << 10;
-        let is_about = |(from, _): &(u64, ReadReply)| from.abs_diff(offset) <= AROUND;
-        drop(self.until("a request", |state| state.kept.iter().any(is_about)));
+        let leads_to = |(from, _): &(u64, ReadReply)| (*from..*from + AROUND).contains(&offset);
+        drop(self.until("a request", |state| state.kept.iter().any(leads_to)));
     }
 
     /// Answers the youngest request that waits.
